@@ -1,0 +1,251 @@
+// Package api is the cluster's public REST contract in Go: the JSON documents, the error
+// codes, the header names, and a client for them. It holds no server code; the loader and the
+// command line import this package and nothing else of the cluster.
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Header names that carry object properties beside a body.
+const (
+	// HeaderChecksum carries checksums of the whole object, comma separated:
+	// "xxh3=<16 hex>,crc32=<8 hex>". A PUT may send either; an answer has both.
+	HeaderChecksum = "X-Shardstream-Checksum"
+	// HeaderVersion is the object's version, a decimal uint64.
+	HeaderVersion = "X-Shardstream-Version"
+	// HeaderSamples is the number of samples of an archive.
+	HeaderSamples = "X-Shardstream-Samples"
+	// HeaderArchive, on a PUT, is "none" to store an archive as opaque bytes, unindexed.
+	HeaderArchive = "X-Shardstream-Archive"
+	// HeaderRequestID follows a request across nodes.
+	HeaderRequestID = "X-Request-Id"
+	// HeaderMetaPrefix begins the names of user metadata headers.
+	HeaderMetaPrefix = "X-Shardstream-Meta-"
+	// StreamProtocol is the value of the Upgrade header that opens a sample stream.
+	StreamProtocol = "shardstream/1"
+)
+
+// Error codes of the JSON error document. A code is stable; a message is for people.
+const (
+	CodeBadRequest   = "bad_request"        // 400
+	CodeBadName      = "bad_name"           // 400
+	CodeBadArchive   = "bad_archive"        // 400
+	CodeBadChecksum  = "bad_checksum"       // 400
+	CodeIncomplete   = "incomplete_body"    // 400
+	CodeETLFailed    = "etl_failed"         // 422: user code raised
+	CodeNotFound     = "not_found"          // 404: object, member or node
+	CodeNoBucket     = "no_such_bucket"     // 404
+	CodeNoETL        = "no_such_etl"        // 404
+	CodeNoSnapshot   = "no_such_snapshot"   // 404
+	CodeNoMatch      = "no_match"           // 404: a source that matches nothing
+	CodeExists       = "already_exists"     // 409
+	CodeNotEmpty     = "bucket_not_empty"   // 409
+	CodeChanged      = "changed"            // 409: overwritten since the snapshot
+	CodePrecondition = "precondition"       // 412
+	CodeRange        = "range"              // 416
+	CodeBusy         = "busy"               // 429
+	CodeCorrupt      = "corrupt"            // 500: names object, block and disk
+	CodeInternal     = "internal"           // 500
+	CodeUnavailable  = "unavailable"        // 503
+	CodeNoSpace      = "no_space"           // 507
+	CodeMethod       = "method_not_allowed" // 405
+)
+
+// Error is the error document of every route: {"error": {"code": ..., "message": ...}}.
+type Error struct {
+	Status  int    `json:"-"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
+
+// Errorf makes an Error.
+func Errorf(status int, code, format string, args ...any) *Error {
+	return &Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// ErrorBody wraps an Error as it travels.
+type ErrorBody struct {
+	Error *Error `json:"error"`
+}
+
+// Roles and states of nodes, states of disks and of the cluster.
+const (
+	RoleGateway = "gateway"
+	RoleTarget  = "target"
+
+	StateOK       = "ok"
+	StateDegraded = "degraded"
+	StateDown     = "down"
+)
+
+// Disk is one disk of a target.
+type Disk struct {
+	ID       string `json:"id"`
+	Path     string `json:"path"`
+	State    string `json:"state"`
+	Used     int64  `json:"used"`     // bytes, of the file system
+	Capacity int64  `json:"capacity"` // bytes, of the file system
+}
+
+// Node is a member of the cluster.
+type Node struct {
+	ID     string  `json:"id"`
+	Role   string  `json:"role"`
+	State  string  `json:"state"` // StateOK while its lease lives, else StateDown
+	Addr   string  `json:"addr"`  // host:port
+	PID    int     `json:"pid"`
+	Weight float64 `json:"weight,omitempty"` // placement weight of a target; 1 unless set
+	Disks  []Disk  `json:"disks,omitempty"`
+}
+
+// Map is the versioned cluster map: all that placement needs. Membership is durable: a target that
+// is down stays in the map, as its objects stay on its disks.
+type Map struct {
+	Version int64  `json:"version"`
+	Cluster string `json:"cluster"` // cluster id
+	Nodes   []Node `json:"nodes"`   // sorted by id
+	// Former lists earlier sets of target ids, newest first: owners to ask for an object that is not
+	// (yet) where the present set puts it.
+	Former [][]string `json:"former,omitempty"`
+}
+
+// Rebalance says what background movement of objects is under way.
+type Rebalance struct {
+	State string `json:"state"` // "idle" or "running"
+}
+
+// Status is GET /v1/cluster, and `shardstream status --json`.
+type Status struct {
+	Endpoint  string    `json:"endpoint"`
+	State     string    `json:"state"` // ok, degraded, down
+	Cluster   string    `json:"cluster"`
+	Version   string    `json:"version"` // of the software
+	Map       int64     `json:"map"`     // map version
+	Etcd      []string  `json:"etcd"`    // client URLs of the control plane
+	Nodes     []Node    `json:"nodes"`
+	Rebalance Rebalance `json:"rebalance"`
+}
+
+// Bucket is a bucket and its properties.
+type Bucket struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	Mirror  int       `json:"mirror"` // copies of each object; 1 is the only value yet
+}
+
+// Object is an object's entry in a listing and the answer to a PUT.
+type Object struct {
+	Bucket      string            `json:"bucket"`
+	Name        string            `json:"name"`
+	Size        int64             `json:"size"`
+	Version     uint64            `json:"version"`
+	XXH3        string            `json:"xxh3"`
+	CRC32       string            `json:"crc32"`
+	ETag        string            `json:"etag"`
+	Created     time.Time         `json:"created"`
+	ContentType string            `json:"content_type,omitempty"`
+	Archive     string            `json:"archive,omitempty"` // "tar" where members are indexed
+	Members     int64             `json:"members,omitempty"`
+	Samples     int64             `json:"samples,omitempty"`
+	MaxSample   int64             `json:"max_sample,omitempty"` // bytes of its largest sample
+	Meta        map[string]string `json:"meta,omitempty"`
+}
+
+// ObjectList is one page of a listing, sorted by name.
+type ObjectList struct {
+	Objects  []Object `json:"objects"`
+	Prefixes []string `json:"prefixes,omitempty"` // with a delimiter
+	Next     string   `json:"next,omitempty"`     // pass as start_after; empty on the last page
+}
+
+// Location is the answer to GET ?op=locate and `object locate --json`.
+type Location struct {
+	Object  string `json:"object"` // ss://bucket/key
+	Version uint64 `json:"version"`
+	URL     string `json:"url"` // of the owner, whether or not the object exists (version 0)
+	Copies  []Copy `json:"copies"`
+}
+
+// Copy is one stored copy of an object.
+type Copy struct {
+	Node  string   `json:"node"`
+	Disk  string   `json:"disk"`
+	Kind  string   `json:"kind"` // "whole"
+	Files []string `json:"files"`
+}
+
+// FsckReport is what fsck found; all three lists are empty on a sound cluster.
+type FsckReport struct {
+	Objects int64     `json:"objects"`
+	Corrupt []Finding `json:"corrupt"`
+	Missing []Finding `json:"missing"`
+	Stray   []Finding `json:"stray"`
+}
+
+// Finding is one fault that fsck found.
+type Finding struct {
+	Node   string `json:"node"`
+	Disk   string `json:"disk"`
+	Object string `json:"object,omitempty"` // ss://bucket/key
+	File   string `json:"file,omitempty"`
+	Block  int64  `json:"block,omitempty"`
+	Detail string `json:"detail"`
+}
+
+// ETL levels.
+const (
+	LevelSample = "sample" // dict -> dict, one sample at a time
+	LevelObject = "object" // bytes -> bytes
+)
+
+// ETL is a deployed transformation.
+type ETL struct {
+	Name         string    `json:"name"`
+	Kind         string    `json:"kind"`   // "function"
+	Source       string    `json:"source"` // Python source
+	Entry        string    `json:"entry"`  // function name, "transform" by default
+	Level        string    `json:"level"`  // LevelSample by default
+	Requirements []string  `json:"requirements,omitempty"`
+	Workers      int       `json:"workers,omitempty"`   // per target; 0: one per CPU
+	TimeoutS     float64   `json:"timeout_s,omitempty"` // for one sample; default 30
+	Version      int64     `json:"version"`             // rises with each PUT
+	Created      time.Time `json:"created"`
+}
+
+// StreamRequest describes a stream: POST /v1/streams.
+type StreamRequest struct {
+	Sources   []string `json:"sources"` // ss:// addresses, braces and globs
+	BatchSize int      `json:"batch_size"`
+	Shuffle   string   `json:"shuffle"` // global, window, shards, none
+	Seed      uint64   `json:"seed"`
+	ETL       string   `json:"etl,omitempty"`
+	Fields    []string `json:"fields,omitempty"`
+	WorldSize int      `json:"world_size"`
+	Rank      int      `json:"rank"`
+	DropLast  bool     `json:"drop_last"`
+}
+
+// StreamInfo is the answer to POST /v1/streams.
+type StreamInfo struct {
+	Snapshot  string `json:"snapshot"` // id: hash of shards, versions and counts
+	Samples   int64  `json:"samples"`
+	Shards    int64  `json:"shards"`
+	Bytes     int64  `json:"bytes"`
+	Batches   int64  `json:"batches"`    // of this rank's epoch
+	MaxSample int64  `json:"max_sample"` // bytes
+	Map       Map    `json:"map"`
+}
+
+// MarshalError renders an error document.
+func MarshalError(e *Error) []byte {
+	b, err := json.Marshal(ErrorBody{Error: e})
+	if err != nil {
+		return []byte(`{"error":{"code":"internal","message":"unprintable error"}}`)
+	}
+	return b
+}
