@@ -1,0 +1,57 @@
+package wire
+
+import "fmt"
+
+// ReadRequest opens a stream on a target: which part of which epoch, in whose view. It is the JSON
+// body of the upgraded POST /v1/streams/{snapshot}/read.
+type ReadRequest struct {
+	Epoch   uint64 `json:"epoch"`
+	Seed    uint64 `json:"seed"`
+	Shuffle string `json:"shuffle"`
+	Slices  int    `json:"slices,omitempty"`
+	Window  int    `json:"window,omitempty"`
+
+	Start     int64 `json:"start"` // position in samples at which this run of the epoch began
+	BatchSize int   `json:"batch_size"`
+	World     int   `json:"world"`
+	Rank      int   `json:"rank"`
+	Workers   int   `json:"workers"`
+	Worker    int   `json:"worker"`
+	DropLast  bool  `json:"drop_last"`
+
+	From  int64 `json:"from"`  // first batch of the view to send
+	To    int64 `json:"to"`    // one past the last
+	Chunk int   `json:"chunk"` // batches between chunk marks
+
+	ETL    string   `json:"etl,omitempty"`
+	Fields []string `json:"fields,omitempty"`
+
+	// Slots, when set, asks for these places of batch From only: samples that were missing or damaged.
+	Slots []int `json:"slots,omitempty"`
+	// Verify reads through the block checksums, so that damage is named by object and block.
+	Verify bool `json:"verify,omitempty"`
+}
+
+// Validate bounds what a target computes for a request; the view's own rules are the sampler's.
+func (r *ReadRequest) Validate() error {
+	switch {
+	case r.BatchSize < 1 || r.BatchSize > MaxSamples:
+		return fmt.Errorf("batch_size %d is not in 1..%d", r.BatchSize, MaxSamples)
+	case r.From < 0 || r.To < r.From:
+		return fmt.Errorf("batches %d to %d are not a range", r.From, r.To)
+	case r.Chunk < 1:
+		return fmt.Errorf("chunk %d is not positive", r.Chunk)
+	case len(r.Slots) > 0 && r.To != r.From+1:
+		return fmt.Errorf("slots ask for one batch, not for %d to %d", r.From, r.To)
+	case len(r.Slots) > r.BatchSize:
+		return fmt.Errorf("%d slots in a batch of %d", len(r.Slots), r.BatchSize)
+	case len(r.Fields) > MaxFields:
+		return fmt.Errorf("%d fields, at most %d", len(r.Fields), MaxFields)
+	}
+	for _, s := range r.Slots {
+		if s < 0 || s >= r.BatchSize {
+			return fmt.Errorf("slot %d is not in a batch of %d", s, r.BatchSize)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+// Package wire is the sample stream's codec: the frames that a target writes and a loader reads
+// after an HTTP upgrade, and the request that opens them. It knows nothing of stores, plans or
+// sockets, so that both ends and the fuzzer share one implementation.
+//
+// A stream is a sequence of frames, each a fixed header, a head and a payload:
+//
+//	"SSF1" | type u8, 3 zero bytes | head length u32 | zero u32 | payload length u64 | xxh3(head) u64
+//
+// A FrameBatch describes samples of one batch in its head (lengths first) and carries their bytes as
+// payload, in the order in which the head lists its items. A FrameChunk closes a chunk of batches and
+// counts its samples, a FrameEnd closes the stream: a short answer can't look whole. A FrameError ends
+// a stream that can't go on. All integers are little-endian; varints are unsigned LEB128.
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/zeebo/xxh3"
+)
+
+// FrameType tells frames apart.
+type FrameType uint8
+
+// The frame types.
+const (
+	FrameBatch FrameType = 1 + iota
+	FrameChunk
+	FrameEnd
+	FrameError
+)
+
+// Bounds that a decoder enforces before it allocates.
+const (
+	HeaderSize = 32
+	MaxHead    = 64 << 20 // bytes of a head
+	MaxPayload = 1 << 40  // bytes of a payload
+	MaxSamples = 1 << 22  // samples in a frame
+	MaxFields  = 1 << 12  // fields in a frame
+	MaxDims    = 8        // dimensions of an array
+	maxName    = 1 << 13  // bytes of a key or field name
+	maxMessage = 1 << 20  // bytes of an error message
+)
+
+// ErrMalformed is wrapped by every decoding error: the peer is broken or hostile, or bytes were damaged.
+var ErrMalformed = errors.New("malformed frame")
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
+}
+
+// Header is a frame's fixed part.
+type Header struct {
+	Type    FrameType
+	Head    int   // bytes of head
+	Payload int64 // bytes of payload
+	Sum     uint64
+}
+
+// AppendHeader appends the header of a frame whose head is given.
+func AppendHeader(dst []byte, t FrameType, head []byte, payload int64) []byte {
+	dst = append(dst, 'S', 'S', 'F', '1', byte(t), 0, 0, 0)
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(head)))
+	dst = append(dst, 0, 0, 0, 0)
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(payload))
+	return binary.LittleEndian.AppendUint64(dst, xxh3.Hash(head))
+}
+
+// ParseHeader decodes and bounds a header of HeaderSize bytes.
+func ParseHeader(b []byte) (Header, error) {
+	if len(b) < HeaderSize || string(b[:4]) != "SSF1" {
+		return Header{}, malformed("bad magic")
+	}
+	h := Header{
+		Type:    FrameType(b[4]),
+		Head:    int(binary.LittleEndian.Uint32(b[8:])),
+		Payload: int64(binary.LittleEndian.Uint64(b[16:])),
+		Sum:     binary.LittleEndian.Uint64(b[24:]),
+	}
+	switch {
+	case h.Type < FrameBatch || h.Type > FrameError:
+		return Header{}, malformed("unknown type %d", b[4])
+	case b[5]|b[6]|b[7]|b[12]|b[13]|b[14]|b[15] != 0:
+		return Header{}, malformed("reserved bytes are set")
+	case h.Head > MaxHead:
+		return Header{}, malformed("head of %d bytes", h.Head)
+	case h.Payload < 0 || h.Payload > MaxPayload:
+		return Header{}, malformed("payload of %d bytes", h.Payload)
+	case h.Type != FrameBatch && h.Payload != 0:
+		return Header{}, malformed("payload in a frame of type %d", b[4])
+	}
+	return h, nil
+}
+
+// CheckHead verifies a head against its header's checksum.
+func (h Header) CheckHead(head []byte) error {
+	if len(head) != h.Head || xxh3.Hash(head) != h.Sum {
+		return malformed("checksum of the head differs")
+	}
+	return nil
+}
+
+// Chunk is the head of a FrameChunk and, for the whole stream, of a FrameEnd.
+type Chunk struct {
+	Next    int64 // all batches below this index are answered
+	Samples int64 // samples sent since the last mark (FrameChunk) or in all (FrameEnd), failed ones included
+}
+
+// Append encodes c.
+func (c Chunk) Append(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, uint64(c.Next))
+	return binary.AppendUvarint(dst, uint64(c.Samples))
+}
+
+// ParseChunk decodes a Chunk.
+func ParseChunk(head []byte) (Chunk, error) {
+	d := decoder{b: head}
+	c := Chunk{Next: d.int(), Samples: d.int()}
+	return c, d.finish()
+}
+
+// Failure is the head of a FrameError and the status of a failed sample.
+type Failure struct {
+	Code    string
+	Message string
+}
+
+// Append encodes f.
+func (f Failure) Append(dst []byte) []byte {
+	dst = appendString(dst, clip(f.Code, maxName))
+	return appendString(dst, clip(f.Message, maxMessage))
+}
+
+// ParseFailure decodes a Failure.
+func ParseFailure(head []byte) (Failure, error) {
+	d := decoder{b: head}
+	f := Failure{Code: string(d.bytes(maxName)), Message: string(d.bytes(maxMessage))}
+	return f, d.finish()
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+func appendString(dst []byte, s string) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(s)))
+	return append(dst, s...)
+}
+
+// decoder reads varints and strings off b; after a fault everything reads as zero and finish reports it.
+type decoder struct {
+	b   []byte
+	err error
+}
+
+func (d *decoder) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = malformed(format, args...)
+	}
+	d.b = nil
+}
+
+func (d *decoder) int() int64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 || v > 1<<62 {
+		d.fail("bad varint")
+		return 0
+	}
+	d.b = d.b[n:]
+	return int64(v)
+}
+
+func (d *decoder) count(limit int, what string) int {
+	v := d.int()
+	if v > int64(limit) {
+		d.fail("%d %s, at most %d", v, what, limit)
+		return 0
+	}
+	return int(v)
+}
+
+func (d *decoder) byte() byte {
+	if len(d.b) == 0 {
+		d.fail("short head")
+		return 0
+	}
+	v := d.b[0]
+	d.b = d.b[1:]
+	return v
+}
+
+func (d *decoder) uint64() uint64 {
+	if len(d.b) < 8 {
+		d.fail("short head")
+		return 0
+	}
+	v := binary.LittleEndian.Uint64(d.b)
+	d.b = d.b[8:]
+	return v
+}
+
+// bytes returns a length-prefixed string as a view on the head.
+func (d *decoder) bytes(limit int) []byte {
+	n := d.count(limit, "bytes of text")
+	if n > len(d.b) {
+		d.fail("text runs past the head")
+		return nil
+	}
+	v := d.b[:n:n]
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) finish() error {
+	if d.err == nil && len(d.b) != 0 {
+		d.fail("%d bytes left over", len(d.b))
+	}
+	return d.err
+}
