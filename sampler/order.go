@@ -1,0 +1,89 @@
+package sampler
+
+import "errors"
+
+// Order is the permutation of one epoch: position -> sample number and back, by random access. It
+// takes constant memory under Global and None, 8 bytes a shard under Shards and 8 bytes a slice
+// under Window, whatever the number of samples; making one is as cheap. Methods allocate nothing.
+//
+// The methods panic where a position or sample is outside [0, Samples()).
+type Order struct {
+	snap    *Snapshot
+	mode    Mode
+	samples bijection // Global
+	slices  layout    // Window, Shards
+}
+
+// The purposes that keys are drawn for; part of the order's promise.
+const (
+	purposeSamples = iota + 1
+	purposeSlices
+	purposeWindows
+)
+
+// NewOrder plans an epoch. It fails on an invalid shuffle only.
+func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
+	if snap == nil {
+		return nil, errors.New("sampler: an order needs a snapshot")
+	}
+	if err := shuffle.Validate(); err != nil {
+		return nil, err
+	}
+	shuffle = shuffle.withDefaults()
+	key := func(purpose uint64) uint64 { return hash(Version, purpose, shuffle.Seed, epoch) }
+	o := &Order{snap: snap, mode: shuffle.Mode}
+	switch shuffle.Mode {
+	case Global:
+		o.samples = newBijection(snap.Samples(), key(purposeSamples))
+	case Window:
+		o.slices = newLayout(snap, shuffle.Slices, shuffle.Window, key(purposeSlices))
+		o.slices.mixWindows(key(purposeWindows))
+	case Shards:
+		o.slices = newLayout(snap, 1, 1, key(purposeSlices))
+	case None:
+	}
+	return o, nil
+}
+
+// Samples is the number of positions.
+func (o *Order) Samples() int64 { return o.snap.Samples() }
+
+// Snapshot is the snapshot that the order was made from.
+func (o *Order) Snapshot() *Snapshot { return o.snap }
+
+// Sample is the number of the sample at a position.
+func (o *Order) Sample(pos int64) int64 {
+	inRange("position", pos, o.Samples())
+	switch o.mode {
+	case Global:
+		return o.samples.forward(pos)
+	case Window, Shards:
+		shard, index := o.slices.at(o.snap, pos)
+		return o.snap.starts[shard] + index
+	default:
+		return pos
+	}
+}
+
+// At is the shard at a position, and the sample's index in it.
+func (o *Order) At(pos int64) (shard int, index int64) {
+	if o.mode == Window || o.mode == Shards {
+		inRange("position", pos, o.Samples())
+		return o.slices.at(o.snap, pos)
+	}
+	return o.snap.Locate(o.Sample(pos))
+}
+
+// Position is the position of a sample: the inverse of Sample.
+func (o *Order) Position(sample int64) int64 {
+	inRange("sample", sample, o.Samples())
+	switch o.mode {
+	case Global:
+		return o.samples.inverse(sample)
+	case Window, Shards:
+		shard, index := o.snap.Locate(sample)
+		return o.slices.position(o.snap, shard, index)
+	default:
+		return sample
+	}
+}
