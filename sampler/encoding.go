@@ -22,21 +22,40 @@ var ErrSnapshot = errors.New("sampler: not a sound snapshot")
 
 // MarshalBinary encodes the snapshot; equal snapshots give equal bytes.
 func (s *Snapshot) MarshalBinary() ([]byte, error) {
-	b := s.encode(make([]byte, 0, 16+len(s.shards)*48))
+	b := make([]byte, 0, 64+len(s.shards)*48)
+	b = appendHeader(b, len(s.shards))
+	for _, sh := range s.shards {
+		b = appendShard(b, sh)
+	}
 	return append(b, s.id[:]...), nil
 }
 
-func (s *Snapshot) encode(b []byte) []byte {
+// sum hashes the encoding without building it.
+func (s *Snapshot) sum() [sha256.Size]byte {
+	h := sha256.New()
+	buf := appendHeader(make([]byte, 0, 1<<15), len(s.shards))
+	for _, sh := range s.shards {
+		if len(buf) >= 1<<14 {
+			h.Write(buf)
+			buf = buf[:0]
+		}
+		buf = appendShard(buf, sh)
+	}
+	h.Write(buf)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func appendHeader(b []byte, shards int) []byte {
 	b = append(b, snapshotMagic...)
 	b = append(b, snapshotFormat)
-	b = binary.AppendUvarint(b, uint64(len(s.shards)))
-	for _, sh := range s.shards {
-		b = binary.AppendUvarint(b, uint64(len(sh.Name)))
-		b = append(b, sh.Name...)
-		b = binary.AppendUvarint(b, sh.Version)
-		b = binary.AppendUvarint(b, uint64(sh.Samples))
-	}
-	return b
+	return binary.AppendUvarint(b, uint64(shards))
+}
+
+func appendShard(b []byte, sh Shard) []byte {
+	b = binary.AppendUvarint(b, uint64(len(sh.Name)))
+	b = append(b, sh.Name...)
+	b = binary.AppendUvarint(b, sh.Version)
+	return binary.AppendUvarint(b, uint64(sh.Samples))
 }
 
 // UnmarshalSnapshot decodes what MarshalBinary wrote, and nothing else: a damaged, cut, padded or

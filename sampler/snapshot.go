@@ -55,7 +55,7 @@ func newSnapshot(shards []Shard) (*Snapshot, error) {
 		total += sh.Samples
 	}
 	s.starts[len(shards)] = total
-	s.id = sha256.Sum256(s.encode(nil))
+	s.id = s.sum()
 	return s, nil
 }
 
@@ -101,4 +101,3 @@ func inRange(what string, x, n int64) {
 		panic(fmt.Sprintf("sampler: %s %d out of range [0, %d)", what, x, n))
 	}
 }
-
