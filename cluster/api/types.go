@@ -16,9 +16,18 @@ const (
 	HeaderChecksum = "X-Shardstream-Checksum"
 	// HeaderVersion is the object's version, a decimal uint64.
 	HeaderVersion = "X-Shardstream-Version"
+	// HeaderBodyChecksum is "xxh3=<16 hex>" of the body that it comes with, where that is a part of an
+	// object (a range, a member) small enough to be checked before it is sent.
+	HeaderBodyChecksum = "X-Shardstream-Body-Checksum"
+	// HeaderMap is the version of the cluster map that the answering node goes by.
+	HeaderMap = "X-Shardstream-Map"
 	// HeaderSamples is the number of samples of an archive.
 	HeaderSamples = "X-Shardstream-Samples"
-	// HeaderArchive, on a PUT, is "none" to store an archive as opaque bytes, unindexed.
+	// HeaderMembers and HeaderMaxSample describe an archive further; see Object.
+	HeaderMembers   = "X-Shardstream-Members"
+	HeaderMaxSample = "X-Shardstream-Max-Sample"
+	// HeaderArchive, on a PUT, is "none" to store an archive as opaque bytes, unindexed. An answer
+	// has the format of an indexed archive.
 	HeaderArchive = "X-Shardstream-Archive"
 	// HeaderRequestID follows a request across nodes.
 	HeaderRequestID = "X-Request-Id"
@@ -131,6 +140,26 @@ type Status struct {
 	Rebalance Rebalance `json:"rebalance"`
 }
 
+// Health is GET /v1/health of any node.
+type Health struct {
+	ID    string `json:"id"`
+	Role  string `json:"role"`
+	State string `json:"state"`
+	PID   int    `json:"pid"`
+	Map   int64  `json:"map"` // version of the map that the node goes by
+	Disks []Disk `json:"disks,omitempty"`
+}
+
+// NodeList is GET /v1/cluster/nodes.
+type NodeList struct {
+	Nodes []Node `json:"nodes"`
+}
+
+// BucketList is GET /v1/buckets, sorted by name.
+type BucketList struct {
+	Buckets []Bucket `json:"buckets"`
+}
+
 // Bucket is a bucket and its properties.
 type Bucket struct {
 	Name    string    `json:"name"`
@@ -215,6 +244,11 @@ type ETL struct {
 	TimeoutS     float64   `json:"timeout_s,omitempty"` // for one sample; default 30
 	Version      int64     `json:"version"`             // rises with each PUT
 	Created      time.Time `json:"created"`
+}
+
+// ETLList is GET /v1/etls, sorted by name.
+type ETLList struct {
+	ETLs []ETL `json:"etls"`
 }
 
 // StreamRequest describes a stream: POST /v1/streams.
