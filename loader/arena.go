@@ -1,0 +1,182 @@
+package loader
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// slotReserve is address space, not memory: the file behind it grows on demand, so that a slot's
+	// address never changes while pullers write into it.
+	slotReserve = 64 << 30
+	slotAlign   = 64
+	growStep    = 1 << 20
+	// maxSlots bounds what a caller can hold by never releasing batches.
+	maxSlots = 1 << 12
+)
+
+// slot is one batch's memory: a memfd, mapped once at its full reserve.
+type slot struct {
+	id   int
+	fd   int
+	mem  []byte // the reserve; only size bytes of it are backed
+	size int64  // of the file
+	used int64  // bump pointer of the batch under assembly
+	held bool   // by the consumer
+}
+
+// alloc reserves n bytes, aligned, and grows the file where needed. The caller serialises.
+func (s *slot) alloc(n int64) (int64, error) {
+	off := (s.used + slotAlign - 1) &^ (slotAlign - 1)
+	end := off + n
+	if n < 0 || end > slotReserve {
+		return 0, fmt.Errorf("a batch needs more than %d GiB; choose a smaller batch_size", slotReserve>>30)
+	}
+	if end > s.size {
+		// Grow by half at least, so that a batch of growing samples costs few calls.
+		size := max(end, s.size+s.size/2, growStep)
+		size = min((size+growStep-1)&^(growStep-1), slotReserve)
+		if err := unix.Ftruncate(s.fd, size); err != nil {
+			return 0, fmt.Errorf("grow a batch's memory to %d bytes: %w", size, err)
+		}
+		s.size = size
+	}
+	s.used = end
+	return off, nil
+}
+
+// arena owns the slots. Slots beyond base exist only because the consumer holds batches; their memory
+// is given back to the system when they are released.
+type arena struct {
+	mu     sync.Mutex
+	base   int
+	slots  []*slot
+	free   []*slot // most recently used last: warm pages first
+	closed bool
+}
+
+func newArena(base int) *arena { return &arena{base: base} }
+
+// take returns a free slot, making one while fewer than base exist or when force is set; nil when all
+// are in use.
+func (a *arena) take(force bool) (*slot, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil, ErrClosed
+	}
+	if n := len(a.free); n > 0 {
+		s := a.free[n-1]
+		a.free = a.free[:n-1]
+		s.used = 0
+		return s, nil
+	}
+	if len(a.slots) >= a.base && !force {
+		return nil, nil
+	}
+	if len(a.slots) >= maxSlots {
+		return nil, fmt.Errorf("%d batches are still referenced; copy what you keep of a batch and drop the rest", maxSlots)
+	}
+	s, err := newSlot(len(a.slots))
+	if err != nil {
+		return nil, err
+	}
+	a.slots = append(a.slots, s)
+	return s, nil
+}
+
+func newSlot(id int) (*slot, error) {
+	fd, err := unix.MemfdCreate(fmt.Sprintf("shardstream-slot-%d", id), unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create a batch's memory: %w", err)
+	}
+	mem, err := unix.Mmap(fd, 0, slotReserve, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("map a batch's memory (address space limit?): %w", err)
+	}
+	return &slot{id: id, fd: fd, mem: mem}, nil
+}
+
+// put takes back a slot that was never handed to the consumer.
+func (a *arena) put(s *slot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.putLocked(s)
+}
+
+func (a *arena) putLocked(s *slot) {
+	s.held = false
+	if len(a.free) >= a.base && unix.Ftruncate(s.fd, 0) == nil {
+		s.size = 0
+	}
+	a.free = append(a.free, s)
+}
+
+// hold marks a slot as the consumer's.
+func (a *arena) hold(s *slot) {
+	a.mu.Lock()
+	s.held = true
+	a.mu.Unlock()
+}
+
+func (a *arena) get(id int) (*slot, error) {
+	if a.closed {
+		return nil, ErrClosed
+	}
+	if id < 0 || id >= len(a.slots) || !a.slots[id].held {
+		return nil, fmt.Errorf("slot %d is not held", id)
+	}
+	return a.slots[id], nil
+}
+
+func (a *arena) release(id int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, err := a.get(id)
+	if err != nil {
+		return err
+	}
+	a.putLocked(s)
+	return nil
+}
+
+func (a *arena) describe(id int) (int, int64, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, err := a.get(id)
+	if err != nil {
+		return 0, 0, err
+	}
+	return s.fd, s.size, nil
+}
+
+func (a *arena) view(id int) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, err := a.get(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.mem[:s.size:s.size], nil
+}
+
+// close unmaps everything; no puller may run any more.
+func (a *arena) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	var first error
+	for _, s := range a.slots {
+		if err := unix.Munmap(s.mem); err != nil && first == nil {
+			first = err
+		}
+		if err := unix.Close(s.fd); err != nil && first == nil {
+			first = err
+		}
+	}
+	a.slots, a.free = nil, nil
+	return first
+}

@@ -1,0 +1,265 @@
+package loader
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/shardstream/shardstream/core/wire"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// Places of a batch go from empty to claimed (a puller is reading the sample) to filled or failed.
+const (
+	placeEmpty uint8 = iota
+	placeClaimed
+	placeFilled
+	placeFailed
+)
+
+// nowhere is the destination of an item whose sample is already there: its bytes are read and dropped.
+const nowhere = -1
+
+// column collects one field over the samples of a batch.
+type column struct {
+	name     string
+	dtype    uint8
+	ndim     uint8
+	dims     [wire.MaxDims]int64
+	itemSize int64 // bytes of one item of the dense form
+	base     int64 // of the dense form; arrays only
+	ragged   bool  // some item has another shape and lies elsewhere
+	entries  []entry
+}
+
+// entry is one sample's value in a column; size < 0 means that the sample has no such field.
+type entry struct {
+	off, size int64
+	ndim      uint8
+	dims      [wire.MaxDims]int64
+}
+
+// failure is a sample that the policy must judge.
+type failure struct {
+	place         int
+	key           string
+	code, message string
+}
+
+// batch is a batch under assembly. Its buffers are reused from batch to batch.
+type batch struct {
+	mu       sync.Mutex
+	index    int64
+	spec     sampler.Batch
+	n        int // places: the real samples, or the padded ones where there are none
+	slot     *slot
+	state    []uint8
+	missing  int // places neither filled nor failed
+	keys     []byte
+	keyAt    [][2]int32 // of each place in keys
+	cols     []column   // the first ncols are in use
+	ncols    int
+	failures []failure
+	bytes    int64
+	repair   bool // a repair of holes is under way
+}
+
+func (b *batch) reset(index int64, spec sampler.Batch, s *slot) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := int(spec.Count + spec.Pad)
+	b.index, b.spec, b.n, b.slot = index, spec, n, s
+	b.missing, b.bytes, b.repair, b.ncols = n, 0, false, 0
+	b.keys, b.failures = b.keys[:0], b.failures[:0]
+	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
+	clear(b.state)
+	clear(b.keyAt)
+}
+
+// retire marks a batch as delivered: a puller that comes late with samples of it finds no place for them.
+func (b *batch) retire() {
+	b.mu.Lock()
+	b.slot = nil
+	b.mu.Unlock()
+}
+
+// memory returns the slot's bytes; the caller has claimed places, so the batch can't be retired.
+func (b *batch) memory() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.slot == nil {
+		return nil
+	}
+	return b.slot.mem
+}
+
+func resize[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+// column finds or makes the column of a field.
+func (b *batch) column(name string, it *wire.Item) (*column, error) {
+	for i := range b.cols[:b.ncols] {
+		c := &b.cols[i]
+		if c.name != name {
+			continue
+		}
+		if c.dtype != it.DType {
+			return nil, fmt.Errorf("field %q has dtype code %d in one sample and %d in another of batch %d; make the ETL return one type", name, c.dtype, it.DType, b.index)
+		}
+		return c, nil
+	}
+	if b.ncols == len(b.cols) {
+		b.cols = append(b.cols, column{})
+	}
+	c := &b.cols[b.ncols]
+	*c = column{name: name, dtype: it.DType, ndim: it.NDim, dims: it.Dims, itemSize: it.Size, entries: resize(c.entries, b.n)}
+	for i := range c.entries {
+		c.entries[i].size = -1
+	}
+	if wire.IsArray(c.dtype) {
+		// The first array decides the dense form; its place in the batch is then known for each sample.
+		base, err := b.slot.alloc(c.itemSize * int64(b.n))
+		if err != nil {
+			return nil, err
+		}
+		c.base = base
+	}
+	b.ncols++
+	return c, nil
+}
+
+// place claims the samples of a frame and decides where each item goes: dst[i] is the offset of item i
+// in the slot, or nowhere. Byte strings of one frame lie back to back, so that they arrive in few reads.
+func (b *batch) place(f *wire.Batch, dst []int64) ([]int64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	late := b.slot == nil || b.index != f.Index
+	for i := range f.Samples {
+		s := &f.Samples[i]
+		if late {
+			s.Slot = nowhere
+			continue
+		}
+		if s.Slot >= b.n {
+			return nil, fmt.Errorf("%w: place %d in a batch of %d", wire.ErrMalformed, s.Slot, b.n)
+		}
+		if b.state[s.Slot] == placeEmpty {
+			b.state[s.Slot] = placeClaimed
+		} else {
+			s.Slot = nowhere
+		}
+	}
+	dst = resize(dst, len(f.Items))
+	if late {
+		for i := range dst {
+			dst[i] = nowhere
+		}
+		return dst, nil
+	}
+	var strings int64
+	for i := range f.Items {
+		it := &f.Items[i]
+		if !wire.IsArray(it.DType) && f.Samples[it.Sample].Slot != nowhere {
+			strings += it.Size
+		}
+	}
+	run, err := b.slot.alloc(strings)
+	if err != nil {
+		return nil, err
+	}
+	for i := range f.Items {
+		if dst[i], err = b.placeItem(f, &f.Items[i], &run); err != nil {
+			return nil, err
+		}
+	}
+	return dst, nil
+}
+
+func (b *batch) placeItem(f *wire.Batch, it *wire.Item, run *int64) (int64, error) {
+	at := f.Samples[it.Sample].Slot
+	if at == nowhere {
+		return nowhere, nil
+	}
+	c, err := b.column(f.Fields[it.Field], it)
+	if err != nil {
+		return 0, err
+	}
+	if !wire.IsArray(it.DType) {
+		off := *run
+		*run += it.Size
+		return off, nil
+	}
+	if it.NDim == c.ndim && it.Dims == c.dims {
+		return c.base + int64(at)*c.itemSize, nil
+	}
+	c.ragged = true
+	return b.slot.alloc(it.Size)
+}
+
+// unclaim gives the places of a frame back after its payload did not arrive.
+func (b *batch) unclaim(f *wire.Batch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range f.Samples {
+		if at := f.Samples[i].Slot; at != nowhere && b.state[at] == placeClaimed {
+			b.state[at] = placeEmpty
+		}
+	}
+}
+
+// commit records a frame whose payload is in place; damaged marks samples whose bytes did not match their
+// checksums, which go back to empty. It reports whether the batch is now complete.
+func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range f.Samples {
+		s := &f.Samples[i]
+		switch {
+		case s.Slot == nowhere:
+		case damaged[i]:
+			b.state[s.Slot] = placeEmpty
+		case s.Failed:
+			b.settle(s.Slot, placeFailed)
+			b.failures = append(b.failures, failure{s.Slot, string(s.Key), string(s.Code), string(s.Message)})
+		default:
+			b.settle(s.Slot, placeFilled)
+			start := len(b.keys)
+			b.keys = append(b.keys, s.Key...)
+			b.keyAt[s.Slot] = [2]int32{int32(start), int32(len(b.keys))}
+		}
+	}
+	for i := range f.Items {
+		it := &f.Items[i]
+		at := f.Samples[it.Sample].Slot
+		if at == nowhere || damaged[it.Sample] {
+			continue
+		}
+		c, err := b.column(f.Fields[it.Field], it)
+		if err != nil {
+			continue // place found the column already
+		}
+		c.entries[at] = entry{off: dst[i], size: it.Size, ndim: it.NDim, dims: it.Dims}
+		b.bytes += it.Size
+	}
+	return b.missing == 0
+}
+
+func (b *batch) settle(at int, state uint8) {
+	b.state[at] = state
+	b.missing--
+}
+
+// holes lists the places that nobody is filling.
+func (b *batch) holes(dst []int) []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for at, s := range b.state {
+		if s == placeEmpty {
+			dst = append(dst, at)
+		}
+	}
+	return dst
+}

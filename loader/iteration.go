@@ -1,0 +1,329 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// iteration is one pass over (a part of) an epoch: a window of batches under assembly, filled by one
+// puller per target. Pullers block where the window is full, TCP does the rest: memory is bounded on
+// both sides however slow the consumer is.
+type iteration struct {
+	l      *Loader
+	run    Run
+	cancel context.CancelFunc
+	done   chan struct{} // closed when every goroutine has ended
+	ready  chan struct{} // a token whenever the consumer should look again
+
+	mu       sync.Mutex
+	cond     *sync.Cond // a batch was assigned or delivered, a slot freed, or the iteration ended
+	view     sampler.View
+	batches  int64 // of this worker; -1 until the snapshot is known
+	deliver  int64 // index of the next batch for the consumer
+	assign   int64 // index of the next batch to get a slot
+	window   map[int64]*batch
+	spare    []*batch
+	pullers  []*puller
+	group    *errgroup.Group
+	err      error
+	stopped  bool // pullers shall end
+	pulled   bool // pullers have ended
+	counters counters
+}
+
+func startIteration(l *Loader, run Run, view sampler.View) *iteration {
+	ctx, cancel := context.WithCancel(context.Background())
+	it := &iteration{
+		l: l, run: run, view: view, cancel: cancel,
+		done: make(chan struct{}), ready: make(chan struct{}, 1),
+		batches: -1, window: make(map[int64]*batch),
+	}
+	it.cond = sync.NewCond(&it.mu)
+	it.counters.started = time.Now()
+	go func() {
+		defer close(it.done)
+		it.finish(it.pull(ctx))
+	}()
+	return it
+}
+
+// pull resolves the stream and runs a puller per target until all have sent everything.
+func (it *iteration) pull(ctx context.Context) error {
+	info, err := it.open(ctx)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	it.mu.Lock()
+	it.group = group
+	it.view.Samples = info.Samples
+	it.counters.snapshot = info.Snapshot
+	if err := it.view.Validate(); err != nil {
+		it.mu.Unlock()
+		return badRequest("%v", err)
+	}
+	it.batches = it.view.Batches()
+	for _, n := range info.Map.Nodes {
+		if n.Role == api.RoleTarget {
+			it.pullers = append(it.pullers, newPuller(it, n, info.Snapshot))
+		}
+	}
+	pullers := it.pullers
+	it.mu.Unlock()
+	it.signal()
+	if len(pullers) == 0 {
+		return api.Errorf(503, api.CodeUnavailable, "the cluster has no targets")
+	}
+	// A puller that fails ends the others, those that wait for room in the window too.
+	defer context.AfterFunc(ctx, func() {
+		it.mu.Lock()
+		it.stopped = true
+		it.cond.Broadcast()
+		it.mu.Unlock()
+	})()
+	for _, p := range pullers {
+		group.Go(func() error { return p.run(ctx) })
+	}
+	return group.Wait()
+}
+
+// open asks a gateway for the snapshot, again while gateways are unreachable or busy.
+func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
+	cfg := &it.l.cfg
+	req := api.StreamRequest{
+		Sources: cfg.Sources, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
+		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast,
+	}
+	retry := newBackoff(cfg.Timeout)
+	for {
+		tctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+		info, err := it.l.control.OpenStream(tctx, req)
+		cancel()
+		if err == nil {
+			return info, it.checkSnapshot(info)
+		}
+		if ctx.Err() != nil || permanent(err) {
+			return info, err
+		}
+		it.count(func(c *counters) { c.retries++ })
+		if !retry.wait(ctx) {
+			return info, fmt.Errorf("open the stream: %w", err)
+		}
+	}
+}
+
+func (it *iteration) checkSnapshot(info api.StreamInfo) error {
+	if it.run.Snapshot != "" && it.run.Snapshot != info.Snapshot {
+		return api.Errorf(409, codeSnapshotChanged,
+			"the state was saved for snapshot %.12s, but the sources are now snapshot %.12s (%d samples in %d shards): shards were added, removed or rewritten; start a new epoch, or restore the old shards",
+			it.run.Snapshot, info.Snapshot, info.Samples, info.Shards)
+	}
+	return nil
+}
+
+// permanent says that asking again can't help: the cluster understood and refused.
+func permanent(err error) bool {
+	var ae *api.Error
+	return errors.As(err, &ae) && ae.Status < 500 && ae.Status != 429
+}
+
+// acquire returns the batch with an index for a puller to write into, waiting until the window reaches
+// it; nil when it was delivered already.
+func (it *iteration) acquire(index int64) (*batch, error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for {
+		switch {
+		case it.stopped:
+			return nil, context.Canceled
+		case index >= it.batches:
+			return nil, fmt.Errorf("a target sent batch %d of %d", index, it.batches)
+		case index < it.deliver:
+			return nil, nil
+		}
+		if b := it.window[index]; b != nil {
+			return b, nil
+		}
+		assigned, err := it.assignNext()
+		if err != nil {
+			return nil, err
+		}
+		if !assigned {
+			it.cond.Wait()
+		}
+	}
+}
+
+// assignNext gives the next batch a slot, in order, so that the batch the consumer waits for is never
+// starved by later ones.
+func (it *iteration) assignNext() (bool, error) {
+	if it.assign >= it.deliver+int64(it.l.cfg.Prefetch) {
+		return false, nil
+	}
+	// Where the consumer keeps all batches, the one it waits for gets new memory: keeping is its choice.
+	s, err := it.l.arena.take(it.assign == it.deliver)
+	if err != nil || s == nil {
+		return false, err
+	}
+	var b *batch
+	if n := len(it.spare); n > 0 {
+		b, it.spare = it.spare[n-1], it.spare[:n-1]
+	} else {
+		b = &batch{}
+	}
+	b.reset(it.assign, it.view.Batch(it.assign), s)
+	it.window[it.assign] = b
+	it.assign++
+	it.cond.Broadcast()
+	return true, nil
+}
+
+// next implements Loader.Next.
+func (it *iteration) next(timeout time.Duration) (int, int64, error) {
+	began := time.Now()
+	defer func() { it.count(func(c *counters) { c.wait += time.Since(began) }) }()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		slot, table, ok, err := it.tryDeliver()
+		if ok || err != nil {
+			return slot, table, err
+		}
+		select {
+		case <-it.ready:
+		case <-timer.C:
+			return 0, 0, ErrTimeout
+		}
+	}
+}
+
+func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.batches >= 0 && it.deliver >= it.batches {
+		return 0, 0, false, ErrEnd
+	}
+	b := it.window[it.deliver]
+	if b == nil || !b.complete() {
+		if it.err == nil && it.pulled {
+			it.err = fmt.Errorf("batch %d is incomplete although every target finished", it.deliver)
+		}
+		return 0, 0, false, it.err
+	}
+	if err := it.judge(b); err != nil {
+		it.err = err
+		return 0, 0, false, err
+	}
+	at, err := b.finish()
+	if err != nil {
+		it.err = err
+		return 0, 0, false, err
+	}
+	it.l.arena.hold(b.slot)
+	slot = b.slot.id
+	it.counters.batches++
+	it.counters.samples += int64(b.n - len(b.failures))
+	it.counters.bytes += b.bytes
+	b.retire()
+	delete(it.window, it.deliver)
+	it.spare = append(it.spare, b)
+	it.deliver++
+	it.cond.Broadcast()
+	return slot, at, true, nil
+}
+
+func (b *batch) complete() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.missing == 0
+}
+
+// judge applies the error policy to a complete batch.
+func (it *iteration) judge(b *batch) error {
+	if len(b.failures) == 0 {
+		return nil
+	}
+	for _, f := range b.failures {
+		pos := b.spec.Start + int64(f.place)
+		if it.l.cfg.OnError == Raise || len(b.failures) == b.n {
+			return &SampleError{Key: f.key, Position: pos, Code: f.code, Message: f.message}
+		}
+		if it.l.cfg.OnError == Warn {
+			it.l.cfg.Logger.Warn("sample skipped", "key", f.key, "position", pos, "code", f.code, "reason", f.message)
+		}
+		it.counters.skip(f.key)
+	}
+	return nil
+}
+
+// SampleError is a sample that could not be read or transformed.
+type SampleError struct {
+	Key           string
+	Position      int64 // in the epoch
+	Code, Message string
+}
+
+func (e *SampleError) Error() string {
+	return fmt.Sprintf("sample %q at position %d: %s", e.Key, e.Position, e.Message)
+}
+
+// finish records how the pullers ended. Batches that are complete are delivered before an error is.
+func (it *iteration) finish(err error) {
+	it.mu.Lock()
+	if it.err == nil {
+		it.err = err
+	}
+	it.pulled = true
+	it.mu.Unlock()
+	it.signal()
+}
+
+// signal makes the consumer look again.
+func (it *iteration) signal() {
+	select {
+	case it.ready <- struct{}{}:
+	default:
+	}
+}
+
+// completed is called by a puller that filled the last place of a batch.
+func (it *iteration) completed(index int64) {
+	it.mu.Lock()
+	first := index == it.deliver
+	it.mu.Unlock()
+	if first {
+		it.signal()
+	}
+}
+
+// slotFreed lets pullers that wait for memory look again.
+func (it *iteration) slotFreed() {
+	it.mu.Lock()
+	it.cond.Broadcast()
+	it.mu.Unlock()
+}
+
+// stop cancels the pullers, waits for them and gives the window's slots back.
+func (it *iteration) stop() {
+	it.cancel()
+	it.mu.Lock()
+	it.stopped = true
+	it.cond.Broadcast()
+	it.mu.Unlock()
+	<-it.done
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for i, b := range it.window {
+		it.l.arena.put(b.slot)
+		delete(it.window, i)
+	}
+	it.counters.stopped = time.Now()
+}

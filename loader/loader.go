@@ -1,0 +1,222 @@
+// Package loader is the client core of a sample stream: it opens one connection per target, reads
+// each payload from the socket straight into its place in a batch's memory, and hands finished
+// batches over in the order of the plan. It knows the plan only as arithmetic on positions
+// (sampler.View): which sample sits at a position is the targets' knowledge, so a loader's memory
+// does not grow with the data set.
+//
+// A Loader owns an arena of slots, each a memfd that another runtime in the process (Python) maps too.
+// Start begins an iteration; Next gives a slot and the offset of its table (see table.go for the
+// layout); Release gives the slot back. A Loader serves one iteration at a time; its methods may be
+// called from any goroutine.
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// Control is what a loader asks of the cluster's gateways.
+type Control interface {
+	// OpenStream resolves the sources to a snapshot and says where its targets are.
+	OpenStream(ctx context.Context, req api.StreamRequest) (api.StreamInfo, error)
+	// Map returns the current cluster map.
+	Map(ctx context.Context) (api.Map, error)
+}
+
+// Policy says what happens to a sample that can't be read or transformed.
+type Policy string
+
+// The policies: Raise ends the iteration with the sample's error; Skip leaves the sample out of its
+// batch, counted and named in the stats; Warn is Skip with a log line.
+const (
+	Raise Policy = "raise"
+	Skip  Policy = "skip"
+	Warn  Policy = "warn"
+)
+
+// Config describes a stream, whichever epoch or rank iterates it.
+type Config struct {
+	Sources   []string
+	BatchSize int
+	Shuffle   string // global, window, shards, none
+	Seed      uint64
+	ETL       string
+	Fields    []string
+	DropLast  bool
+	Prefetch  int           // batches assembled ahead; 4 when 0
+	OnError   Policy        // Raise when empty
+	Timeout   time.Duration // without any progress from a target; 60 s when 0
+	Logger    *slog.Logger
+}
+
+// Run says which part of which epoch an iteration yields.
+type Run struct {
+	Epoch    uint64
+	Position int64 // in samples of the epoch; 0 at its start
+	Rank     int
+	World    int
+	Worker   int
+	Workers  int
+	Snapshot string // refuse to iterate any other, when set
+}
+
+// Bounds on the settings.
+const (
+	defaultPrefetch = 4
+	maxPrefetch     = 1024
+	defaultTimeout  = 60 * time.Second
+	chunkBatches    = 16 // plan chunk: batches between a target's marks
+)
+
+// ErrClosed is returned by calls on a closed loader.
+var ErrClosed = errors.New("the loader is closed")
+
+// ErrEnd is returned by Next when the iteration is complete.
+var ErrEnd = errors.New("end of the epoch")
+
+// ErrTimeout is returned by Next when no batch was ready in time; the iteration goes on.
+var ErrTimeout = errors.New("no batch was ready in time")
+
+// Loader assembles batches. Make one with New.
+type Loader struct {
+	cfg     Config
+	control Control
+	arena   *arena
+
+	mu     sync.Mutex
+	run    *iteration
+	closed bool
+	total  counters // of finished iterations
+}
+
+// New checks the configuration; it touches neither network nor memory.
+func New(cfg Config, control Control) (*Loader, error) {
+	if cfg.Prefetch == 0 {
+		cfg.Prefetch = defaultPrefetch
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	if cfg.OnError == "" {
+		cfg.OnError = Raise
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case len(cfg.Sources) == 0:
+		return nil, badRequest("a stream needs at least one source, such as ss://bucket/train-*.tar")
+	case cfg.BatchSize < 1:
+		return nil, badRequest("batch_size must be 1 or more, not %d", cfg.BatchSize)
+	case cfg.Prefetch < 1 || cfg.Prefetch > maxPrefetch:
+		return nil, badRequest("prefetch must be 1 to %d batches, not %d", maxPrefetch, cfg.Prefetch)
+	case cfg.Timeout < 0:
+		return nil, badRequest("timeout must be positive, not %v", cfg.Timeout)
+	case cfg.OnError != Raise && cfg.OnError != Skip && cfg.OnError != Warn:
+		return nil, badRequest("on_error must be raise, skip or warn, not %q", cfg.OnError)
+	}
+	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch + 1)}, nil
+}
+
+func badRequest(format string, args ...any) error {
+	return api.Errorf(400, api.CodeBadRequest, format, args...)
+}
+
+// Start begins an iteration and ends an earlier one. It returns at once; faults of the network or the
+// description come out of Next.
+func (l *Loader) Start(r Run) error {
+	if r.World == 0 {
+		r.World = 1
+	}
+	if r.Workers == 0 {
+		r.Workers = 1
+	}
+	// Samples are known only later; everything else of the view is checked here.
+	view := sampler.View{
+		Start: r.Position, Samples: r.Position, BatchSize: l.cfg.BatchSize,
+		World: r.World, Rank: r.Rank, Workers: r.Workers, Worker: r.Worker, DropLast: l.cfg.DropLast,
+	}
+	if err := view.Validate(); err != nil {
+		return badRequest("%v", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	l.stopLocked()
+	l.run = startIteration(l, r, view)
+	return nil
+}
+
+// stopLocked ends the running iteration and keeps its counts.
+func (l *Loader) stopLocked() {
+	if l.run != nil {
+		l.run.stop()
+		l.total.add(l.run.snapshotCounters())
+		l.run = nil
+	}
+}
+
+// Next waits up to timeout for the next batch and returns its slot and the offset of its table in that
+// slot. The slot belongs to the caller until Release. It returns ErrEnd after the last batch and
+// ErrTimeout when none was ready; any other error ends the iteration.
+func (l *Loader) Next(timeout time.Duration) (slot int, table int64, err error) {
+	l.mu.Lock()
+	it := l.run
+	closed := l.closed
+	l.mu.Unlock()
+	if closed {
+		return 0, 0, ErrClosed
+	}
+	if it == nil {
+		return 0, 0, errors.New("no iteration was started")
+	}
+	return it.next(timeout)
+}
+
+// Release gives a slot of Next back for reuse. Its bytes may change at once.
+func (l *Loader) Release(slot int) error {
+	if err := l.arena.release(slot); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	it := l.run
+	l.mu.Unlock()
+	if it != nil {
+		it.slotFreed()
+	}
+	return nil
+}
+
+// Slot returns the memfd of a slot and its present size in bytes.
+func (l *Loader) Slot(slot int) (fd int, size int64, err error) { return l.arena.describe(slot) }
+
+// View returns the bytes of a slot; valid until Release and Close. It is for callers in this runtime.
+func (l *Loader) View(slot int) ([]byte, error) { return l.arena.view(slot) }
+
+// Close ends the iteration, waits for its goroutines and frees the arena. Mappings made by others stay
+// readable. It is idempotent.
+func (l *Loader) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	l.stopLocked()
+	if err := l.arena.close(); err != nil {
+		return fmt.Errorf("close arena: %w", err)
+	}
+	return nil
+}

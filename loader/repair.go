@@ -1,0 +1,174 @@
+package loader
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/wire"
+)
+
+// Codes that the loader adds to those of the REST contract.
+const (
+	codeSnapshotChanged = "snapshot_changed"
+	codeTimeout         = "timeout"
+)
+
+// describe fills in what all requests of an iteration share.
+func (it *iteration) describe(r *wire.ReadRequest) {
+	cfg, v := &it.l.cfg, &it.view
+	r.Epoch, r.Seed, r.Shuffle = it.run.Epoch, cfg.Seed, cfg.Shuffle
+	r.Start, r.BatchSize, r.DropLast = v.Start, v.BatchSize, v.DropLast
+	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
+	r.ETL, r.Fields, r.Chunk = cfg.ETL, cfg.Fields, chunkBatches
+}
+
+// refreshMap learns new addresses of targets; failing that, the old ones are tried again.
+func (it *iteration) refreshMap(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	m, err := it.l.control.Map(ctx)
+	if err != nil {
+		return
+	}
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for _, n := range m.Nodes {
+		for _, p := range it.pullers {
+			if p.node == n.ID {
+				p.addr.Store(n.Addr)
+			}
+		}
+	}
+}
+
+// checkHoles starts a repair for each batch of the window that every target has answered and that still
+// lacks samples: they were damaged on the way or on disk, or moved while they were being asked for.
+func (it *iteration) checkHoles(ctx context.Context) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	answered := it.batches
+	for _, p := range it.pullers {
+		answered = min(answered, p.progress.Load())
+	}
+	for index := it.deliver; index < min(answered, it.assign); index++ {
+		it.repairLocked(ctx, index)
+	}
+	// A batch of which nobody holds a sample has no slot yet: give it one, so that the repair finds it.
+	for it.assign < answered && !it.stopped {
+		if ok, err := it.assignNext(); !ok || err != nil {
+			return
+		}
+		it.repairLocked(ctx, it.assign-1)
+	}
+}
+
+func (it *iteration) repairLocked(ctx context.Context, index int64) {
+	b := it.window[index]
+	if b == nil || b.repair || b.complete() {
+		return
+	}
+	b.repair = true
+	it.group.Go(func() error { return it.repair(ctx, b, index) })
+}
+
+// repair asks every target for the missing places of a batch, verified, until they are there.
+func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
+	retry := newBackoff(it.l.cfg.Timeout)
+	it.mu.Lock()
+	pullers := it.pullers
+	it.mu.Unlock()
+	var holes []int
+	for {
+		var last error
+		for _, p := range pullers {
+			if holes = b.holes(holes[:0]); len(holes) == 0 {
+				return nil
+			}
+			it.count(func(c *counters) { c.retries++ })
+			once := newPuller(it, api.Node{ID: p.node, Addr: p.addr.Load().(string)}, p.snapshot)
+			err := once.stream(ctx, wire.ReadRequest{From: index, To: index + 1, Slots: holes, Verify: true})
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil && fatal(err) {
+				return err
+			}
+			if err != nil {
+				last = err
+			}
+		}
+		if holes = b.holes(holes[:0]); len(holes) == 0 {
+			return nil
+		}
+		if !retry.wait(ctx) {
+			return it.lost(b, holes, last)
+		}
+		it.refreshMap(ctx)
+	}
+}
+
+func (it *iteration) lost(b *batch, holes []int, last error) error {
+	reason := "no target holds them; was a shard deleted or rewritten after the stream was opened?"
+	if last != nil {
+		reason = last.Error()
+	}
+	return api.Errorf(503, codeTimeout, "%d samples of batch %d, the first at position %d of the epoch, did not arrive within %v: %s",
+		len(holes), b.index, b.spec.Start+int64(holes[0]), it.l.cfg.Timeout, reason)
+}
+
+// permanentError marks an error of this side that trying again can't mend.
+type permanentError struct{ error }
+
+func (e permanentError) Unwrap() error { return e.error }
+
+// fatal says that a stream's error ends the iteration.
+func fatal(err error) bool {
+	var p permanentError
+	return errors.As(err, &p) || permanent(err)
+}
+
+// remoteError makes an error of a FrameError; codes of passing trouble are tried again.
+func remoteError(f wire.Failure) error {
+	status := 400
+	switch f.Code {
+	case api.CodeUnavailable, api.CodeBusy, api.CodeInternal:
+		status = 503
+	}
+	return api.Errorf(status, f.Code, "%s", f.Message)
+}
+
+// backoff waits between tries, longer each time, within a budget since the last success.
+type backoff struct {
+	budget time.Duration
+	since  time.Time
+	delay  time.Duration
+}
+
+const (
+	firstDelay = 20 * time.Millisecond
+	lastDelay  = time.Second
+)
+
+func newBackoff(budget time.Duration) *backoff {
+	return &backoff{budget: budget, since: time.Now(), delay: firstDelay}
+}
+
+func (b *backoff) reset() { b.since, b.delay = time.Now(), firstDelay }
+
+// wait sleeps until the next try; false when the budget is used up or the context ended.
+func (b *backoff) wait(ctx context.Context) bool {
+	if time.Since(b.since)+b.delay > b.budget {
+		return false
+	}
+	t := time.NewTimer(b.delay)
+	defer t.Stop()
+	b.delay = min(b.delay*2, lastDelay)
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,178 @@
+package loader
+
+import (
+	"encoding/binary"
+
+	"github.com/shardstream/shardstream/core/wire"
+)
+
+// The table that describes a finished batch lies behind its payload, 64-aligned, in little-endian int64
+// words; offsets are absolute in the slot. Python reads it without a call into Go.
+//
+//	0 magic | 1 samples n | 2 columns | 3 batch index | 4 start position | 5 next position | 6 flags |
+//	7 table bytes | 8 keys offset | 9 keys length | 10 offset of int64[n] ends of keys |
+//	11 offset of uint8[n] mask (1 real, 0 padding), 0 where nothing is padded | 12 samples skipped | 13-15 zero
+//
+// then 16 words for each column:
+//
+//	0 name offset | 1 name length | 2 dtype | 3 kind (0 dense, 1 ragged) | 4 dimensions of an item | 5-12 dims |
+//	13 dense: offset of [n, *dims]; ragged: offset of int64[n][2] (offset, length), length -1 = no such field |
+//	14 ragged arrays: offset of int64[n][9] (dimensions, dims); 0 for byte strings | 15 zero
+const (
+	tableMagic  = 0x53535441424c0001
+	headWords   = 16
+	columnWords = 16
+	shapeWords  = 1 + wire.MaxDims
+
+	kindDense  = 0
+	kindRagged = 1
+)
+
+// table writes words and blobs behind a batch's payload.
+type table struct {
+	mem  []byte
+	at   int64 // of the table
+	next int64 // of the next blob
+}
+
+func (t *table) word(i int, v int64) {
+	binary.LittleEndian.PutUint64(t.mem[t.at+int64(i)*8:], uint64(v))
+}
+
+func (t *table) words(n int) int64 {
+	off := t.next
+	t.next += int64(n) * 8
+	return off
+}
+
+func (t *table) put(off int64, i int, v int64) {
+	binary.LittleEndian.PutUint64(t.mem[off+int64(i)*8:], uint64(v))
+}
+
+func (t *table) blob(b []byte) int64 {
+	off := t.next
+	copy(t.mem[off:], b)
+	t.next += int64(len(b)+7) &^ 7
+	return off
+}
+
+// finish compacts a complete batch over its failed samples, writes its table and returns its offset.
+func (b *batch) finish() (int64, error) {
+	live := b.live()
+	n := len(live)
+	size := int64(headWords+b.ncols*columnWords) * 8
+	size += int64(len(b.keys)+8) + int64(n)*8 + int64(n+8)
+	for i := range b.cols[:b.ncols] {
+		size += int64(len(b.cols[i].name)+8) + int64(n)*8*(2+shapeWords)
+	}
+	at, err := b.slot.alloc(size)
+	if err != nil {
+		return 0, err
+	}
+	t := &table{mem: b.slot.mem, at: at, next: at + int64(headWords+b.ncols*columnWords)*8}
+	clear(t.mem[at:t.next])
+	for i, v := range []int64{
+		tableMagic, int64(n), int64(b.ncols), b.index, b.spec.Start, b.spec.Next, 0, 0,
+	} {
+		t.word(i, v)
+	}
+	b.writeKeys(t, live)
+	if b.spec.Pad > 0 {
+		mask := make([]byte, n)
+		t.word(11, t.blob(mask))
+		t.word(6, 1)
+	}
+	t.word(12, int64(len(b.failures)))
+	for i := range b.cols[:b.ncols] {
+		b.writeColumn(t, headWords+i*columnWords, &b.cols[i], live)
+	}
+	t.word(7, t.next-at)
+	return at, nil
+}
+
+// live lists the places that hold a sample, in order.
+func (b *batch) live() []int {
+	live := make([]int, 0, b.n)
+	for at, s := range b.state {
+		if s == placeFilled {
+			live = append(live, at)
+		}
+	}
+	return live
+}
+
+func (b *batch) writeKeys(t *table, live []int) {
+	ends := t.words(len(live))
+	start := t.next
+	var end int64
+	for i, at := range live {
+		key := b.keys[b.keyAt[at][0]:b.keyAt[at][1]]
+		copy(t.mem[start+end:], key)
+		end += int64(len(key))
+		t.put(ends, i, end)
+	}
+	t.next = start + (end+7)&^7
+	t.word(8, start)
+	t.word(9, end)
+	t.word(10, ends)
+}
+
+func (b *batch) writeColumn(t *table, w int, c *column, live []int) {
+	t.word(w, t.blob([]byte(c.name)))
+	t.word(w+1, int64(len(c.name)))
+	t.word(w+2, int64(c.dtype))
+	if wire.IsArray(c.dtype) && c.dense(live) {
+		b.pack(c, live)
+		t.word(w+3, kindDense)
+		t.word(w+4, int64(c.ndim))
+		for i, d := range c.dims[:c.ndim] {
+			t.word(w+5+i, d)
+		}
+		t.word(w+13, c.base)
+		return
+	}
+	t.word(w+3, kindRagged)
+	entries := t.words(2 * len(live))
+	t.word(w+13, entries)
+	for i, at := range live {
+		t.put(entries, 2*i, c.entries[at].off)
+		t.put(entries, 2*i+1, c.entries[at].size)
+	}
+	if !wire.IsArray(c.dtype) {
+		return
+	}
+	shapes := t.words(shapeWords * len(live))
+	t.word(w+14, shapes)
+	for i, at := range live {
+		e := &c.entries[at]
+		t.put(shapes, shapeWords*i, int64(e.ndim))
+		for d := range e.dims {
+			t.put(shapes, shapeWords*i+1+d, e.dims[d])
+		}
+	}
+}
+
+// dense says whether every live sample has the field in the column's one shape.
+func (c *column) dense(live []int) bool {
+	if c.ragged {
+		return false
+	}
+	for _, at := range live {
+		if c.entries[at].size < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// pack closes the gaps that failed samples left in a dense column.
+func (b *batch) pack(c *column, live []int) {
+	if len(live) == b.n {
+		return
+	}
+	for i, at := range live {
+		if i != at {
+			copy(b.slot.mem[c.base+int64(i)*c.itemSize:][:c.itemSize], b.slot.mem[c.base+int64(at)*c.itemSize:])
+		}
+	}
+}
