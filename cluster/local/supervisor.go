@@ -1,0 +1,171 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+)
+
+const (
+	readyTimeout = 30 * time.Second
+	nodeGrace    = 8 * time.Second
+)
+
+// Options say which cluster to run.
+type Options struct {
+	Dir  string
+	Size Size
+	Port int // of the first gateway; 0: the one it has, or DefaultPort; AnyPort: free ones for a new cluster
+	// Binary is the shardstream program, this process's own by default.
+	Binary string
+	// NodeArgs are added to every node's command line: log format, level.
+	NodeArgs []string
+	Logger   *slog.Logger
+}
+
+// Up runs the cluster of a directory until the context ends, then stops it. It calls ready once,
+// when every node answers.
+func Up(ctx context.Context, o Options, ready func(Spec)) error {
+	layout, err := NewLayout(o.Dir)
+	if err != nil {
+		return err
+	}
+	if err := layout.make(); err != nil {
+		return err
+	}
+	lock, err := acquire(layout)
+	if err != nil {
+		return err
+	}
+	defer lock.release() //nolint:errcheck // the process ends; the kernel unlocks in any case
+	spec, err := resolve(layout, o.Size, o.Port)
+	if err != nil {
+		return err
+	}
+	killStale(layout, spec)
+	if err := checkPorts(spec); err != nil {
+		return err
+	}
+	binary := o.Binary
+	if binary == "" {
+		if binary, err = os.Executable(); err != nil {
+			return err
+		}
+	}
+	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(binary), nodeArgs: o.NodeArgs}
+	defer s.forker.close()
+	return s.run(ctx, ready)
+}
+
+// checkPorts finds a taken port before nodes are started that would fail one by one. The nodes of a
+// supervisor killed a moment ago may still be about to die, so it asks again for a while.
+func checkPorts(spec Spec) error {
+	deadline := time.Now().Add(time.Second)
+	for {
+		err := takenPort(spec)
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func takenPort(spec Spec) error {
+	for i, node := range spec.Nodes {
+		for _, port := range []int{node.Port, node.EtcdClient, node.EtcdPeer} {
+			if port == 0 {
+				continue
+			}
+			err := portFree(port)
+			if err == nil {
+				continue
+			}
+			remedy := "stop the program that listens there"
+			if i == 0 && port == node.Port {
+				remedy += ", or choose another --port"
+			}
+			var op *net.OpError
+			if errors.As(err, &op) {
+				err = op.Err
+			}
+			return fmt.Errorf("port %d of %s can't be used (%w): %s", port, node.ID, err, remedy)
+		}
+	}
+	return nil
+}
+
+// supervisor owns the nodes' processes.
+type supervisor struct {
+	layout   Layout
+	spec     Spec
+	log      *slog.Logger
+	forker   *forker
+	nodeArgs []string
+}
+
+// run starts all nodes, reports them ready, and stops them when the context ends: targets first, as
+// they take their leave at a gateway.
+func (s *supervisor) run(ctx context.Context, ready func(Spec)) error {
+	gateways := s.startAll(ctx, api.RoleGateway)
+	targets := s.startAll(ctx, api.RoleTarget)
+	defer gateways.stop()
+	defer targets.stop()
+
+	if err := s.awaitReady(ctx, append(gateways.children, targets.children...)); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		ready(s.spec)
+	}
+	defer s.log.Info("stopping the cluster", "dir", s.layout.Dir)
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-gateways.failed:
+		return err
+	case err := <-targets.failed:
+		return err
+	}
+}
+
+// group is the nodes of one role.
+type group struct {
+	children []*child
+	cancel   context.CancelFunc
+	wait     sync.WaitGroup
+	failed   chan error
+}
+
+// startAll starts the nodes of a role; they run until the group's stop, whatever becomes of ctx.
+func (s *supervisor) startAll(ctx context.Context, role string) *group {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	g := &group{cancel: cancel, failed: make(chan error, len(s.spec.Nodes))}
+	for _, node := range s.spec.Nodes {
+		if node.Role != role {
+			continue
+		}
+		c := &child{
+			spec: node, layout: s.layout, args: nodeArgs(s.layout, s.spec, node, s.nodeArgs),
+			forker: s.forker, log: s.log, exited: make(chan error, 1),
+		}
+		g.children = append(g.children, c)
+		g.wait.Go(func() {
+			if err := c.run(ctx, nodeGrace); err != nil {
+				g.failed <- err
+			}
+		})
+	}
+	return g
+}
+
+func (g *group) stop() {
+	g.cancel()
+	g.wait.Wait()
+}
