@@ -10,7 +10,7 @@ import (
 // Limits of a snapshot. They keep all arithmetic on positions within int64.
 const (
 	MaxSamples = 1 << 50
-	MaxShards  = 1 << 31
+	MaxShards  = 1<<31 - 1
 	MaxName    = 4096 // bytes
 )
 
