@@ -1,0 +1,133 @@
+# shardstream: everything a developer runs. `make help` lists it.
+#
+# A fresh machine needs Go, Python >= 3.10, a C compiler and make; all else is installed by these
+# rules, pinned, into .venv and build/.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS   += --no-print-directory
+
+PYTHON ?= python3
+# How torch gets into .venv: light (1.4 GB, CPU, Linux), full (plain pip install) or none.
+TORCH  ?= light
+# Extra arguments for the tests, e.g. GOTEST="-run TestPut -v" PYTEST="-k resume -x".
+GOTEST ?=
+PYTEST ?=
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+BIN    := build/bin
+STAMPS := $(VENV)/.stamps
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
+
+# What a wheel is built from. The build itself is incremental; this decides whether to start one.
+GO_DIRS := cluster cmd core etl loader pybind sampler
+SOURCES := go.mod go.sum pyproject.toml hatch_build.py README.md CHANGELOG.md LICENSE \
+	$(shell find $(GO_DIRS) -type f ! -name '*_test.go' ! -path '*/testdata/*' ! -path '*/__pycache__/*') \
+	$(shell find python/src -type f ! -path '*/_core/*' ! -path '*/__pycache__/*')
+PY_LINT := python tests docs hatch_build.py
+
+# Every Go test that deploys Python code finds an interpreter with numpy and pillow in it.
+export SHARDSTREAM_PYTHON := $(abspath $(PY))
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##### The two that matter
+
+.PHONY: demo
+demo: install ## Train a small classifier from a local cluster, start to end
+	$(PY) python/examples/digits.py
+
+.PHONY: test
+test: test-go test-python ## All tests: Go with the race detector, then Python
+
+##### Development
+
+.PHONY: test-go
+test-go: install ## Go tests, with the race detector
+	go test -race -timeout 15m $(GOTEST) ./...
+
+.PHONY: test-python
+test-python: install ## Python tests, the documentation's examples and the notebooks
+	$(PY) -m pytest python/tests tests $(PYTEST)
+
+.PHONY: lint
+lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
+	$(GOLANGCI) run ./...
+	$(VENV)/bin/ruff check $(PY_LINT)
+	$(VENV)/bin/ruff format --check $(PY_LINT)
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --strict python/examples tests/tools tests/docs
+	for script in .ci/run $$(git ls-files '*.sh'); do bash -n "$$script"; done
+
+.PHONY: format
+format: $(GOLANGCI) venv ## Format all code
+	$(GOLANGCI) fmt ./...
+	$(VENV)/bin/ruff format $(PY_LINT)
+	$(VENV)/bin/ruff check --fix --select I $(PY_LINT)
+
+.PHONY: check
+check: lint ## Lint and the quick tests: what to run before a commit
+	go test -short -timeout 5m $(GOTEST) ./...
+
+.PHONY: bench
+bench: install ## Throughput beside this machine's own limits and beside webdataset
+	PATH="$(abspath $(VENV)/bin):$$PATH" VENV="$(abspath $(VENV))" tests/bench/run.sh
+
+.PHONY: build
+build: ## The shardstream binary, into build/bin
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/shardstream ./cmd/shardstream
+
+.PHONY: wheel
+wheel: dist/.built ## The Python wheel (with the binary in it), into dist
+	@ls dist/*.whl
+
+.PHONY: install
+install: $(STAMPS)/install ## The wheel and all that tests need, into .venv
+
+.PHONY: venv
+venv: $(STAMPS)/torch-$(TORCH) ## .venv with the tools, without the package itself
+
+.PHONY: clean
+clean: ## Remove what was built; keep .venv and the downloaded tools
+	rm -rf dist $(BIN)/shardstream .demo
+	rm -rf .mypy_cache .ruff_cache .pytest_cache python/src/shardstream/_core
+
+.PHONY: distclean
+distclean: clean ## Remove .venv and the downloaded tools too
+	rm -rf build $(VENV)
+
+##### Files
+
+$(STAMPS)/venv: tests/tools/requirements.txt
+	@mkdir -p $(STAMPS)
+	@$(PYTHON) -c 'import sys; sys.exit("shardstream needs Python >= 3.10; set PYTHON=... to one") if sys.version_info < (3, 10) else None'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { \
+		echo "no virtual environment: install Python's venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/tools/requirements.txt
+	@touch $@
+
+$(STAMPS)/torch-$(TORCH): $(STAMPS)/venv tests/tools/requirements-torch.txt tests/tools/requirements-torch-light.txt tests/tools/mkstubs.py tests/tools/install-torch.sh
+	tests/tools/install-torch.sh $(VENV) $(TORCH)
+	@rm -f $(STAMPS)/torch-*
+	@touch $@
+
+dist/.built: $(SOURCES) | $(STAMPS)/venv
+	@rm -rf dist
+	$(PY) -m pip wheel --disable-pip-version-check --quiet --progress-bar off --no-deps --wheel-dir dist .
+	@touch $@
+
+$(STAMPS)/install: dist/.built $(STAMPS)/torch-$(TORCH)
+	$(PY) -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+$(GOLANGCI):
+	@mkdir -p $(BIN)
+	@echo "building golangci-lint $(GOLANGCI_VERSION), once; this takes some minutes"
+	GOBIN=$(abspath $(BIN)) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(BIN)/golangci-lint $@
