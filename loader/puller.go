@@ -39,9 +39,11 @@ func newPuller(it *iteration, n api.Node, snapshot string) *puller {
 // run streams all batches of the view, reconnecting at the first one that was not answered whole.
 func (p *puller) run(ctx context.Context) error {
 	retry := newBackoff(p.it.l.cfg.Timeout)
+	stuck := 0
 	for {
 		from := p.progress.Load()
-		err := p.stream(ctx, wire.ReadRequest{From: from, To: p.it.batches})
+		// A stream that twice broke at one place may break on a bad disk: verified, it names the sample.
+		err := p.stream(ctx, wire.ReadRequest{From: from, To: p.it.batches, Verify: stuck >= 2})
 		if err == nil {
 			p.advance(ctx, p.it.batches)
 			return nil
@@ -54,7 +56,9 @@ func (p *puller) run(ctx context.Context) error {
 		}
 		if p.progress.Load() > from {
 			retry.reset()
+			stuck = 0
 		}
+		stuck++
 		p.it.count(func(c *counters) {
 			c.retries++
 			c.target(p.node, func(t *TargetStats) { t.Reconnects++ })

@@ -1,0 +1,136 @@
+package stream
+
+import (
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/archive"
+	"github.com/shardstream/shardstream/core/store"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// maxPinned bounds the shards that one stream keeps open; each pins a file and an index.
+const maxPinned = 512
+
+// shard is an open shard of the snapshot, or the reason why there is none.
+type shard struct {
+	number int
+	object *store.Object
+	index  *archive.Index
+	err    error // every sample of the shard fails with it
+	absent bool  // another target's
+	refs   int   // jobs that still read from it
+	used   bool  // since the clock hand last passed
+}
+
+// shards opens and pins the snapshot's shards as the plan reaches them.
+type shards struct {
+	objects Objects
+	snap    *sampler.Snapshot
+
+	mu     sync.Mutex
+	open   map[int]*shard
+	absent map[int]struct{}
+	pinned []*shard // those with an object, in clock order
+	hand   int
+}
+
+func newShards(objects Objects, snap *sampler.Snapshot) *shards {
+	return &shards{objects: objects, snap: snap, open: make(map[int]*shard), absent: make(map[int]struct{})}
+}
+
+// get returns a shard with a reference that release gives back; nil where it is another target's.
+func (s *shards) get(number int) *shard {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sh := s.open[number]; sh != nil {
+		sh.refs++
+		sh.used = true
+		return sh
+	}
+	if _, ok := s.absent[number]; ok {
+		return nil
+	}
+	sh := s.load(number)
+	if sh.absent {
+		s.absent[number] = struct{}{}
+		return nil
+	}
+	sh.refs, sh.used = 1, true
+	s.open[number] = sh
+	if sh.object != nil {
+		s.pinned = append(s.pinned, sh)
+		s.evict()
+	}
+	return sh
+}
+
+func (s *shards) release(sh *shard) {
+	s.mu.Lock()
+	sh.refs--
+	s.mu.Unlock()
+}
+
+// load opens a shard at the snapshot's version. A store of another version is not an absent one: its
+// samples fail, as the order they were planned in is gone.
+func (s *shards) load(number int) *shard {
+	want := s.snap.Shard(number)
+	sh := &shard{number: number}
+	bucket, name, _ := strings.Cut(want.Name, "/")
+	object, err := s.objects.Open(bucket, name)
+	if errors.Is(err, store.ErrNotFound) {
+		sh.absent = true
+		return sh
+	}
+	if err != nil {
+		sh.err = err
+		return sh
+	}
+	info := object.Info()
+	if info.Version != want.Version {
+		sh.err = api.Errorf(409, api.CodeChanged, "shard ss://%s was overwritten after the stream was opened (version %d, now %d); open a new stream", want.Name, want.Version, info.Version)
+	} else if sh.index, err = object.Index(); err != nil {
+		sh.err = err
+	} else if sh.index == nil || int64(sh.index.NumSamples()) != want.Samples {
+		sh.err = api.Errorf(500, api.CodeInternal, "shard ss://%s has no index of %d samples", want.Name, want.Samples)
+	}
+	if sh.err != nil {
+		_ = object.Close()
+		return sh
+	}
+	sh.object = object
+	return sh
+}
+
+// evict closes shards that no job reads and that were not used lately (a clock, second chance).
+func (s *shards) evict() {
+	for tries := 2 * len(s.pinned); len(s.pinned) > maxPinned && tries > 0; tries-- {
+		s.hand %= len(s.pinned)
+		sh := s.pinned[s.hand]
+		if sh.refs > 0 || sh.used {
+			sh.used = false
+			s.hand++
+			continue
+		}
+		s.drop(sh)
+		s.pinned[s.hand] = s.pinned[len(s.pinned)-1]
+		s.pinned = s.pinned[:len(s.pinned)-1]
+	}
+}
+
+func (s *shards) drop(sh *shard) {
+	delete(s.open, sh.number)
+	_ = sh.object.Close() // opened for reading
+}
+
+// close unpins everything; no job runs any more.
+func (s *shards) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.pinned {
+		s.drop(sh)
+	}
+	s.pinned = nil
+}

@@ -1,0 +1,143 @@
+// Package stream is a target's side of a sample stream: it walks the plan over the positions of a
+// view, finds the samples whose shards lie on this target, transforms them where an ETL is asked for,
+// and sends them in order. It holds no state between streams: what to send follows from the request,
+// the snapshot and the disks, so any reconnect starts where the loader says.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/store"
+	"github.com/shardstream/shardstream/core/wire"
+	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// Objects is what a stream reads from: the node's store.
+type Objects interface {
+	// Open pins one version of an object; errors.Is(err, store.ErrNotFound) where it is not on this node.
+	Open(bucket, name string) (*store.Object, error)
+}
+
+// ETLs looks up the pool of a deployed transformation; an *api.Error where there is none.
+type ETLs interface {
+	Pool(name string) (*etl.Pool, error)
+}
+
+// Meter counts one stream.
+type Meter interface {
+	Sent(samples, bytes int64)
+	Failed(code string)
+	Close()
+}
+
+// Server serves streams from one node's store. All fields are set before the first Open.
+type Server struct {
+	Node      string
+	Objects   Objects
+	ETLs      ETLs
+	Snapshots *Snapshots
+	Meter     func() Meter
+	Logger    *slog.Logger
+}
+
+// Reader is one stream, checked and ready to run.
+type Reader struct {
+	srv    *Server
+	req    wire.ReadRequest
+	view   sampler.View
+	order  *sampler.Order
+	pool   *etl.Pool
+	fields map[string]bool // nil: all
+	shards *shards
+	places []int // of Slots, sorted; nil: all
+}
+
+// Open checks a request against the snapshot and the node's ETLs, so that refusals are plain HTTP
+// errors; they are *api.Error.
+func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest) (*Reader, error) {
+	if err := req.Validate(); err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
+	}
+	snap, err := s.Snapshots.Get(ctx, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	mode, err := sampler.ParseMode(req.Shuffle)
+	if err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
+	}
+	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed, Slices: req.Slices, Window: req.Window}, req.Epoch)
+	if err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
+	}
+	view := sampler.View{
+		Samples: snap.Samples(), Start: req.Start, BatchSize: req.BatchSize, World: req.World, Rank: req.Rank,
+		Workers: req.Workers, Worker: req.Worker, DropLast: req.DropLast,
+	}
+	if err := view.Validate(); err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
+	}
+	if req.To > view.Batches() {
+		return nil, api.Errorf(400, api.CodeBadRequest, "batch %d of a view of %d batches", req.To, view.Batches())
+	}
+	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots}
+	if req.ETL != "" {
+		if r.pool, err = s.ETLs.Pool(req.ETL); err != nil {
+			return nil, err
+		}
+		if level := r.pool.Definition().Level; level != api.LevelSample {
+			return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", req.ETL, level, api.LevelSample)
+		}
+	}
+	if len(req.Fields) > 0 {
+		r.fields = make(map[string]bool, len(req.Fields))
+		for _, f := range req.Fields {
+			r.fields[f] = true
+		}
+	}
+	return r, nil
+}
+
+func (r *Reader) wants(field string) bool { return r.fields == nil || r.fields[field] }
+
+// failureOf maps an error on a sample to its code and message.
+func failureOf(err error) (code, message string) {
+	var (
+		ae      *api.Error
+		corrupt *store.CorruptError
+		user    *etl.UserError
+	)
+	switch {
+	case errors.As(err, &ae):
+		return ae.Code, ae.Message
+	case errors.As(err, &corrupt):
+		return api.CodeCorrupt, corrupt.Error()
+	case errors.As(err, &user):
+		return api.CodeETLFailed, user.Error()
+	default:
+		return api.CodeInternal, err.Error()
+	}
+}
+
+// seedOf derives the seed that a transformation of a sample gets: a function of the run's seed, the
+// epoch and the sample alone, so that augmentation is the same after a resume and on any cluster. The
+// mixing is splitmix64's (Steele, Lea, Flood 2014).
+func seedOf(seed, epoch uint64, sample int64) uint64 {
+	h := seed
+	for _, v := range [...]uint64{epoch, uint64(sample)} {
+		h += v*0x9e3779b97f4a7c15 + 0x9e3779b97f4a7c15
+		h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+		h = (h ^ h>>27) * 0x94d049bb133111eb
+		h ^= h >> 31
+	}
+	return h | 1 // 0 means unseeded
+}
+
+func shardError(s sampler.Shard, err error) error {
+	return fmt.Errorf("shard ss://%s: %w", s.Name, err)
+}
