@@ -19,6 +19,8 @@ const (
 	// HeaderBodyChecksum is "xxh3=<16 hex>" of the body that it comes with, where that is a part of an
 	// object (a range, a member) small enough to be checked before it is sent.
 	HeaderBodyChecksum = "X-Shardstream-Body-Checksum"
+	// HeaderError repeats the error document's code, for HEAD, whose answers have no body.
+	HeaderError = "X-Shardstream-Error"
 	// HeaderMap is the version of the cluster map that the answering node goes by.
 	HeaderMap = "X-Shardstream-Map"
 	// HeaderSamples is the number of samples of an archive.
@@ -61,6 +63,7 @@ const (
 	CodeUnavailable  = "unavailable"        // 503
 	CodeNoSpace      = "no_space"           // 507
 	CodeMethod       = "method_not_allowed" // 405
+	CodeNotModified  = "not_modified"       // 304: If-None-Match names what is there
 )
 
 // Error is the error document of every route: {"error": {"code": ..., "message": ...}}.

@@ -1,0 +1,104 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// fsckTimeout bounds a check that reads all the cluster's data.
+const fsckTimeout = 6 * time.Hour
+
+// Status is the state of the cluster and its nodes.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return fetch[Status](ctx, c, "/v1/cluster", nil)
+}
+
+// Nodes are the members of the cluster.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
+	list, err := fetch[NodeList](ctx, c, "/v1/cluster/nodes", nil)
+	return list.Nodes, err
+}
+
+// Node is one member of the cluster.
+func (c *Client) Node(ctx context.Context, id string) (Node, error) {
+	return fetch[Node](ctx, c, "/v1/cluster/nodes/"+url.PathEscape(id), nil)
+}
+
+// CreateBucket makes a bucket; CodeExists if it exists.
+func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, nil, &b)
+	return b, err
+}
+
+// Bucket finds a bucket; CodeNoBucket if there is none.
+func (c *Client) Bucket(ctx context.Context, name string) (Bucket, error) {
+	return fetch[Bucket](ctx, c, bucketPath(name), nil)
+}
+
+// Buckets are all buckets, sorted by name.
+func (c *Client) Buckets(ctx context.Context) ([]Bucket, error) {
+	list, err := fetch[BucketList](ctx, c, "/v1/buckets", nil)
+	return list.Buckets, err
+}
+
+// DeleteBucket removes a bucket. One that holds objects is refused with CodeNotEmpty, unless forced:
+// then they are gone.
+func (c *Client) DeleteBucket(ctx context.Context, name string, force bool) error {
+	query := url.Values{}
+	if force {
+		query.Set("force", "true")
+	}
+	return c.call(ctx, http.MethodDelete, bucketPath(name), query, nil, nil)
+}
+
+// Fsck has every target read and verify all that it holds.
+func (c *Client) Fsck(ctx context.Context) (FsckReport, error) {
+	var r FsckReport
+	err := c.callFor(ctx, fsckTimeout, http.MethodPost, "/v1/fsck", nil, nil, &r)
+	return r, err
+}
+
+// ETLs are the deployed transformations, sorted by name.
+func (c *Client) ETLs(ctx context.Context) ([]ETL, error) {
+	list, err := fetch[ETLList](ctx, c, "/v1/etls", nil)
+	return list.ETLs, err
+}
+
+// ETL finds a transformation; CodeNoETL if there is none.
+func (c *Client) ETL(ctx context.Context, name string) (ETL, error) {
+	return fetch[ETL](ctx, c, etlPath(name), nil)
+}
+
+// PutETL deploys a transformation, new or in place of the one of that name.
+func (c *Client) PutETL(ctx context.Context, e ETL) (ETL, error) {
+	var out ETL
+	err := c.call(ctx, http.MethodPut, etlPath(e.Name), nil, e, &out)
+	return out, err
+}
+
+// DeleteETL removes a transformation.
+func (c *Client) DeleteETL(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, etlPath(name), nil, nil, nil)
+}
+
+// OpenStream describes a stream to the cluster, which makes its snapshot.
+func (c *Client) OpenStream(ctx context.Context, r StreamRequest) (StreamInfo, error) {
+	var info StreamInfo
+	// Repeating is harmless: the same description makes the same snapshot.
+	err := c.retry(ctx, func() error {
+		return c.call(ctx, http.MethodPost, "/v1/streams", nil, r, &info)
+	})
+	return info, err
+}
+
+func etlPath(name string) string { return "/v1/etls/" + url.PathEscape(name) }
+
+// fetch gets a document from the gateway.
+func fetch[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	var document T
+	err := c.get(ctx, path, query, &document)
+	return document, err
+}

@@ -1,0 +1,326 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// DefaultEndpoint is where a cluster of this machine answers.
+const DefaultEndpoint = "http://127.0.0.1:7070"
+
+// Limits of a Client's patience, where Options name none.
+const (
+	DefaultTimeout  = 30 * time.Second
+	DefaultRetryFor = 10 * time.Second
+
+	connectTimeout  = 3 * time.Second
+	answerTimeout   = 60 * time.Second // from the end of a request to the head of its answer
+	gatewayPatience = 2 * time.Second  // for a gateway that refuses connections
+	maxDocument     = 256 << 20        // of JSON
+)
+
+// Options configure a Client.
+type Options struct {
+	Endpoint string        // of a gateway; "": SHARDSTREAM_ENDPOINT, else DefaultEndpoint
+	Token    string        // "": SHARDSTREAM_TOKEN; sent to the endpoint only
+	Timeout  time.Duration // of one request for a document, and of a body without progress
+	RetryFor time.Duration // how long calls that may be repeated are repeated; negative: never
+	// RequestID marks all requests of this client in the logs of the nodes; "": each gets its own.
+	RequestID string
+	Transport http.RoundTripper // a seam for tests; nil: one of its own
+}
+
+// Client speaks to a cluster. Metadata goes through the gateway of its endpoint, data straight to the
+// target that owns it, by a map that it keeps and renews when an answer shows that it is old. All
+// methods are safe for concurrent use; errors that a node reported are *Error.
+type Client struct {
+	options  Options
+	endpoint *url.URL
+	http     *http.Client
+
+	mu     sync.Mutex
+	placer *Placer
+}
+
+// NewClient makes a client. It does not connect yet.
+func NewClient(o Options) (*Client, error) {
+	if o.Endpoint == "" {
+		o.Endpoint = os.Getenv("SHARDSTREAM_ENDPOINT")
+	}
+	if o.Endpoint == "" {
+		o.Endpoint = DefaultEndpoint
+	}
+	if o.Token == "" {
+		o.Token = os.Getenv("SHARDSTREAM_TOKEN")
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.RetryFor == 0 {
+		o.RetryFor = DefaultRetryFor
+	}
+	endpoint, err := url.Parse(o.Endpoint)
+	if err != nil || (endpoint.Scheme != "http" && endpoint.Scheme != "https") || endpoint.Host == "" {
+		return nil, fmt.Errorf("endpoint %q is not a URL of a gateway, such as %s", o.Endpoint, DefaultEndpoint)
+	}
+	if o.Transport == nil {
+		o.Transport = newTransport()
+	}
+	return &Client{options: o, endpoint: endpoint, http: &http.Client{
+		Transport:     o.Transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   connectTimeout,
+		ResponseHeaderTimeout: answerTimeout,
+		ExpectContinueTimeout: connectTimeout,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       30 * time.Second, // shorter than the nodes' own, so that none is closed under a request
+		DisableCompression:    true,
+		WriteBufferSize:       256 << 10,
+		ReadBufferSize:        256 << 10,
+	}
+}
+
+// Endpoint is the gateway that the client speaks to.
+func (c *Client) Endpoint() string { return strings.TrimSuffix(c.endpoint.String(), "/") }
+
+// Close gives up idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Map is the cluster map that the client goes by; the first call fetches it.
+func (c *Client) Map(ctx context.Context) (Map, error) {
+	p, err := c.Placer(ctx)
+	if err != nil {
+		return Map{}, err
+	}
+	return p.Map, nil
+}
+
+// Placer places objects by the client's map.
+func (c *Client) Placer(ctx context.Context) (*Placer, error) {
+	c.mu.Lock()
+	p := c.placer
+	c.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	return c.RefreshMap(ctx)
+}
+
+// RefreshMap fetches the map anew.
+func (c *Client) RefreshMap(ctx context.Context) (*Placer, error) {
+	var m Map
+	if err := c.get(ctx, "/v1/cluster/map", nil, &m); err != nil {
+		return nil, err
+	}
+	p := NewPlacer(m)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.placer != nil && c.placer.Map.Version > m.Version && c.placer.Map.Cluster == m.Cluster {
+		return c.placer, nil // a gateway that is behind another
+	}
+	c.placer = p
+	return p, nil
+}
+
+// noteMap forgets a map that an answer shows to be old.
+func (c *Client) noteMap(h http.Header) {
+	version, err := strconv.ParseInt(h.Get(HeaderMap), 10, 64)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.placer != nil && version > c.placer.Map.Version {
+		c.placer = nil
+	}
+}
+
+func (c *Client) forgetMap() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.placer = nil
+}
+
+// get fetches a document from the gateway, again and again where the gateway can't just now.
+func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
+	return c.retry(ctx, func() error { return c.call(ctx, http.MethodGet, path, query, nil, out) })
+}
+
+// call makes one request for a document to the gateway.
+func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	return c.callFor(ctx, c.options.Timeout, method, path, query, in, out)
+}
+
+func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path string, query url.Values, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var body io.Reader
+	if in != nil {
+		document, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		body = bytes.NewReader(document)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.gatewayURL(path, query), body)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if in != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	c.sign(request)
+	response, err := c.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer drain(response)
+	c.noteMap(response.Header)
+	if response.StatusCode >= 300 {
+		return ErrorOf(response)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxDocument)).Decode(out); err != nil {
+		return fmt.Errorf("%s %s: the answer does not parse: %w", method, path, err)
+	}
+	return nil
+}
+
+func (c *Client) gatewayURL(path string, query url.Values) string {
+	u := c.Endpoint() + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	return u
+}
+
+// sign adds what every request to the endpoint carries. Targets get no token (see Options.Token).
+func (c *Client) sign(r *http.Request) {
+	if c.options.RequestID != "" {
+		r.Header.Set(HeaderRequestID, c.options.RequestID)
+	}
+	if c.options.Token != "" && r.URL.Host == c.endpoint.Host {
+		r.Header.Set("Authorization", "Bearer "+c.options.Token)
+	}
+}
+
+// retry repeats a call while it fails for a reason that passes, until RetryFor is over.
+func (c *Client) retry(ctx context.Context, call func() error) error {
+	start := time.Now()
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		err := call()
+		if err == nil || !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		patience := c.options.RetryFor
+		if errors.Is(err, syscall.ECONNREFUSED) && c.isEndpoint(err) {
+			patience = min(patience, gatewayPatience)
+		}
+		wait := wait/2 + rand.N(wait) //nolint:gosec // jitter
+		if time.Since(start)+wait > patience {
+			return err
+		}
+		if !sleep(ctx, wait) {
+			return err
+		}
+	}
+}
+
+func (c *Client) isEndpoint(err error) bool {
+	var at *url.Error
+	return errors.As(err, &at) && strings.HasPrefix(at.URL, c.Endpoint())
+}
+
+// passing tells errors after which the same request may succeed: the connection failed, or a node
+// said that it can't at the moment.
+func passing(err error) bool {
+	var answer *Error
+	if errors.As(err, &answer) {
+		return answer.Code == CodeUnavailable || answer.Code == CodeBusy
+	}
+	return !errors.Is(err, context.Canceled) && isTransport(err)
+}
+
+func isTransport(err error) bool {
+	var request *url.Error
+	var op *net.OpError
+	return errors.As(err, &request) || errors.As(err, &op) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, errStalled)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// drain lets a connection be used again.
+func drain(r *http.Response) {
+	_, _ = io.CopyN(io.Discard, r.Body, 64<<10)
+	_ = r.Body.Close()
+}
+
+// ErrorOf is the error document of an answer, or what can be said of one without.
+func ErrorOf(r *http.Response) error {
+	document, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+	var body ErrorBody
+	if json.Unmarshal(document, &body) == nil && body.Error != nil && body.Error.Code != "" {
+		body.Error.Status = r.StatusCode
+		return body.Error
+	}
+	return &Error{Status: r.StatusCode, Code: codeOf(r), Message: fmt.Sprintf("%s answered %s", r.Request.URL.Host, r.Status)}
+}
+
+// codeOf is the code for an answer that has no document: to HEAD, or of a server that is not ours.
+func codeOf(r *http.Response) string {
+	if code := r.Header.Get(HeaderError); code != "" {
+		return code
+	}
+	switch r.StatusCode {
+	case http.StatusNotModified:
+		return CodeNotModified
+	case http.StatusNotFound:
+		return CodeNotFound
+	case http.StatusPreconditionFailed:
+		return CodePrecondition
+	case http.StatusRequestedRangeNotSatisfiable:
+		return CodeRange
+	case http.StatusTooManyRequests:
+		return CodeBusy
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return CodeUnavailable
+	case http.StatusInsufficientStorage:
+		return CodeNoSpace
+	}
+	if r.StatusCode < 500 {
+		return CodeBadRequest
+	}
+	return CodeInternal
+}

@@ -1,0 +1,21 @@
+// Package membership is what the nodes of a cluster agree on: who belongs to it, at which address,
+// who is alive, which buckets and transformations exist. All of it lies in etcd, in a few small keys:
+//
+//	/shardstream/cluster          the cluster's id, written once
+//	/shardstream/map              the versioned map (api.Map without states); changed by compare-and-swap
+//	/shardstream/members/<id>     a member, for good: a target that is down keeps its place, as its
+//	                              objects stay on its disks
+//	/shardstream/live/<id>        the same member while its process lives, bound to a lease
+//	/shardstream/buckets/<name>   a bucket
+//	/shardstream/etls/<name>      and other small definitions, through KV
+//
+// Object metadata is never here: it would tie the number of objects to etcd's size and every PUT to
+// its speed.
+//
+// A node Joins, then Runs: that keeps its lease and a watch, so that View is a local read, a few
+// milliseconds old at most while etcd answers. Where a stale answer would be wrong (an unknown bucket
+// that was made a moment ago on another gateway) there are calls that ask etcd itself.
+//
+// Today one gateway holds etcd, as its single member; later gateways are its clients. While it is
+// down the map can't change, buckets can't be made, and data goes on flowing by the last map.
+package membership

@@ -1,0 +1,48 @@
+package membership
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// logCore hands etcd's warnings and errors to the node's logger; its chatter stays behind.
+type logCore struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+func newLogCore(log *slog.Logger) zapcore.Core { return &logCore{log: log.With("part", "etcd")} }
+
+func (c *logCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+func (c *logCore) With(fields []zapcore.Field) zapcore.Core {
+	return &logCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+}
+
+func (c *logCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c *logCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	values := zapcore.NewMapObjectEncoder()
+	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
+		f.AddTo(values)
+	}
+	attrs := make([]any, 0, len(values.Fields))
+	for k, v := range values.Fields {
+		attrs = append(attrs, slog.Any(k, v))
+	}
+	level := slog.LevelDebug // etcd warns of slow disks and lost streams all day
+	if e.Level >= zapcore.ErrorLevel {
+		level = slog.LevelError
+	}
+	c.log.Log(context.Background(), level, e.Message, attrs...)
+	return nil
+}
+
+func (c *logCore) Sync() error { return nil }

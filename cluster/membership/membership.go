@@ -1,0 +1,218 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/shardstream/shardstream/cluster/api"
+)
+
+// DefaultLeaseTTL is how long a node that stopped answering etcd is still taken for alive.
+const DefaultLeaseTTL = 3 * time.Second
+
+// Config describes a node that joins.
+type Config struct {
+	Endpoints []string // of etcd
+	Self      api.Node // id, role, address, pid, weight, disks
+	LeaseTTL  time.Duration
+	Logger    *slog.Logger
+	// Rediscover finds etcd again where it moved while it was away; nil: it never moves.
+	Rediscover func(context.Context) ([]string, error)
+}
+
+// Membership is a node's part in the cluster.
+type Membership struct {
+	config Config
+	client *clientv3.Client
+	log    *slog.Logger
+
+	lease clientv3.LeaseID // of Run's lease keeper once Join has returned
+
+	view    atomic.Pointer[View]
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at each new view
+}
+
+// Join registers the node and reads the state. The registration lasts; the lease is kept by Run.
+func Join(ctx context.Context, c Config) (*Membership, error) {
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = DefaultLeaseTTL
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints, DialTimeout: callTimeout, Logger: zap.NewNop(),
+		DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(connectParams)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
+	}
+	m := &Membership{config: c, client: client, log: c.Logger, changed: make(chan struct{})}
+	if err = m.register(ctx); err == nil {
+		_, err = m.load(ctx)
+	}
+	if err != nil {
+		_ = client.Close()
+		return nil, fmt.Errorf("join as %s: %w", c.Self.ID, err)
+	}
+	return m, nil
+}
+
+// Run keeps the lease and the view until the context ends, then gives the lease back, so that the
+// others see the node leave at once.
+func (m *Membership) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { m.keepLease(ctx); return nil })
+	group.Go(func() error { m.watch(ctx); return nil })
+	return group.Wait()
+}
+
+// Close ends the connection to etcd. Call it after Run has returned.
+func (m *Membership) Close() error { return m.client.Close() }
+
+// View is the state as last seen.
+func (m *Membership) View() *View { return m.view.Load() }
+
+// Endpoints are etcd's.
+func (m *Membership) Endpoints() []string { return m.client.Endpoints() }
+
+// KV is a folder of definitions under its name, "etls" for one.
+func (m *Membership) KV(folder string) *KV {
+	return &KV{client: m.client, prefix: root + folder + "/"}
+}
+
+// Wait returns the first view at or after a revision. The context bounds the wait.
+func (m *Membership) Wait(ctx context.Context, revision int64) (*View, error) {
+	for {
+		m.mu.Lock()
+		changed := m.changed
+		m.mu.Unlock()
+		if v := m.View(); v.Revision >= revision {
+			return v, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, &UnavailableError{Err: ctx.Err()}
+		}
+	}
+}
+
+func (m *Membership) publish(t *table) {
+	v := t.view()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.view.Store(v)
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// load reads everything and publishes it.
+func (m *Membership) load(ctx context.Context) (*table, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := m.client.Get(ctx, root, clientv3.WithPrefix())
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	t := newTable(answer)
+	m.publish(t)
+	return t, nil
+}
+
+// watch follows all changes. Where the watch breaks it reads everything afresh.
+func (m *Membership) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		t, err := m.load(ctx)
+		if err != nil {
+			pause(ctx, retryPause)
+			continue
+		}
+		m.follow(ctx, t)
+	}
+}
+
+func (m *Membership) follow(ctx context.Context, t *table) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	events := m.client.Watch(ctx, root, clientv3.WithPrefix(), clientv3.WithRev(t.revision+1))
+	for answer := range events {
+		if err := answer.Err(); err != nil {
+			m.log.DebugContext(ctx, "watch of the cluster's state broke; reading it again", "error", err)
+			pause(ctx, retryPause)
+			return
+		}
+		if len(answer.Events) == 0 {
+			continue
+		}
+		t.apply(answer.Events)
+		// Not the header's: that may be ahead of the events that came with it.
+		t.revision = answer.Events[len(answer.Events)-1].Kv.ModRevision
+		m.publish(t)
+	}
+}
+
+// keepLease renews the lease three times in its life, and registers again where it was lost.
+func (m *Membership) keepLease(ctx context.Context) {
+	failures := 0
+	for {
+		pause(ctx, m.config.LeaseTTL/3)
+		if ctx.Err() != nil {
+			m.leave() //nolint:contextcheck // the node's context has ended; this one call outlives it
+			return
+		}
+		err := m.renew(ctx)
+		switch {
+		case err == nil:
+			failures = 0
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
+			m.log.WarnContext(ctx, "the lease ran out; registering again")
+			if err := m.register(ctx); err != nil {
+				m.log.WarnContext(ctx, "registering again failed", "error", err)
+			}
+		default:
+			failures++
+			m.rediscover(ctx, failures)
+		}
+	}
+}
+
+func (m *Membership) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/2)
+	defer cancel()
+	_, err := m.client.KeepAliveOnce(ctx, m.lease)
+	return err
+}
+
+// rediscover looks for etcd elsewhere once it has been silent for a few renewals.
+func (m *Membership) rediscover(ctx context.Context, failures int) {
+	if failures == 3 {
+		m.log.WarnContext(ctx, "the control plane does not answer; serving by the last map")
+	}
+	if failures < 3 || m.config.Rediscover == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if endpoints, err := m.config.Rediscover(ctx); err == nil && len(endpoints) > 0 {
+		m.client.SetEndpoints(endpoints...)
+	}
+}
+
+func (m *Membership) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := m.client.Revoke(ctx, m.lease); err != nil {
+		m.log.Debug("could not give the lease back; it runs out by itself", "error", err)
+	}
+}
