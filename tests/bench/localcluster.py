@@ -1,0 +1,71 @@
+"""The cluster under test, driven by the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+BUCKET = "bench"
+
+
+class Cluster:
+    """A local cluster in a folder of its own; a context manager that takes it down."""
+
+    def __init__(self, binary: str, folder: Path) -> None:
+        self.port = _free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._binary = binary
+        self._folder = folder
+
+    def environment(self) -> dict[str, str]:
+        """For clients: the endpoint, and no proxy on the way to it."""
+        env = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+        return {**env, "SHARDSTREAM_ENDPOINT": self.endpoint}
+
+    def run(self, *args: str, timeout: float = 300) -> str:
+        done = subprocess.run(
+            [self._binary, *args],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(
+                f"shardstream {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}"
+            )
+        return done.stdout
+
+    def __enter__(self) -> Cluster:
+        layout = ["--targets", "3", "--gateways", "1", "--disks", "2"]
+        place = ["--dir", str(self._folder), "--port", str(self.port), "--detach"]
+        try:
+            self.run("up", *layout, *place, timeout=60)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run("down", "--dir", str(self._folder), timeout=60)
+
+    def put(self, files: list[Path]) -> None:
+        self.run("bucket", "create", BUCKET)
+        for file in files:
+            self.run("put", str(file), f"ss://{BUCKET}/{file.name}")
+
+    def pids(self) -> list[int]:
+        """The processes of all nodes: what serving costs is the CPU time of these."""
+        status: dict[str, Any] = json.loads(self.run("status", "--json"))
+        return [node["pid"] for node in status["nodes"]]
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
