@@ -8,9 +8,11 @@ import (
 
 // The data set of most figures: 2,000 shards of 640 samples.
 func BenchmarkAt(b *testing.B) { benchmarkLookup(b, func(o *sampler.Order, pos int64) { o.At(pos) }) }
+
 func BenchmarkSample(b *testing.B) {
 	benchmarkLookup(b, func(o *sampler.Order, pos int64) { o.Sample(pos) })
 }
+
 func BenchmarkPosition(b *testing.B) {
 	benchmarkLookup(b, func(o *sampler.Order, pos int64) { o.Position(pos) })
 }

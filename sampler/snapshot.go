@@ -26,6 +26,7 @@ type Shard struct {
 type Snapshot struct {
 	shards []Shard
 	starts []int64 // starts[i] is the number of shard i's first sample; one more entry holds the total
+	near   guide
 	id     [sha256.Size]byte
 }
 
@@ -55,6 +56,7 @@ func newSnapshot(shards []Shard) (*Snapshot, error) {
 		total += sh.Samples
 	}
 	s.starts[len(shards)] = total
+	s.near = newGuide(s.starts)
 	s.id = s.sum()
 	return s, nil
 }
@@ -78,8 +80,42 @@ func (s *Snapshot) First(i int) int64 { return s.starts[i] }
 // is outside [0, Samples()).
 func (s *Snapshot) Locate(sample int64) (shard int, index int64) {
 	inRange("sample", sample, s.Samples())
-	shard = lastAtMost(s.starts, 0, len(s.shards), sample)
+	lo, hi := s.near.around(sample)
+	shard = lastAtMost(s.starts, lo, hi, sample)
 	return shard, sample - s.starts[shard]
+}
+
+// A guide narrows the search for a sample's shard to those that meet its stretch of samples. There
+// are at most as many stretches as shards, so on shards of about one size a step or two is left.
+type guide struct {
+	shift  uint    // a stretch is 1<<shift samples
+	shards []int32 // the shard in which a stretch begins; one more entry is the last shard
+}
+
+func newGuide(starts []int64) guide {
+	shards, total := len(starts)-1, starts[len(starts)-1]
+	if total == 0 {
+		return guide{}
+	}
+	var g guide
+	for (total-1)>>g.shift >= int64(shards) {
+		g.shift++
+	}
+	g.shards = make([]int32, (total-1)>>g.shift+2)
+	shard := 0
+	for i := range g.shards {
+		for shard+1 < shards && starts[shard+1] <= int64(i)<<g.shift {
+			shard++
+		}
+		g.shards[i] = int32(shard)
+	}
+	return g
+}
+
+// around is the range of shards that the sample's shard is in.
+func (g *guide) around(sample int64) (lo, hi int) {
+	stretch := sample >> g.shift
+	return int(g.shards[stretch]), int(g.shards[stretch+1]) + 1
 }
 
 // lastAtMost is the last i of [lo, hi) with starts[i] <= x, in a rising list with starts[lo] <= x.

@@ -116,22 +116,28 @@ func TestLastStep(t *testing.T) {
 		want []want // last step, by rank
 	}{
 		{
-			"full", sampler.View{Samples: 24, BatchSize: 4, World: 3},
+			"full",
+			sampler.View{Samples: 24, BatchSize: 4, World: 3},
 			[]want{{12, 4, 0, 24}, {16, 4, 0, 24}, {20, 4, 0, 24}},
 		}, {
-			"shared out", sampler.View{Samples: 20, BatchSize: 4, World: 3},
+			"shared out",
+			sampler.View{Samples: 20, BatchSize: 4, World: 3},
 			[]want{{12, 2, 0, 20}, {14, 3, 0, 20}, {17, 3, 0, 20}},
 		}, {
-			"one each", sampler.View{Samples: 15, BatchSize: 4, World: 3},
+			"one each",
+			sampler.View{Samples: 15, BatchSize: 4, World: 3},
 			[]want{{12, 1, 0, 15}, {13, 1, 0, 15}, {14, 1, 0, 15}},
 		}, {
-			"too few for all ranks", sampler.View{Samples: 14, BatchSize: 4, World: 3},
+			"too few for all ranks",
+			sampler.View{Samples: 14, BatchSize: 4, World: 3},
 			[]want{{12, 1, 0, 14}, {13, 1, 0, 14}, {12, 0, 1, 14}},
 		}, {
-			"dropped", sampler.View{Samples: 23, BatchSize: 4, World: 3, DropLast: true},
+			"dropped",
+			sampler.View{Samples: 23, BatchSize: 4, World: 3, DropLast: true},
 			[]want{{0, 4, 0, 12}, {4, 4, 0, 12}, {8, 4, 0, 12}},
 		}, {
-			"from a checkpoint", sampler.View{Samples: 24, Start: 23, BatchSize: 4, World: 2},
+			"from a checkpoint",
+			sampler.View{Samples: 24, Start: 23, BatchSize: 4, World: 2},
 			[]want{{23, 1, 0, 24}, {23, 0, 1, 24}},
 		},
 	} {
