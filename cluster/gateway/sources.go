@@ -1,0 +1,222 @@
+package gateway
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/shardstream/shardstream/cluster/api"
+)
+
+const (
+	scheme = "ss://"
+	// maxPatterns bounds what braces expand to; globs stand for more at no cost.
+	maxPatterns = 1_000_000
+	globMeta    = `*?[`
+)
+
+// source is one address of a stream after its braces are expanded.
+type source struct {
+	address string // as the user wrote it
+	bucket  string
+	prefix  string // every match begins with it
+	// names are the keys that a brace list without globs stands for, each of which must exist.
+	names map[string]bool
+	order []string
+	globs []string // patterns of path.Match, tried on the whole key
+	tree  bool     // everything below prefix
+}
+
+// parseSource understands ss://bucket/key, ss://bucket/prefix/, braces ({0000..0146}, {a,b}) and globs
+// (*, ?, [a-z]; none crosses a slash).
+func parseSource(address string) (*source, error) {
+	rest, ok := strings.CutPrefix(address, scheme)
+	if !ok {
+		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q is not an address such as ss://bucket/train-*.tar", address)
+	}
+	bucket, pattern, _ := strings.Cut(rest, "/")
+	if bucket == "" || strings.ContainsAny(bucket, globMeta+"{}") {
+		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q names no bucket; patterns are for keys only", address)
+	}
+	s := &source{address: address, bucket: bucket}
+	if pattern == "" || strings.HasSuffix(pattern, "/") && !strings.ContainsAny(pattern, globMeta+"{}") {
+		s.prefix, s.tree = pattern, true
+		return s, nil
+	}
+	patterns, err := expandBraces(pattern, maxPatterns)
+	if err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q: %v", address, err)
+	}
+	s.prefix = literalPrefix(patterns[0])
+	for _, p := range patterns {
+		s.prefix = commonPrefix(s.prefix, literalPrefix(p))
+		if !strings.ContainsAny(p, globMeta) {
+			if s.names == nil {
+				s.names = make(map[string]bool, len(patterns))
+			}
+			s.names[p] = false
+			s.order = append(s.order, p)
+			continue
+		}
+		if _, err := path.Match(p, ""); err != nil {
+			return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q: bad pattern (a bracket is not closed)", address)
+		}
+		s.globs = append(s.globs, p)
+	}
+	return s, nil
+}
+
+// match says whether a key belongs to the source, and notes that a name was found.
+func (s *source) match(key string) bool {
+	if s.tree {
+		return strings.HasPrefix(key, s.prefix)
+	}
+	if _, ok := s.names[key]; ok {
+		s.names[key] = true
+		return true
+	}
+	for _, g := range s.globs {
+		if ok, err := path.Match(g, key); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// missing is a name that was not found.
+func (s *source) missing() (string, bool) {
+	for _, n := range s.order {
+		if !s.names[n] {
+			return n, true
+		}
+	}
+	return "", false
+}
+
+// exact says that the key was written out, not matched by a pattern.
+func (s *source) exact(key string) bool {
+	_, ok := s.names[key]
+	return ok
+}
+
+func literalPrefix(pattern string) string {
+	if i := strings.IndexAny(pattern, globMeta); i >= 0 {
+		return pattern[:i]
+	}
+	return pattern
+}
+
+func commonPrefix(a, b string) string {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return a[:n]
+}
+
+// expandBraces expands the first brace group and recurses on the rest, as a shell does.
+func expandBraces(pattern string, limit int) ([]string, error) {
+	open := strings.IndexByte(pattern, '{')
+	if open < 0 {
+		if strings.IndexByte(pattern, '}') >= 0 {
+			return nil, fmt.Errorf("a } without its {")
+		}
+		return []string{pattern}, nil
+	}
+	end := closingBrace(pattern, open)
+	if end < 0 {
+		return nil, fmt.Errorf("a { is not closed")
+	}
+	choices, err := alternatives(pattern[open+1:end], limit)
+	if err != nil {
+		return nil, err
+	}
+	tails, err := expandBraces(pattern[end+1:], limit)
+	if err != nil {
+		return nil, err
+	}
+	if len(choices) > limit/len(tails) {
+		return nil, fmt.Errorf("the braces stand for more than %d names", limit)
+	}
+	out := make([]string, 0, len(choices)*len(tails))
+	for _, c := range choices {
+		for _, t := range tails {
+			out = append(out, pattern[:open]+c+t)
+		}
+	}
+	return out, nil
+}
+
+func closingBrace(s string, open int) int {
+	depth := 0
+	for i := open; i < len(s); i++ {
+		switch s[i] {
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// alternatives expands what stands between two braces: a number range or a comma list.
+func alternatives(body string, limit int) ([]string, error) {
+	if from, to, ok := strings.Cut(body, ".."); ok && !strings.ContainsAny(body, ",{") {
+		return numberRange(from, to, limit)
+	}
+	var out []string
+	for _, part := range splitTop(body) {
+		expanded, err := expandBraces(part, limit)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, expanded...)
+	}
+	if len(out) < 2 {
+		return nil, fmt.Errorf("{%.40s} is neither a range such as {0000..0146} nor a list such as {a,b}", body)
+	}
+	return out, nil
+}
+
+func numberRange(from, to string, limit int) ([]string, error) {
+	a, errA := strconv.ParseUint(from, 10, 63)
+	b, errB := strconv.ParseUint(to, 10, 63)
+	if errA != nil || errB != nil {
+		return nil, fmt.Errorf("{%.20s..%.20s} is not a range of numbers", from, to)
+	}
+	if b < a {
+		return nil, fmt.Errorf("{%s..%s} runs backwards", from, to)
+	}
+	if b-a >= uint64(limit) {
+		return nil, fmt.Errorf("{%s..%s} stands for more than %d names", from, to, limit)
+	}
+	out := make([]string, 0, b-a+1)
+	for v := a; v <= b; v++ {
+		out = append(out, fmt.Sprintf("%0*d", len(from), v))
+	}
+	return out, nil
+}
+
+// splitTop splits at the commas outside inner braces.
+func splitTop(s string) []string {
+	var out []string
+	depth, start := 0, 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '{':
+			depth++
+		case '}':
+			depth--
+		case ',':
+			if depth == 0 {
+				out = append(out, s[start:i])
+				start = i + 1
+			}
+		}
+	}
+	return append(out, s[start:])
+}

@@ -1,0 +1,75 @@
+package gateway
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestSourcesMatch(t *testing.T) {
+	for name, c := range map[string]struct {
+		address string
+		prefix  string
+		yes, no []string
+	}{
+		"key":           {"ss://b/a/x.tar", "a/x.tar", []string{"a/x.tar"}, []string{"a/x.tar2", "x.tar"}},
+		"bucket":        {"ss://b", "", []string{"x", "a/b"}, nil},
+		"bucket, slash": {"ss://b/", "", []string{"x", "a/b"}, nil},
+		"prefix":        {"ss://b/train/", "train/", []string{"train/1.tar", "train/x/2.tar"}, []string{"val/1.tar"}},
+		"star":          {"ss://b/train-*.tar", "train-", []string{"train-1.tar", "train-.tar"}, []string{"train-1.tgz", "train-a/b.tar"}},
+		"range":         {"ss://b/t-{008..011}.tar", "t-0", []string{"t-008.tar", "t-010.tar", "t-011.tar"}, []string{"t-8.tar", "t-012.tar"}},
+		"list":          {"ss://b/{train,val}/x.tar", "", []string{"train/x.tar", "val/x.tar"}, []string{"test/x.tar"}},
+		"nested":        {"ss://b/{a{1..2},c}.tar", "", []string{"a1.tar", "a2.tar", "c.tar"}, []string{"a3.tar", "a{1..2}.tar"}},
+		"brace, star":   {"ss://b/{a,b}-?.tar", "", []string{"a-1.tar", "b-2.tar"}, []string{"c-1.tar", "a-10.tar"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := parseSource(c.address)
+			require.NoError(t, err)
+			require.Equal(t, "b", s.bucket)
+			require.Equal(t, c.prefix, s.prefix)
+			for _, k := range c.yes {
+				require.True(t, s.match(k), k)
+			}
+			for _, k := range c.no {
+				require.False(t, s.match(k), k)
+			}
+		})
+	}
+}
+
+func TestSourceNamesEachMissingShard(t *testing.T) {
+	s, err := parseSource("ss://b/t-{0..2}.tar")
+	require.NoError(t, err)
+	require.True(t, s.match("t-0.tar"))
+	require.True(t, s.match("t-2.tar"))
+	name, missing := s.missing()
+	require.True(t, missing)
+	require.Equal(t, "t-1.tar", name)
+}
+
+func TestSourcesRefused(t *testing.T) {
+	for _, address := range []string{
+		"", "b/x.tar", "s3://b/x.tar", "ss://", "ss:///x.tar", "ss://b*/x.tar", "ss://b/{a", "ss://b/a}", "ss://b/{a}.tar",
+		"ss://b/{9..1}", "ss://b/{0..99999999}", "ss://b/{0..9999}{0..9999}", "ss://b/x[", "ss://b/{a..b}",
+	} {
+		_, err := parseSource(address)
+		require.Error(t, err, address)
+	}
+}
+
+func FuzzParseSource(f *testing.F) {
+	f.Add("ss://b/t-{0..9}{a,b{c,d}}*.tar")
+	f.Fuzz(func(t *testing.T, address string) {
+		if len(address) > 64 {
+			t.Skip("long ranges only cost time")
+		}
+		s, err := parseSource(address)
+		if err != nil {
+			return
+		}
+		for _, n := range s.order {
+			require.True(t, s.match(n))
+			require.Contains(t, n, s.prefix)
+		}
+	})
+}
