@@ -22,6 +22,10 @@ const (
 	steadyRun    = time.Second
 	firstBackoff = 50 * time.Millisecond
 	maxBackoff   = 5 * time.Second
+
+	// ownBinary is the running program itself, even where its file was replaced by an upgrade: a
+	// cluster runs one version until it is taken down.
+	ownBinary = "/proc/self/exe"
 )
 
 // child is one node's process, started again whenever it dies.
@@ -39,8 +43,7 @@ type child struct {
 func nodeArgs(layout Layout, spec Spec, node NodeSpec, extra []string) []string {
 	args := []string{"node", "run", "--id", node.ID, "--role", node.Role, "--listen", node.Addr()}
 	if node.Role == api.RoleGateway {
-		args = append(args, "--data", layout.data(node.ID),
-			"--etcd-client", loopback(node.EtcdClient), "--etcd-peer", loopback(node.EtcdPeer))
+		args = append(args, "--data", layout.data(node.ID))
 	} else {
 		disks := make([]string, spec.Disks)
 		for i := range disks {
@@ -112,7 +115,8 @@ func (c *child) once(ctx context.Context, output *os.File, grace time.Duration) 
 }
 
 func (c *child) start(output *os.File) (*exec.Cmd, error) {
-	cmd := exec.Command(c.forker.binary, c.args...) //nolint:gosec // our own binary
+	cmd := exec.Command(ownBinary, c.args...) //nolint:gosec // our own binary
+	cmd.Args[0] = "shardstream"
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true,            // Ctrl-C on the terminal reaches the supervisor, who stops nodes in order
@@ -151,7 +155,6 @@ func ending(err error) string {
 // forker starts processes from one thread that lives as long as the supervisor. Linux sends
 // PDEATHSIG when the starting *thread* ends, and Go ends threads as it likes.
 type forker struct {
-	binary   string
 	requests chan forkRequest
 }
 
@@ -160,8 +163,8 @@ type forkRequest struct {
 	err chan error
 }
 
-func newForker(binary string) *forker {
-	f := &forker{binary: binary, requests: make(chan forkRequest)}
+func newForker() *forker {
+	f := &forker{requests: make(chan forkRequest)}
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with close
 		for r := range f.requests {

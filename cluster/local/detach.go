@@ -40,10 +40,6 @@ func Detach(ctx context.Context, dir string, args []string) (Report, error) {
 	if err := layout.make(); err != nil {
 		return Report{}, err
 	}
-	binary, err := os.Executable()
-	if err != nil {
-		return Report{}, err
-	}
 	output, err := os.OpenFile(layout.log(supervisorName), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return Report{}, err
@@ -55,7 +51,8 @@ func Detach(ctx context.Context, dir string, args []string) (Report, error) {
 	}
 	defer reader.Close()
 
-	cmd := exec.Command(binary, args...) //nolint:gosec // our own binary
+	cmd := exec.Command(ownBinary, args...) //nolint:gosec // our own binary
+	cmd.Args[0] = "shardstream"
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.ExtraFiles = []*os.File{writer} // becomes ReportFD
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -32,13 +32,11 @@ type Spec struct {
 	Nodes   []NodeSpec `json:"nodes"` // gateways, then targets
 }
 
-// NodeSpec is one node with its ports. They are kept, so that a restarted node is found where it was.
+// NodeSpec is one node with its port. It is kept, so that a restarted node is found where it was.
 type NodeSpec struct {
-	ID         string `json:"id"`
-	Role       string `json:"role"`
-	Port       int    `json:"port"`
-	EtcdClient int    `json:"etcd_client_port,omitempty"`
-	EtcdPeer   int    `json:"etcd_peer_port,omitempty"`
+	ID   string `json:"id"`
+	Role string `json:"role"`
+	Port int    `json:"port"`
 }
 
 // Addr is the node's address.
@@ -159,10 +157,6 @@ func plan(want Size, port int) (Spec, error) {
 	}
 	for i := range targets {
 		spec.Nodes = append(spec.Nodes, NodeSpec{ID: fmt.Sprintf("target-%d", i+1), Role: api.RoleTarget, Port: ports.pick()})
-	}
-	for i := range gateways {
-		spec.Nodes[i].EtcdClient = ports.pick()
-		spec.Nodes[i].EtcdPeer = ports.pick()
 	}
 	if ports.err != nil {
 		return Spec{}, ports.err

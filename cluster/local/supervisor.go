@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -23,8 +22,6 @@ type Options struct {
 	Dir  string
 	Size Size
 	Port int // of the first gateway; 0: the one it has, or DefaultPort; AnyPort: free ones for a new cluster
-	// Binary is the shardstream program, this process's own by default.
-	Binary string
 	// NodeArgs are added to every node's command line: log format, level.
 	NodeArgs []string
 	Logger   *slog.Logger
@@ -53,13 +50,7 @@ func Up(ctx context.Context, o Options, ready func(Spec)) error {
 	if err := checkPorts(spec); err != nil {
 		return err
 	}
-	binary := o.Binary
-	if binary == "" {
-		if binary, err = os.Executable(); err != nil {
-			return err
-		}
-	}
-	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(binary), nodeArgs: o.NodeArgs}
+	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(), nodeArgs: o.NodeArgs}
 	defer s.forker.close()
 	return s.run(ctx, ready)
 }
@@ -79,24 +70,19 @@ func checkPorts(spec Spec) error {
 
 func takenPort(spec Spec) error {
 	for i, node := range spec.Nodes {
-		for _, port := range []int{node.Port, node.EtcdClient, node.EtcdPeer} {
-			if port == 0 {
-				continue
-			}
-			err := portFree(port)
-			if err == nil {
-				continue
-			}
-			remedy := "stop the program that listens there"
-			if i == 0 && port == node.Port {
-				remedy += ", or choose another --port"
-			}
-			var op *net.OpError
-			if errors.As(err, &op) {
-				err = op.Err
-			}
-			return fmt.Errorf("port %d of %s can't be used (%w): %s", port, node.ID, err, remedy)
+		err := portFree(node.Port)
+		if err == nil {
+			continue
 		}
+		remedy := "stop the program that listens there"
+		if i == 0 {
+			remedy += ", or choose another --port"
+		}
+		var op *net.OpError
+		if errors.As(err, &op) {
+			err = op.Err
+		}
+		return fmt.Errorf("port %d of %s can't be used (%w): %s", node.Port, node.ID, err, remedy)
 	}
 	return nil
 }

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/loader"
+)
+
+// streamFlags are the flags of `stream`.
+type streamFlags struct {
+	config  loader.Config
+	run     loader.Run
+	onError string
+	epochs  uint64
+	limit   int64
+	json    bool
+}
+
+// streamed is what `stream` measured of one epoch.
+type streamed struct {
+	Epoch      uint64  `json:"epoch"`
+	Batches    int64   `json:"batches"`
+	Samples    int64   `json:"samples"`
+	Bytes      int64   `json:"bytes"`
+	Seconds    float64 `json:"seconds"`
+	SamplesPS  float64 `json:"samples_per_s"`
+	BytesPS    float64 `json:"bytes_per_s"`
+	FirstBatch float64 `json:"first_batch_s"`
+	Skipped    int64   `json:"skipped"`
+	Snapshot   string  `json:"snapshot"`
+}
+
+func newStream(a *app) *cobra.Command {
+	f := &streamFlags{}
+	command := &cobra.Command{
+		Use:   "stream ss://BUCKET/PATTERN...",
+		Short: "Read epochs of a data set as a training job would, and print the rate",
+		Example: `  shardstream stream 'ss://digits/train-*.tar' --batch-size 256
+  shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	flags := command.Flags()
+	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")
+	flags.StringVar(&f.config.Shuffle, "shuffle", "global", "order: global, window, shards or none")
+	flags.Uint64Var(&f.config.Seed, "seed", 0, "seed of the order")
+	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply")
+	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
+	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
+	flags.StringVar(&f.onError, "on-error", "raise", "what a bad sample does: raise, skip or warn")
+	flags.IntVar(&f.config.Prefetch, "prefetch", 4, "batches to assemble ahead")
+	flags.DurationVar(&f.config.Timeout, "timeout", time.Minute, "give up after so long without progress")
+	flags.Uint64Var(&f.run.Epoch, "epoch", 0, "first epoch to read")
+	flags.Uint64Var(&f.epochs, "epochs", 1, "number of epochs to read")
+	flags.IntVar(&f.run.World, "world-size", 1, "number of ranks of the job")
+	flags.IntVar(&f.run.Rank, "rank", 0, "which of the ranks to be")
+	flags.Int64Var(&f.limit, "batches", 0, "stop each epoch after so many batches; 0 for all")
+	flags.BoolVar(&f.json, "json", false, "print JSON, for scripts")
+	command.RunE = func(c *cobra.Command, sources []string) error {
+		f.config.Sources, f.config.OnError = sources, loader.Policy(f.onError)
+		f.run.Workers = 1
+		return a.stream(c.Context(), f)
+	}
+	return command
+}
+
+func (a *app) stream(ctx context.Context, f *streamFlags) error {
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	l, err := loader.New(f.config, client)
+	if err != nil {
+		return &usageError{err.Error()}
+	}
+	defer l.Close()
+	var epochs []streamed
+	for range f.epochs {
+		epoch, err := a.streamEpoch(ctx, client, l, f)
+		if err != nil {
+			return err
+		}
+		epochs = append(epochs, epoch)
+		if !f.json {
+			a.printf("epoch %d: %d samples in %d batches, %s in %.2f s: %.0f samples/s, %s, first batch after %.0f ms\n",
+				epoch.Epoch, epoch.Samples, epoch.Batches, size(epoch.Bytes), epoch.Seconds, epoch.SamplesPS,
+				rate(epoch.Bytes, time.Duration(epoch.Seconds*float64(time.Second))), epoch.FirstBatch*1000)
+		}
+		f.run.Epoch++
+	}
+	if f.json {
+		return a.printJSON(map[string][]streamed{"epochs": epochs})
+	}
+	return nil
+}
+
+func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loader, f *streamFlags) (streamed, error) {
+	info, err := client.OpenStream(ctx, api.StreamRequest{
+		Sources: f.config.Sources, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
+		ETL: f.config.ETL, Fields: f.config.Fields, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
+	})
+	if err != nil {
+		return streamed{}, err
+	}
+	total := info.Batches
+	if f.limit > 0 {
+		total = min(total, f.limit)
+	}
+	p := a.progressOf("batches", total, f.json)
+	defer p.close()
+	before, started := l.Stats(), time.Now()
+	if err := l.Start(f.run); err != nil {
+		return streamed{}, err
+	}
+	result := streamed{Epoch: f.run.Epoch}
+	for f.limit == 0 || result.Batches < f.limit {
+		slot, _, err := l.Next(50 * time.Millisecond) // in slices, so that Ctrl-C is heard
+		switch {
+		case ctx.Err() != nil:
+			return result, context.Canceled
+		case errors.Is(err, loader.ErrTimeout):
+			continue
+		case errors.Is(err, loader.ErrEnd):
+			return result.finish(before, l.Stats(), time.Since(started)), nil
+		case err != nil:
+			return result, err
+		}
+		if result.Batches == 0 {
+			result.FirstBatch = time.Since(started).Seconds()
+		}
+		result.Batches++
+		p.add(1)
+		if err := l.Release(slot); err != nil {
+			return result, err
+		}
+	}
+	return result.finish(before, l.Stats(), time.Since(started)), nil
+}
+
+func (s streamed) finish(before, after loader.Stats, took time.Duration) streamed {
+	s.Samples, s.Bytes = after.Samples-before.Samples, after.Bytes-before.Bytes
+	s.Skipped, s.Snapshot = after.Skipped-before.Skipped, after.Snapshot
+	s.Seconds = took.Seconds()
+	s.SamplesPS, s.BytesPS = float64(s.Samples)/took.Seconds(), float64(s.Bytes)/took.Seconds()
+	return s
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/local"
+	"github.com/shardstream/shardstream/cluster/telemetry"
+)
+
+// upFlags are the flags of `up`.
+type upFlags struct {
+	dir    string
+	size   local.Size
+	port   int
+	detach bool
+	report bool // hidden: this process is the supervisor that a detaching `up` started
+	json   bool
+	log    telemetry.Log
+}
+
+func newUp(a *app) *cobra.Command {
+	f := &upFlags{}
+	command := &cobra.Command{
+		Use:   "up",
+		Short: "Start a cluster on this machine",
+		Long: `up starts a cluster on this machine: gateways, targets and a supervisor that
+starts a node again when it dies. It stays in the foreground until Ctrl-C, or
+returns when the cluster is ready with --detach.
+
+Everything lies in one directory: data in DIR/data/NODE/DISK, logs in
+DIR/logs/NODE.log, pids in DIR/run. Data survives ` + "`down`" + `; the next up finds the
+same nodes on the same ports. The number of nodes and disks is chosen once, by
+the first up of a directory.`,
+		Example: `  shardstream up
+  shardstream up --targets 3 --disks 2 --dir /data/cluster --detach
+  shardstream up --dir /tmp/two --port 7170 --detach   # a second cluster`,
+		Args: cobra.NoArgs,
+	}
+	flags := command.Flags()
+	dirFlag(command, &f.dir)
+	flags.IntVar(&f.size.Targets, "targets", 0, "number of targets, the nodes that store (3)")
+	flags.IntVar(&f.size.Gateways, "gateways", 0, "number of gateways (1)")
+	flags.IntVar(&f.size.Disks, "disks", 0, "number of disks of each target (1)")
+	flags.IntVar(&f.port, "port", 0, "port of the first gateway, 0 for any (7070)")
+	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
+	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
+	flags.BoolVar(&f.report, "report", false, "")
+	_ = flags.MarkHidden("report")
+	logFlags(command, &f.log)
+	command.RunE = func(c *cobra.Command, _ []string) error {
+		for name, n := range map[string]int{"targets": f.size.Targets, "gateways": f.size.Gateways, "disks": f.size.Disks} {
+			if c.Flags().Changed(name) && n < 1 {
+				return usagef("--%s must be 1 or more, not %d", name, n)
+			}
+		}
+		if f.port < 0 || f.port > 65535 {
+			return usagef("--port must be 0 to 65535, not %d", f.port)
+		}
+		if f.port == 0 && c.Flags().Changed("port") {
+			f.port = local.AnyPort
+		}
+		if f.detach && !f.report {
+			return a.upDetached(c, f)
+		}
+		return a.upHere(c.Context(), f)
+	}
+	return command
+}
+
+// upHere is the supervisor.
+func (a *app) upHere(ctx context.Context, f *upFlags) error {
+	started := time.Now()
+	log, err := telemetry.NewLogger(a.err, f.log)
+	if err != nil {
+		return usagef("%v", err)
+	}
+	reported := false
+	err = local.Up(ctx, local.Options{
+		Dir: f.dir, Size: f.size, Port: f.port, Logger: log.With(slog.String("node", "supervisor")),
+		NodeArgs: nodeLogArgs(f.log),
+	}, func(spec local.Spec) {
+		if !f.report {
+			a.announce(spec.Endpoint(), f.dir, time.Since(started))
+			a.printf("Ctrl-C stops it; its data stays.\n")
+			return
+		}
+		reported = true
+		report := local.Report{Endpoint: spec.Endpoint(), Dir: f.dir, PID: os.Getpid()}
+		if err := report.Send(); err != nil {
+			log.Error("nobody hears that the cluster is ready", "error", err)
+		}
+	})
+	if f.report && !reported && err != nil {
+		return errors.Join(err, local.Report{Error: err.Error()}.Send())
+	}
+	return err
+}
+
+// upDetached starts a supervisor of its own and waits for its word.
+func (a *app) upDetached(c *cobra.Command, f *upFlags) error {
+	started := time.Now()
+	args := append(os.Args[1:len(os.Args):len(os.Args)], "--report")
+	report, err := local.Detach(c.Context(), f.dir, args)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return a.printJSON(report)
+	}
+	a.announce(report.Endpoint, f.dir, time.Since(started))
+	return nil
+}
+
+func (a *app) announce(endpoint, dir string, took time.Duration) {
+	a.printf("shardstream is ready at %s after %.1f s; its files are in %s\n", endpoint, took.Seconds(), dir)
+	if endpoint != api.DefaultEndpoint {
+		a.printf("export SHARDSTREAM_ENDPOINT=%s\n", endpoint)
+	}
+}
+
+func newDown(a *app) *cobra.Command {
+	var dir string
+	command := &cobra.Command{
+		Use:     "down",
+		Short:   "Stop the cluster on this machine; its data stays",
+		Example: "  shardstream down --dir /data/cluster",
+		Args:    cobra.NoArgs,
+	}
+	dirFlag(command, &dir)
+	command.RunE = func(c *cobra.Command, _ []string) error {
+		err := local.Down(c.Context(), dir)
+		if errors.Is(err, local.ErrNotRunning) {
+			a.printf("%v\n", err) // what was asked for is so
+			return nil
+		}
+		if err == nil {
+			a.printf("the cluster in %s is stopped; its data stays\n", dir)
+		}
+		return err
+	}
+	return command
+}
+
+// dirFlag adds --dir. Without a home directory it has no default, and the command says so.
+func dirFlag(command *cobra.Command, dir *string) {
+	otherwise, err := local.DefaultDir()
+	command.Flags().StringVar(dir, "dir", otherwise, "directory of the cluster")
+	command.PreRunE = func(*cobra.Command, []string) error {
+		if *dir == "" {
+			return usagef("name a directory with --dir (%v)", err)
+		}
+		layout, err := local.NewLayout(*dir)
+		*dir = layout.Dir
+		return err
+	}
+}
+
+func logFlags(command *cobra.Command, log *telemetry.Log) {
+	command.Flags().StringVar(&log.Format, "log-format", "text", "format of logs: text or json")
+	command.Flags().StringVar(&log.Level, "log-level", "info", "level of logs: debug, info, warn or error")
+}
+
+func nodeLogArgs(log telemetry.Log) []string {
+	return []string{"--log-format", log.Format, "--log-level", log.Level}
+}
