@@ -14,6 +14,7 @@ package etl
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -201,6 +202,15 @@ func (d Definition) Validate() error {
 		}
 	}
 	return nil
+}
+
+// validKey says whether a function may give a sample this key: one that can stand in an archive. Empty means
+// that the key is unchanged.
+func validKey(key string) bool {
+	if strings.ContainsRune(key, 0) || strings.HasPrefix(key, "/") {
+		return false
+	}
+	return !slices.Contains(strings.Split(key, "/"), "..")
 }
 
 // clip shortens text that came from outside for a message.

@@ -3,13 +3,24 @@ package etl
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
+)
+
+const (
+	chunkTime    = 20 * time.Millisecond // work that a worker should take at a time
+	chunkSamples = 128
+	chunkBytes   = 1 << 20
+	chunkFirst   = 4 // samples in a chunk while nothing is known of the function's speed
 )
 
 // Options are a pool's surroundings; all have defaults.
 type Options struct {
-	Python       string        // interpreter; else SHARDSTREAM_PYTHON, python3 beside the binary, python3 on PATH
+	Python       string        // interpreter; else as FindPython says
 	Dir          string        // where workers get their temporary directories; the system's by default
 	Logger       *slog.Logger  // worker restarts and the like; not the user's output, which Logs returns
 	StartTimeout time.Duration // for loading the source, imports included; default 60 s
@@ -23,7 +34,7 @@ type Stats struct {
 	Running  int   // processes alive
 	Samples  int64 // transformed, failures included
 	Errors   int64 // samples that failed
-	Restarts int64 // processes replaced after a crash or a timeout
+	Restarts int64 // processes that died and were given up: crashes and timeouts
 	Timeouts int64
 	BytesIn  int64
 	BytesOut int64
@@ -33,19 +44,43 @@ type Stats struct {
 
 // Pool is a set of worker processes that all run one definition. It is safe for concurrent use.
 type Pool struct {
-	def  Definition
-	opts Options
-}
+	spawn *spawner
+	def   Definition
+	size  int
 
-var errNotBuilt = errors.New("not built yet")
+	queue  chan *chunk     // unbuffered: a chunk is handed to a worker that is ready for it
+	demand chan struct{}   // asks for one more process
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	once   sync.Once
+	err    error // of Close
+	slots  sync.WaitGroup
+
+	running  atomic.Int64
+	alive    atomic.Int64 // running or starting
+	estimate atomic.Int64 // nanoseconds of one sample
+	counts   struct {
+		samples, errors, restarts, timeouts, bytesIn, bytesOut, waiting, busy atomic.Int64
+	}
+}
 
 // NewPool checks the definition's form and finds the interpreter; processes start with the first samples.
 func NewPool(def Definition, opts Options) (*Pool, error) {
-	def = def.WithDefaults()
-	if err := def.Validate(); err != nil {
+	spawn, err := newSpawner(def, opts)
+	if err != nil {
 		return nil, err
 	}
-	return &Pool{def: def, opts: opts}, nil
+	p := &Pool{spawn: spawn, def: spawn.def, size: spawn.def.Workers, queue: make(chan *chunk)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	if p.size == 0 {
+		p.size = runtime.GOMAXPROCS(0)
+	}
+	p.demand = make(chan struct{}, p.size)
+	for i := range p.size {
+		s := &slot{pool: p, log: spawn.log.With("worker", i+1)}
+		p.slots.Go(s.run)
+	}
+	return p, nil
 }
 
 // Definition is what the pool runs, defaults filled in.
@@ -53,24 +88,175 @@ func (p *Pool) Definition() Definition { return p.def }
 
 // Transform applies the function to every sample of in; out[i] answers in[i] and must be as long. Samples run
 // in parallel. A sample that fails has its Err set and does not stop the others; the error returned means
-// that the pool can't work at all (ErrClosed, ErrLevel, a source that doesn't load), or that ctx
-// ended. Neither in nor out is touched once Transform has returned. Results own their memory.
-func (p *Pool) Transform(ctx context.Context, in []Sample, out []Result) error { return errNotBuilt }
+// that the pool can't work at all (ErrClosed, ErrLevel, a *UserError of a source that doesn't load), or
+// that ctx ended; out is then incomplete. Neither in nor out is touched once Transform has returned.
+// Results own their memory; the fields of one result share one block of it.
+func (p *Pool) Transform(ctx context.Context, in []Sample, out []Result) error {
+	if p.def.Level != LevelSample {
+		return fmt.Errorf("%w: etl %q works on whole objects, not on samples", ErrLevel, p.def.Name)
+	}
+	if len(in) != len(out) {
+		return fmt.Errorf("etl %q: %d samples, room for %d results", p.def.Name, len(in), len(out))
+	}
+	return p.transform(ctx, requestSample, in, out)
+}
 
 // TransformObject applies an object-level function to one object; name is for messages.
 func (p *Pool) TransformObject(ctx context.Context, name string, data []byte) ([]byte, error) {
-	return nil, errNotBuilt
+	if p.def.Level != LevelObject {
+		return nil, fmt.Errorf("%w: etl %q works on samples, not on whole objects", ErrLevel, p.def.Name)
+	}
+	in := []Sample{{Key: name, Fields: []Field{{Name: "data", Value: BytesValue(data)}}}}
+	out := make([]Result, 1)
+	if err := p.transform(ctx, requestObject, in, out); err != nil {
+		return nil, err
+	}
+	if out[0].Err != nil {
+		return nil, out[0].Err
+	}
+	if len(out[0].Fields) != 1 {
+		return nil, frameError("%d fields for an object", len(out[0].Fields))
+	}
+	return out[0].Fields[0].Value.Data, nil
+}
+
+// transform cuts the samples into chunks, hands them to workers as these become free, and waits for all.
+func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Result) error {
+	p.counts.waiting.Add(int64(len(in)))
+	defer p.counts.waiting.Add(-int64(len(in)))
+	var pending sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	fail := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil && failed == nil {
+			failed = err
+		}
+	}
+	hasFailed := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return failed != nil
+	}
+	for at := 0; at < len(in) && !hasFailed(); {
+		n := p.chunkSize(in[at:], len(in))
+		c := &chunk{ctx: ctx, kind: kind, in: in[at : at+n], out: out[at : at+n]}
+		pending.Add(1)
+		c.finish = func(err error) { fail(err); pending.Done() }
+		if err := p.hand(ctx, c); err != nil {
+			c.finish(err)
+		}
+		at += n
+	}
+	pending.Wait()
+	return failed
+}
+
+// chunkSize says how many of the samples left make a chunk: enough work that the crossing costs little, little
+// enough that all workers have some.
+func (p *Pool) chunkSize(left []Sample, all int) int {
+	n := chunkFirst
+	if estimate := p.estimate.Load(); estimate > 0 {
+		n = min(max(1, int(int64(chunkTime)/estimate)), chunkSamples)
+	}
+	n = min(n, max(1, all/(2*p.size)), len(left))
+	var size int64
+	for i := range n {
+		if size += left[i].Size(); size > chunkBytes {
+			return max(1, i)
+		}
+	}
+	return n
+}
+
+// hand gives a chunk to the next free worker and asks for another process where none is free.
+func (p *Pool) hand(ctx context.Context, c *chunk) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if p.ctx.Err() != nil {
+		return ErrClosed
+	}
+	select {
+	case p.queue <- c:
+		return nil
+	default:
+	}
+	select {
+	case p.demand <- struct{}{}:
+	default: // as many as there are slots have been asked for
+	}
+	select {
+	case p.queue <- c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// observe counts a finished chunk and, where nothing unusual happened, learns how long a sample takes.
+func (p *Pool) observe(c *chunk, took time.Duration, usual bool) {
+	var failures, sent, received int64
+	for i := range c.in {
+		sent += c.in[i].Size()
+		received += c.out[i].Size()
+		if c.out[i].Err != nil {
+			failures++
+		}
+	}
+	n := int64(len(c.in))
+	p.counts.samples.Add(n)
+	p.counts.errors.Add(failures)
+	p.counts.bytesIn.Add(sent)
+	p.counts.bytesOut.Add(received)
+	p.counts.busy.Add(int64(took))
+	if !usual {
+		return
+	}
+	each := max(1, int64(took)/n)
+	if old := p.estimate.Load(); old > 0 {
+		each = (3*old + each) / 4
+	}
+	p.estimate.Store(each)
 }
 
 // Logs is the end of what user code wrote to stdout and stderr.
-func (p *Pool) Logs() string { return "" }
+func (p *Pool) Logs() string { return p.spawn.logs.String() }
 
 // Stats are the pool's counts.
-func (p *Pool) Stats() Stats { return Stats{} }
+func (p *Pool) Stats() Stats {
+	c := &p.counts
+	return Stats{
+		Workers: p.size, Running: int(p.running.Load()),
+		Samples: c.samples.Load(), Errors: c.errors.Load(), Restarts: c.restarts.Load(), Timeouts: c.timeouts.Load(),
+		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Waiting: c.waiting.Load(),
+		Busy: time.Duration(c.busy.Load()),
+	}
+}
 
-// Close ends the pool: running samples are given up, every process and goroutine is joined. Idempotent.
-func (p *Pool) Close() error { return nil }
+// Close ends the pool: running samples are given up with ErrClosed, every process and goroutine is joined. Idempotent.
+func (p *Pool) Close() error {
+	p.once.Do(func() {
+		p.cancel()
+		p.slots.Wait()
+		p.err = p.spawn.cleanup()
+	})
+	return p.err
+}
 
 // Check loads a definition's source in a worker of its own: syntax errors, failing imports, missing
 // requirements and a missing entry come back as *UserError, faults of form as *DefinitionError.
-func Check(ctx context.Context, def Definition, opts Options) error { return errNotBuilt }
+func Check(ctx context.Context, def Definition, opts Options) error {
+	spawn, err := newSpawner(def, opts)
+	if err != nil {
+		return err
+	}
+	p, err := spawn.start(ctx)
+	if err == nil {
+		p.close()
+	}
+	return errors.Join(err, spawn.cleanup())
+}

@@ -1,0 +1,395 @@
+package etl
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// spawner starts the processes of one definition.
+type spawner struct {
+	def    Definition
+	opts   Options
+	python string
+	logs   *logRing
+	log    *slog.Logger
+
+	mu  sync.Mutex
+	dir string // of the worker script and the workers' directories; made with the first process
+}
+
+func newSpawner(def Definition, opts Options) (*spawner, error) {
+	def = def.WithDefaults()
+	if err := def.Validate(); err != nil {
+		return nil, err
+	}
+	if opts.StartTimeout <= 0 {
+		opts.StartTimeout = time.Minute
+	}
+	if opts.MaxSample <= 0 {
+		opts.MaxSample = 1 << 30
+	}
+	if opts.LogBytes <= 0 {
+		opts.LogBytes = 64 << 10
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	python, err := FindPython(context.Background(), opts.Python)
+	if err != nil {
+		return nil, err
+	}
+	return &spawner{def: def, opts: opts, python: python, logs: newLogRing(opts.LogBytes),
+		log: opts.Logger.With("etl", def.Name)}, nil
+}
+
+// home returns the spawner's directory, which holds the worker script.
+func (s *spawner) home() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir != "" {
+		return s.dir, nil
+	}
+	dir, err := os.MkdirTemp(s.opts.Dir, "shardstream-etl-"+s.def.Name+"-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "worker.py"), workerSource, 0o600); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	s.dir = dir
+	return dir, nil
+}
+
+// cleanup removes the directory; every process must have ended.
+func (s *spawner) cleanup() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == "" {
+		return nil
+	}
+	dir := s.dir
+	s.dir = ""
+	return os.RemoveAll(dir)
+}
+
+// process is one running worker. Its owner alone talks to it; kill and the exit may come from elsewhere.
+type process struct {
+	etl    string
+	cmd    *exec.Cmd
+	pid    int
+	cwd    string
+	conn   *net.UnixConn
+	tick   *tickReader
+	frames *frameReader
+	writer frameWriter
+	status []byte // page shared with the worker
+	seq    uint64 // of the last request
+	tail   *logRing
+
+	mu     sync.Mutex
+	reaped bool
+	exited chan struct{} // closed when the process and its group are gone
+	logged chan struct{} // closed when its output has been read
+}
+
+// start runs a process and loads the definition in it. A *UserError means that the definition doesn't load.
+func (s *spawner) start(ctx context.Context) (*process, error) {
+	home, err := s.home()
+	if err != nil {
+		return nil, fmt.Errorf("start a worker of etl %q: %w", s.def.Name, err)
+	}
+	p, err := s.launch(home)
+	if err != nil {
+		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python, err)
+	}
+	if err := s.load(ctx, p); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// launch starts the interpreter.
+func (s *spawner) launch(home string) (_ *process, err error) {
+	p := &process{etl: s.def.Name, tail: newLogRing(4 << 10), exited: make(chan struct{}), logged: make(chan struct{})}
+	var opened []io.Closer // what the child has its own copy of
+	defer func() {
+		for _, c := range opened {
+			_ = c.Close()
+		}
+		if err != nil {
+			p.release()
+		}
+	}()
+	if p.cwd, err = os.MkdirTemp(home, "worker-"); err != nil {
+		return nil, err
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "etl"), os.NewFile(uintptr(fds[1]), "etl-worker")
+	opened = append(opened, ours, theirs)
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, err
+	}
+	p.conn = conn.(*net.UnixConn)
+	_ = p.conn.SetReadBuffer(1 << 20) // as far as the host allows
+	_ = p.conn.SetWriteBuffer(1 << 20)
+	page, err := p.statusPage()
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, page)
+	output, input, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	opened = append(opened, input)
+
+	p.cmd = exec.Command(s.python, "-E", "-B", "-X", "utf8", filepath.Join(home, "worker.py"))
+	p.cmd.Dir = p.cwd
+	p.cmd.Env = workerEnv(p.cwd)
+	p.cmd.Stdout, p.cmd.Stderr = input, input
+	p.cmd.ExtraFiles = []*os.File{theirs, page}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go p.tend(started)
+	if err := <-started; err != nil {
+		_ = output.Close()
+		return nil, err
+	}
+	p.pid = p.cmd.Process.Pid
+	go p.readLog(output, s.logs)
+
+	p.tick = &tickReader{conn: p.conn}
+	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 256<<10), s.opts.MaxSample)
+	p.writer.conn = p.conn
+	return p, nil
+}
+
+// workerEnv is all that a worker sees of the node's environment. Maths libraries get one thread each,
+// as there is a worker for every CPU.
+func workerEnv(tmp string) []string {
+	env := []string{"TMPDIR=" + tmp, "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1"}
+	for _, name := range []string{"PATH", "HOME", "LANG"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// statusPage makes the shared page and maps it here.
+func (p *process) statusPage() (*os.File, error) {
+	fd, err := unix.MemfdCreate("shardstream-etl", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "etl-status")
+	size := os.Getpagesize()
+	if err := f.Truncate(int64(size)); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	p.status, err = unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// inHand is the seq of the sample that the worker is at, 0 between samples.
+func (p *process) inHand() uint64 {
+	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.status[0])))
+}
+
+// tend starts the process and waits for its end. It keeps its thread all the while, since the kernel
+// sends the parent-death signal when the thread that started a child ends, not only the process.
+func (p *process) tend(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := p.cmd.Start(); err != nil {
+		started <- err
+		return
+	}
+	pid := p.cmd.Process.Pid
+	started <- nil
+	// Wait without reaping: the pid, and so its group's name, can't be reused before the group is killed.
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	p.mu.Lock()
+	_ = unix.Kill(-pid, unix.SIGKILL)
+	p.reaped = true
+	p.mu.Unlock()
+	_ = p.cmd.Wait() // the state says how it ended
+	close(p.exited)
+}
+
+// kill ends the worker and all that it has started in its group.
+func (p *process) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		_ = unix.Kill(-p.pid, unix.SIGKILL)
+	}
+}
+
+// readLog copies user output to the logs until the process is gone and the pipe is empty. A
+// process that has escaped from the group may keep the pipe open; it is not waited for.
+func (p *process) readLog(output *os.File, logs *logRing) {
+	defer close(p.logged)
+	defer output.Close()
+	done := make(chan struct{})
+	defer func() { <-done }()
+	go func() {
+		defer close(done)
+		<-p.exited
+		_ = output.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	}()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := output.Read(buf)
+		_, _ = logs.Write(buf[:n])
+		_, _ = p.tail.Write(buf[:n])
+		if err != nil {
+			return
+		}
+	}
+}
+
+// close kills the process, joins all that belongs to it and frees it.
+func (p *process) close() {
+	p.kill()
+	<-p.exited
+	<-p.logged
+	p.release()
+}
+
+func (p *process) release() {
+	if p.conn != nil {
+		_ = p.conn.Close()
+	}
+	if p.status != nil {
+		_ = unix.Munmap(p.status)
+		p.status = nil
+	}
+	if p.cwd != "" {
+		_ = os.RemoveAll(p.cwd)
+	}
+}
+
+// ended waits for the end of a process that has closed its socket, and says how it ended.
+func (p *process) ended() string {
+	select {
+	case <-p.exited:
+	case <-time.After(time.Second): // it has closed the socket and lives on
+		p.kill()
+		<-p.exited
+		return "the worker process closed its connection"
+	}
+	<-p.logged
+	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		name := unix.SignalName(ws.Signal())
+		if ws.Signal() == syscall.SIGKILL {
+			name += "; out of memory?"
+		}
+		return fmt.Sprintf("the worker process was killed by signal %d (%s)", ws.Signal(), name)
+	}
+	return fmt.Sprintf("the worker process ended with exit status %d", p.cmd.ProcessState.ExitCode())
+}
+
+// load sends the definition and waits for the worker's word on it.
+func (s *spawner) load(ctx context.Context, p *process) error {
+	init, err := json.Marshal(map[string]any{
+		"name": s.def.Name, "source": s.def.Source, "entry": s.def.Entry,
+		"requirements": append([]string{}, s.def.Requirements...), "max_sample": s.opts.MaxSample,
+	})
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(s.opts.StartTimeout)
+	p.tick.every = 50 * time.Millisecond
+	p.tick.check = func() error {
+		if time.Now().After(deadline) {
+			return errTimedOut
+		}
+		return ctx.Err()
+	}
+	_ = p.conn.SetWriteDeadline(deadline)
+	err = p.writer.request(requestInit, 0, 0, &Sample{Fields: []Field{{Name: "definition", Value: BytesValue(init)}}})
+	if err == nil {
+		err = p.writer.flush()
+	}
+	_ = p.conn.SetWriteDeadline(time.Time{})
+	var res result
+	if err == nil {
+		res, err = p.frames.next()
+	}
+	fault := &UserError{ETL: s.def.Name}
+	switch {
+	case err == nil && res.kind == resultReady:
+		return nil
+	case err == nil && res.kind == resultBroken:
+		fault.Summary, fault.Traceback = res.summary, res.traceback
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errTimedOut):
+		fault.Summary = fmt.Sprintf("the source did not load within %s", s.opts.StartTimeout)
+	default:
+		fault.Summary = p.ended() + " while it loaded the source"
+		fault.Traceback = strings.TrimSpace(p.tail.String())
+	}
+	return fault
+}
+
+var errTimedOut = errors.New("timed out")
+
+// tickReader reads from a worker and, while nothing comes, asks at intervals whether to go on waiting.
+type tickReader struct {
+	conn  *net.UnixConn
+	every time.Duration
+	check func() error
+	reads uint64 // grows with each arrival
+}
+
+func (t *tickReader) Read(b []byte) (int, error) {
+	for {
+		if err := t.conn.SetReadDeadline(time.Now().Add(t.every)); err != nil {
+			return 0, err
+		}
+		n, err := t.conn.Read(b)
+		if n > 0 {
+			t.reads++
+			return n, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if err := t.check(); err != nil {
+			return 0, err
+		}
+	}
+}

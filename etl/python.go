@@ -1,0 +1,68 @@
+package etl
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+//go:embed worker/worker.py
+var workerSource []byte
+
+// PythonEnv names the environment variable that chooses the interpreter of workers.
+const PythonEnv = "SHARDSTREAM_PYTHON"
+
+// resolved remembers the interpreter behind each path, which takes a process to find out.
+var resolved sync.Map
+
+// FindPython returns the interpreter that workers run under: preferred if not empty, else what
+// SHARDSTREAM_PYTHON names, else python3 beside the running binary (a wheel's environment), else
+// python3 on PATH. It is resolved to the real interpreter, past launchers that depend on the directory or
+// environment they are started in. The error wraps ErrNoPython.
+func FindPython(ctx context.Context, preferred string) (string, error) {
+	path, err := lookPython(preferred)
+	if err != nil {
+		return "", err
+	}
+	if real, ok := resolved.Load(path); ok {
+		return real.(string), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "-I", "-c", "import sys; print(sys.executable)").Output()
+	real := strings.TrimSpace(string(out))
+	if err != nil || real == "" {
+		return "", fmt.Errorf("%w: %s does not run: %w", ErrNoPython, path, err)
+	}
+	resolved.Store(path, real)
+	return real, nil
+}
+
+func lookPython(preferred string) (string, error) {
+	for _, choice := range []string{preferred, os.Getenv(PythonEnv)} {
+		if choice == "" {
+			continue
+		}
+		path, err := exec.LookPath(choice)
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrNoPython, err)
+		}
+		return filepath.Abs(path)
+	}
+	if self, err := os.Executable(); err == nil {
+		if path, err := exec.LookPath(filepath.Join(filepath.Dir(self), "python3")); err == nil {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath("python3")
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNoPython, err)
+	}
+	return filepath.Abs(path)
+}
