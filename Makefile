@@ -44,7 +44,8 @@ demo: install ## Train a small classifier from a local cluster, start to end
 	$(PY) python/examples/digits.py
 
 .PHONY: test
-test: test-go test-python ## All tests: Go with the race detector, then Python
+test: install ## All tests: Go with the race detector, then Python
+	@failed=0; $(MAKE) test-go || failed=1; $(MAKE) test-python || failed=1; exit $$failed
 
 ##### Development
 
