@@ -12,7 +12,7 @@ const (
 	backoffLast  = time.Second
 	// brokenFor is how long a definition that does not load is answered with its error before it is tried again.
 	brokenFor = 2 * time.Second
-	// maxStalls is how often a chunk is tried again after a death that no sample can be blamed for.
+	// maxStalls is how often a sample is tried again after deaths between samples: it may well have caused them.
 	maxStalls = 3
 )
 
@@ -131,10 +131,15 @@ func (s *slot) serve(c *chunk) {
 				return
 			}
 		}
-		rest, l := s.proc.run(c, todo, s.pool.def.Timeout, s.pool.ctx.Done())
+		now, later := todo, []int(nil)
+		if stalls > 0 { // one at a time, to find out which it is
+			now, later = todo[:1], todo[1:]
+		}
+		rest, l := s.proc.run(c, now, s.pool.def.Timeout, s.pool.ctx.Done())
 		if l == nil {
 			s.deaths = 0
-			break
+			todo = later
+			continue
 		}
 		s.retire()
 		if l.err != nil {
@@ -143,17 +148,15 @@ func (s *slot) serve(c *chunk) {
 		}
 		deaths++
 		s.mourn(l)
-		if len(rest) < len(todo) {
-			stalls, s.deaths = 0, 1
+		if len(rest) < len(now) {
+			s.deaths = 1
 		}
 		if l.blame < 0 && len(rest) > 0 {
-			if stalls++; stalls <= maxStalls {
-				todo = rest
-				continue
+			if stalls++; len(now) == 1 && stalls > maxStalls {
+				l.blame, stalls = rest[0], 1
 			}
-			l.blame, stalls = rest[0], 0
 		}
-		todo = s.blame(c, l, rest)
+		todo = append(s.blame(c, l, rest), later...)
 	}
 	took := time.Since(begun)
 	s.pool.observe(c, took, deaths == 0)

@@ -151,7 +151,7 @@ def encode_array(name: str, value: object) -> tuple[int, tuple[int, ...], Buffer
                 f"which needs numpy in {sys.executable}"
             ) from None
         except (TypeError, ValueError, BufferError):
-            view = None  # type: ignore[assignment]
+            view = None
     if view is not None and view.format[:1] in (">", "!"):
         try:
             view = memoryview(exposed.astype(exposed.dtype.newbyteorder("<")))
