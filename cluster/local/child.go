@@ -184,14 +184,16 @@ func (f *forker) start(cmd *exec.Cmd) error {
 func (f *forker) close() { close(f.requests) }
 
 // killStale ends what an earlier supervisor of this directory may have left: processes in its pid
-// files whose command line is that of the node. Any other process that got such a pid is let be.
-func killStale(layout Layout, spec Spec) {
+// files whose command line is that of the node. Any other process that got such a pid is let be. It
+// tells whether that supervisor was killed, and so left pid files.
+func killStale(layout Layout, spec Spec) (found bool) {
 	for _, node := range spec.Nodes {
 		path := layout.pid(node.ID)
 		content, err := os.ReadFile(path)
 		if err != nil {
 			continue
 		}
+		found = true
 		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
 		if err == nil && isNode(pid, layout, node) {
 			if process, err := os.FindProcess(pid); err == nil {
@@ -201,6 +203,7 @@ func killStale(layout Layout, spec Spec) {
 		}
 		_ = os.Remove(path)
 	}
+	return found
 }
 
 // isNode tells whether the process runs this node of this directory.

@@ -46,8 +46,7 @@ func Up(ctx context.Context, o Options, ready func(Spec)) error {
 	if err != nil {
 		return err
 	}
-	killStale(layout, spec)
-	if err := checkPorts(spec); err != nil {
+	if err := checkPorts(spec, killStale(layout, spec)); err != nil {
 		return err
 	}
 	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(), nodeArgs: o.NodeArgs}
@@ -56,12 +55,12 @@ func Up(ctx context.Context, o Options, ready func(Spec)) error {
 }
 
 // checkPorts finds a taken port before nodes are started that would fail one by one. The nodes of a
-// supervisor killed a moment ago may still be about to die, so it asks again for a while.
-func checkPorts(spec Spec) error {
-	deadline := time.Now().Add(time.Second)
+// supervisor killed a moment ago may be about to die still: then it asks again for a while.
+func checkPorts(spec Spec, afterKill bool) error {
+	deadline := time.Now().Add(2 * time.Second)
 	for {
 		err := takenPort(spec)
-		if err == nil || time.Now().After(deadline) {
+		if err == nil || !afterKill || time.Now().After(deadline) {
 			return err
 		}
 		time.Sleep(20 * time.Millisecond)
