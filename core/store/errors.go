@@ -49,7 +49,10 @@ type CorruptError struct {
 	Block              int64  // of the payload; -1 for the trailer
 	Offset             int64  // of the damaged block or section in the file
 	Detail             string // what is damaged
+	cause              error
 }
+
+func (e *CorruptError) Unwrap() error { return e.cause }
 
 func (e *CorruptError) Error() string {
 	what := e.Detail

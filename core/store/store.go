@@ -12,8 +12,18 @@
 package store
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/core/archive"
 )
@@ -92,4 +102,227 @@ type Finding struct {
 type Report struct {
 	Objects                 int64
 	Corrupt, Missing, Stray []Finding
+}
+
+// Store holds objects on the disks of one node. Its methods may be called from any goroutine.
+type Store struct {
+	o      Options
+	log    *slog.Logger
+	disks  []*disk
+	engine *pebble.Cache // memory that the disks' metadata share
+	cache  *cache
+	last   atomic.Uint64 // highest version given out or seen
+	keys   [stripes]stripe
+
+	life   sync.RWMutex // held for reading by each call
+	closed bool
+}
+
+// stripe serialises what changes the objects whose names fall on it.
+type stripe struct {
+	sync.RWMutex
+	last uint64 // highest version that was committed or deleted under it
+}
+
+const stripes = 1024
+
+// Open locks the disks, opens them, and clears away what a crash left behind. It fails as a whole: a
+// store on some of its disks would deny objects that it has.
+func Open(o Options) (*Store, error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	o.CacheBytes = cmp.Or(o.CacheBytes, 128<<20)
+	o.OpenFiles = cmp.Or(o.OpenFiles, 512)
+	if o.FS == nil {
+		o.FS = DirFS
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if len(o.Disks) == 0 {
+		return nil, errors.New("open store: no disks given")
+	}
+	s := &Store{
+		o: o, log: o.Logger, engine: pebble.NewCache(metaCache), cache: newCache(o.OpenFiles, o.CacheBytes),
+	}
+	err := s.openDisks()
+	if err == nil {
+		err = s.reconcile()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+func (s *Store) openDisks() error {
+	seen := map[string]bool{}
+	for _, d := range s.o.Disks {
+		if seen[d.ID] || seen[d.Path] {
+			return fmt.Errorf("disk %s at %s is given twice", d.ID, d.Path)
+		}
+		seen[d.ID], seen[d.Path] = true, true
+	}
+	disks := make([]*disk, len(s.o.Disks))
+	var g errgroup.Group
+	for i, d := range s.o.Disks {
+		g.Go(func() (err error) {
+			disks[i], err = openDisk(d, s.o, s.engine)
+			return err
+		})
+	}
+	err := g.Wait()
+	for _, k := range disks {
+		if k != nil {
+			s.disks = append(s.disks, k)
+		}
+	}
+	return err
+}
+
+// Close waits for calls in progress and gives the disks back. Objects that are open stay readable
+// until they are closed.
+func (s *Store) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.cache.close()
+	var errs []error
+	for _, k := range s.disks {
+		errs = append(errs, k.close())
+	}
+	s.engine.Unref()
+	return errors.Join(errs...)
+}
+
+// enter begins a call; leave ends it.
+func (s *Store) enter() error {
+	s.life.RLock()
+	if s.closed {
+		s.life.RUnlock()
+		return ErrClosed
+	}
+	return nil
+}
+
+func (s *Store) leave() { s.life.RUnlock() }
+
+// Stat describes an object.
+func (s *Store) Stat(bucket, name string) (Info, error) {
+	c, err := s.stat(bucket, name)
+	if err != nil {
+		return Info{}, err
+	}
+	return c.info, nil
+}
+
+// Locate describes an object and names its data file, which is gone once the object is overwritten.
+func (s *Store) Locate(bucket, name string) (Info, []string, error) {
+	c, err := s.stat(bucket, name)
+	if err != nil {
+		return Info{}, nil, err
+	}
+	return c.info, []string{c.disk.path(c.file)}, nil
+}
+
+func (s *Store) stat(bucket, name string) (*copyOf, error) {
+	if err := checkNames(bucket, name); err != nil {
+		return nil, err
+	}
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	k := s.stripe(bucket, name)
+	k.RLock() // a commit that is not yet on disk must not be seen
+	defer k.RUnlock()
+	return s.newest(bucket, name)
+}
+
+// Disks says how the disks are.
+func (s *Store) Disks() []DiskUsage {
+	if s.enter() != nil {
+		return nil
+	}
+	defer s.leave()
+	var out []DiskUsage
+	for _, k := range s.disks {
+		u := DiskUsage{ID: k.ID, Path: k.Path, State: "ok"}
+		var err error
+		if u.Used, _, u.Capacity, err = k.fs.Usage(); err != nil || k.failed.Load() {
+			u.State = "failed"
+		}
+		out = append(out, u)
+	}
+	return out
+}
+
+func (s *Store) stripe(bucket, name string) *stripe {
+	return &s.keys[(xxh3.HashString(bucket)*31+xxh3.HashString(name))%stripes]
+}
+
+// nextVersion gives a version above all that this store has seen, near the time of day, so that
+// versions rise across restarts and across nodes whose clocks are sane.
+func (s *Store) nextVersion() uint64 {
+	for {
+		last := s.last.Load()
+		next := max(uint64(s.o.Now().UnixNano()), last+1) //nolint:gosec // after 1970
+		if s.last.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// copyOf is a copy of an object: a record on a disk.
+type copyOf struct {
+	*record
+	disk *disk
+}
+
+// copies finds all copies of an object, newest first. There is one, but for the moment in which a Put
+// moves the object to another disk, or after a crash then. Where a disk has failed and no other has the
+// object, that is an error: it may be there.
+func (s *Store) copies(bucket, name string) ([]copyOf, error) {
+	key := metaKey(bucket, name)
+	var out []copyOf
+	var failed error
+	for _, k := range s.disks {
+		r, err := k.record(key)
+		switch {
+		case errors.Is(err, ErrDiskFailed):
+			failed = err
+		case err != nil:
+			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, err)
+		case r != nil:
+			out = append(out, copyOf{record: r, disk: k})
+		}
+	}
+	if len(out) == 0 && failed != nil {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, failed)
+	}
+	sortCopies(out)
+	return out, nil
+}
+
+func (s *Store) newest(bucket, name string) (*copyOf, error) {
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(copies) == 0 {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
+	}
+	return &copies[0], nil
+}
+
+// cancelled is the context's cause, with what it stopped.
+func cancelled(ctx context.Context, what string) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 }

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/shardstream/shardstream/core/archive"
+)
+
+// Fsck reads and verifies everything and changes nothing. It may run beside other calls: what they change
+// meanwhile is not a fault. Its error says that it could not do its work, not that it found something.
+func (s *Store) Fsck(ctx context.Context) (Report, error) {
+	if err := s.enter(); err != nil {
+		return Report{}, err
+	}
+	defer s.leave()
+	c := checker{s: s, used: map[*disk]map[fileID]struct{}{}}
+	for _, k := range s.disks {
+		c.used[k] = map[fileID]struct{}{}
+	}
+	lower, upper := allObjects()
+	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+		if err := cancelled(ctx, "fsck"); err != nil {
+			return err
+		}
+		return c.object(ctx, key, copies)
+	})
+	for _, k := range s.disks {
+		if err == nil {
+			err = c.strays(k)
+		}
+	}
+	if err != nil {
+		return Report{}, fmt.Errorf("fsck: %w", err)
+	}
+	return c.report, nil
+}
+
+type checker struct {
+	s      *Store
+	report Report
+	used   map[*disk]map[fileID]struct{} // files that records name
+}
+
+func (c *checker) object(ctx context.Context, key []byte, copies []found) error {
+	for i, one := range copies {
+		if one.err != nil {
+			c.report.Corrupt = append(c.report.Corrupt, Finding{
+				Disk: one.disk.ID, Block: -1, Detail: fmt.Sprintf("metadata of key %q: %v", key, one.err),
+			})
+			continue
+		}
+		c.used[one.disk][one.file] = struct{}{}
+		if i > 0 {
+			if c.current(one.copyOf) {
+				c.report.Stray = append(c.report.Stray, finding(one.copyOf, "older copy of an object that another disk has"))
+			}
+			continue
+		}
+		c.report.Objects++
+		err := verify(ctx, one.copyOf)
+		if err == nil || !c.current(one.copyOf) {
+			continue
+		}
+		if cause := cancelled(ctx, "fsck"); cause != nil {
+			return cause
+		}
+		c.add(one.copyOf, err)
+	}
+	return nil
+}
+
+// current says whether a copy is still what its metadata say, and not overwritten or deleted since.
+func (c *checker) current(one copyOf) bool {
+	k := c.s.stripe(one.info.Bucket, one.info.Name)
+	k.RLock()
+	defer k.RUnlock()
+	r, err := one.disk.record(metaKey(one.info.Bucket, one.info.Name))
+	return err != nil || r != nil && r.file == one.file
+}
+
+func (c *checker) add(one copyOf, err error) {
+	f := finding(one, err.Error())
+	var bad *CorruptError
+	if errors.As(err, &bad) {
+		f.Block, f.Detail = bad.Block, bad.Detail
+	}
+	if errors.Is(err, errMissing) {
+		c.report.Missing = append(c.report.Missing, f)
+	} else {
+		c.report.Corrupt = append(c.report.Corrupt, f)
+	}
+}
+
+func finding(one copyOf, detail string) Finding {
+	return Finding{
+		Disk: one.disk.ID, Bucket: one.info.Bucket, Name: one.info.Name,
+		File: one.disk.path(one.file), Block: -1, Detail: detail,
+	}
+}
+
+// verify reads a copy whole: all parts of the file, and that they agree with each other and with the metadata.
+func verify(ctx context.Context, one copyOf) error {
+	h, err := openHandle(&one)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = h.release() }()
+	header, err := h.footer.readHeader(h.file)
+	if err != nil {
+		return h.explain(err)
+	}
+	header.Disk = one.info.Disk
+	if header.ETag() != one.info.ETag() || header.Bucket != one.info.Bucket || header.Name != one.info.Name {
+		return h.explain(damaged(h.footer.headerAt(), "its header names %s/%s version %d", header.Bucket, header.Name, header.Version))
+	}
+	b, err := h.footer.readIndex(h.file)
+	if err == nil && h.info.Archive != archive.None {
+		if _, bad := archive.UnmarshalIndex(b); bad != nil {
+			err = damaged(h.footer.indexAt(), "its member index: %v", bad)
+		}
+	}
+	if err != nil {
+		return h.explain(err)
+	}
+	buf, _ := spans.Get().(*[spanSize]byte)
+	defer spans.Put(buf)
+	r := spanReader{h: h, buf: buf, end: h.info.Size}
+	whole := xxh3.New()
+	for {
+		if err := cancelled(ctx, "fsck"); err != nil {
+			return err
+		}
+		ok, err := r.next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		_, _ = whole.Write(r.verified)
+	}
+	if whole.Sum64() != h.info.XXH3 {
+		return h.explain(damaged(0, "the payload does not match the object's checksum"))
+	}
+	return nil
+}
+
+// strays finds files that no record names.
+func (c *checker) strays(k *disk) error {
+	return k.eachFile(func(path string, id fileID, ok bool) error {
+		if _, used := c.used[k][id]; used && ok && path == id.path() {
+			return nil
+		}
+		detail := "not a name that the store gives"
+		var f Finding
+		if ok {
+			if k.isBusy(id) {
+				return nil
+			}
+			detail = "no metadata name it"
+			r, err := k.readRecord(id)
+			switch {
+			case path != id.path():
+				detail = "left by a write that did not finish"
+			case errors.Is(err, fs.ErrNotExist): // deleted since the directory was read
+				return nil
+			case err == nil && c.current(copyOf{r, k}): // put since the metadata were read
+				return nil
+			case err == nil:
+				f.Bucket, f.Name = r.info.Bucket, r.info.Name
+			}
+		}
+		f.Disk, f.File, f.Block, f.Detail = k.ID, filepath.Join(k.Path, filepath.FromSlash(path)), -1, detail
+		c.report.Stray = append(c.report.Stray, f)
+		return nil
+	})
+}

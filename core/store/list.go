@@ -1,0 +1,60 @@
+package store
+
+import (
+	"fmt"
+)
+
+// defaultPage is the number of objects in a page where the caller names none.
+const defaultPage = 1000
+
+// List gives the bucket's objects whose names begin with prefix and come after startAfter, sorted by
+// name, at most limit of them (0: 1000); more says whether others follow. A page is complete or an error.
+func (s *Store) List(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
+	if err := CheckBucket(bucket); err != nil {
+		return nil, false, err
+	}
+	if len(prefix) > maxObjectName {
+		return nil, false, &NameError{Kind: "prefix", Name: prefix, Rule: "it is longer than 1024 bytes"}
+	}
+	if err := s.enter(); err != nil {
+		return nil, false, err
+	}
+	defer s.leave()
+	return s.list(bucket, prefix, startAfter, limit)
+}
+
+func (s *Store) list(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
+	if limit <= 0 {
+		limit = defaultPage
+	}
+	lower := metaKey(bucket, prefix)
+	upper := after(lower)
+	if startAfter != "" && startAfter >= prefix {
+		lower = append(metaKey(bucket, startAfter), 0)
+	}
+	if string(lower) >= string(upper) {
+		return nil, false, nil
+	}
+	err = s.scan(lower, upper, func(key []byte, copies []found) error {
+		c := copies[0]
+		if c.err != nil {
+			return fmt.Errorf("disk %s: key %q: %w", c.disk.ID, key, c.err)
+		}
+		if len(infos) == limit {
+			more = true
+			return errStop
+		}
+		infos = append(infos, c.info)
+		return nil
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("list bucket %s: %w", bucket, err)
+	}
+	return infos, more, nil
+}
+
+// Empty says whether the bucket has no objects here.
+func (s *Store) Empty(bucket string) (bool, error) {
+	infos, _, err := s.List(bucket, "", "", 1)
+	return len(infos) == 0 && err == nil, err
+}

@@ -1,0 +1,331 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"maps"
+	"os"
+	"sync"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/shardstream/shardstream/core/archive"
+)
+
+// Put stores the body as a new version of the object. When it returns without an error, the object is on disk
+// and is what the next reader sees; otherwise nothing has changed and nothing is left behind. It reads
+// body to its end, in pieces, and keeps none of it.
+func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o PutOptions) (Info, error) {
+	if err := checkNames(bucket, name); err != nil {
+		return Info{}, err
+	}
+	if o.Size < -1 {
+		return Info{}, fmt.Errorf("object %s/%s: size %d", bucket, name, o.Size)
+	}
+	if o.Archive != archive.None && o.Archive != archive.Tar {
+		return Info{}, fmt.Errorf("object %s/%s: archives of format %q can't be indexed", bucket, name, o.Archive)
+	}
+	if err := s.enter(); err != nil {
+		return Info{}, err
+	}
+	defer s.leave()
+	if err := s.precheck(bucket, name, o.Condition); err != nil {
+		return Info{}, err
+	}
+	k, err := s.choose(bucket, name, o.Size)
+	if err != nil {
+		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, err)
+	}
+	w := newWriter(k, Info{
+		Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
+	})
+	defer k.done(w.id)
+	err = w.write(ctx, body, o, s)
+	if err == nil {
+		err = s.commit(w, o.Condition)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, errors.Join(k.full(err), w.discard()))
+	}
+	return w.info, nil
+}
+
+// precheck spares a body that the commit would refuse anyway.
+func (s *Store) precheck(bucket, name string, c Condition) error {
+	if c == (Condition{}) {
+		return nil
+	}
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return err
+	}
+	return check(c, bucket, name, copies)
+}
+
+func check(c Condition, bucket, name string, copies []copyOf) error {
+	var present *record
+	if len(copies) > 0 {
+		present = copies[0].record
+	}
+	if !c.holds(present) {
+		return fmt.Errorf("object %s/%s: %w", bucket, name, ErrPrecondition)
+	}
+	return nil
+}
+
+// writer writes one data file.
+type writer struct {
+	disk *disk
+	id   fileID
+	path string // where the file is now; "" where there is none
+	file File
+	info Info
+
+	whole   *xxh3.Hasher
+	crc     uint32
+	sums    []byte // block checksums as they are stored
+	index   []byte
+	indexer *archive.Indexer
+	seal    uint64
+}
+
+func newWriter(k *disk, info Info) *writer {
+	return &writer{disk: k, id: k.newFileID(), info: info, whole: xxh3.New(), indexer: archive.NewIndexer(info.Archive)}
+}
+
+// chunkSize is how much of a body is hashed and written at once: small enough for the processor's cache,
+// a multiple of the block size.
+const chunkSize = 512 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// flushEvery is how much is written before the disk is asked to begin with it.
+const flushEvery = 8 << 20
+
+// write takes the body into a temporary file, checks it against what was promised, and syncs it.
+func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions, s *Store) error {
+	f, err := w.disk.fs.OpenFile(w.id.tmp(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	w.file, w.path = f, w.id.tmp()
+	if err := w.payload(ctx, body, o.Size); err != nil {
+		return err
+	}
+	if err := w.checkPromises(o); err != nil {
+		return err
+	}
+	if w.info.Archive != archive.None {
+		x, err := w.indexer.Finish()
+		if err != nil {
+			return err
+		}
+		w.info.Members, w.info.Samples, w.info.MaxSample = int64(x.NumMembers()), int64(x.NumSamples()), x.MaxSample()
+		if w.index, err = x.MarshalBinary(); err != nil {
+			return err
+		}
+	}
+	return w.finish(s)
+}
+
+func (w *writer) payload(ctx context.Context, body io.Reader, size int64) error {
+	buf, _ := chunks.Get().(*[chunkSize]byte)
+	defer chunks.Put(buf)
+	var flushed int64
+	for last := false; !last; {
+		if err := cancelled(ctx, "body abandoned"); err != nil {
+			return err
+		}
+		n, err := readChunk(body, buf[:])
+		if last = errors.Is(err, io.EOF); err != nil && !last {
+			return w.bodyError(err, size, n)
+		}
+		if err := w.chunk(buf[:n]); err != nil {
+			return err
+		}
+		if size >= 0 && (w.info.Size > size || last && w.info.Size < size) {
+			return w.shortBody(size, min(w.info.Size, size+1))
+		}
+		if w.info.Size-flushed >= flushEvery {
+			w.file.StartWrite(flushed, w.info.Size-flushed)
+			flushed = w.info.Size
+		}
+	}
+	return nil
+}
+
+// readChunk fills p; io.EOF comes with the last bytes. Unlike io.ReadFull it can't take a body that was cut
+// off, for which net/http answers io.ErrUnexpectedEOF, for one that ended.
+func readChunk(r io.Reader, p []byte) (n int, err error) {
+	for idle := 0; n < len(p) && err == nil; idle++ {
+		var m int
+		m, err = r.Read(p[n:])
+		if n += m; m > 0 {
+			idle = 0
+		} else if idle > 100 {
+			return n, io.ErrNoProgress
+		}
+	}
+	return n, err
+}
+
+func (w *writer) bodyError(err error, size int64, n int) error {
+	if size >= 0 && errors.Is(err, io.ErrUnexpectedEOF) {
+		return w.shortBody(size, w.info.Size+int64(n))
+	}
+	return fmt.Errorf("body could not be read after %d bytes: %w", w.info.Size+int64(n), err)
+}
+
+func (w *writer) shortBody(want, got int64) error {
+	return &ShortBodyError{Bucket: w.info.Bucket, Name: w.info.Name, Want: want, Got: got}
+}
+
+// chunk hashes and writes some of the payload: whole blocks, but for the last chunk.
+func (w *writer) chunk(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if err := w.disk.room(int64(len(p))); err != nil {
+		return err
+	}
+	for rest := p; len(rest) > 0; {
+		n := min(len(rest), BlockSize)
+		w.sums = binary.LittleEndian.AppendUint64(w.sums, xxh3.Hash(rest[:n]))
+		rest = rest[n:]
+	}
+	_, _ = w.whole.Write(p)
+	w.crc = crc32.Update(w.crc, crc32.IEEETable, p)
+	if _, err := w.indexer.Write(p); err != nil {
+		return err
+	}
+	n, err := w.file.WriteAt(p, w.info.Size)
+	w.info.Size += int64(n)
+	return err
+}
+
+func (w *writer) checkPromises(o PutOptions) error {
+	w.info.XXH3, w.info.CRC32 = w.whole.Sum64(), w.crc
+	bad := func(algorithm string, want, got uint64) error {
+		return &ChecksumError{Bucket: w.info.Bucket, Name: w.info.Name, Algorithm: algorithm, Want: want, Got: got}
+	}
+	if o.XXH3 != nil && *o.XXH3 != w.info.XXH3 {
+		return bad("xxh3", *o.XXH3, w.info.XXH3)
+	}
+	if o.CRC32 != nil && *o.CRC32 != w.info.CRC32 {
+		return bad("crc32", uint64(*o.CRC32), uint64(w.info.CRC32))
+	}
+	return nil
+}
+
+// finish gives the file a version and its trailer and syncs it. It may be called again for a newer version.
+func (w *writer) finish(s *Store) error {
+	w.info.Version, w.info.Created = s.nextVersion(), s.o.Now().UTC().Round(0)
+	ft := footer{size: w.info.Size, version: w.info.Version}
+	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
+	w.seal = ft.seal
+	if err := w.disk.room(int64(len(trailer))); err != nil {
+		return err
+	}
+	if _, err := w.file.WriteAt(trailer, w.info.Size); err != nil {
+		return err
+	}
+	if err := w.file.Truncate(w.info.Size + int64(len(trailer))); err != nil {
+		return err
+	}
+	return w.file.Sync()
+}
+
+// discard removes what was written, unless it was committed.
+func (w *writer) discard() error {
+	var errs []error
+	if w.file != nil {
+		errs = append(errs, w.file.Close())
+		w.file = nil
+	}
+	if w.path != "" {
+		errs = append(errs, w.disk.fs.Remove(w.path))
+		w.path = ""
+	}
+	return errors.Join(errs...)
+}
+
+// commit makes the file the object's newest version.
+func (s *Store) commit(w *writer, c Condition) error {
+	i := &w.info
+	k := s.stripe(i.Bucket, i.Name)
+	k.Lock()
+	old, err := s.commitLocked(w, c, k)
+	k.Unlock()
+	s.unlink(old)
+	return err
+}
+
+// commitLocked returns the copies whose files are to be removed.
+func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error) {
+	i := &w.info
+	copies, err := s.copies(i.Bucket, i.Name)
+	if err != nil && (!errors.Is(err, ErrDiskFailed) || c != Condition{}) {
+		return nil, err // a failed disk may hold an older copy; without a condition that does not matter
+	}
+	if err := check(c, i.Bucket, i.Name, copies); err != nil {
+		return nil, err
+	}
+	if i.Version <= k.last || len(copies) > 0 && i.Version <= copies[0].info.Version {
+		if err := w.finish(s); err != nil { // another Put was faster: this one comes after it
+			return nil, err
+		}
+	}
+	f := w.file
+	w.file = nil
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	if err := w.disk.fs.Rename(w.path, w.id.path()); err != nil {
+		return nil, err
+	}
+	w.path = w.id.path()
+	if err := w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3]); err != nil {
+		return nil, err
+	}
+	for _, old := range copies {
+		old.disk.begin(old.file)
+	}
+	s.cache.drop(objectKey{i.Bucket, i.Name}) // before the commit: no reader may see new, then old
+	key := metaKey(i.Bucket, i.Name)
+	if err := w.disk.setRecord(key, &record{file: w.id, seal: w.seal, info: *i}); err != nil {
+		if errors.Is(err, ErrDiskFailed) {
+			w.path = "" // the log may have it or not: the next Open decides, and sweeps the file if not
+		}
+		for _, old := range copies {
+			old.disk.done(old.file)
+		}
+		return nil, err
+	}
+	w.path, k.last = "", i.Version
+	for n := len(copies) - 1; n >= 0; n-- {
+		old := copies[n]
+		if old.disk == w.disk {
+			continue // its record was replaced
+		}
+		if err := old.disk.dropRecords(key); err != nil { // a lower version: never read again
+			s.log.Warn("older copy stays until the next start", "object", i.Bucket+"/"+i.Name, "disk", old.disk.ID, "error", err)
+			old.disk.done(old.file)
+			copies = append(copies[:n:n], copies[n+1:]...)
+		}
+	}
+	return copies, nil
+}
+
+// unlink removes data files that no record names any more. Readers that have them open keep them.
+func (s *Store) unlink(old []copyOf) {
+	for _, c := range old {
+		if err := c.disk.fs.Remove(c.file.path()); err != nil {
+			s.log.Warn("data file could not be removed; the next start will", "disk", c.disk.ID, "file", c.file.path(), "error", err)
+		}
+		c.disk.done(c.file)
+	}
+}

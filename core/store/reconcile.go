@@ -1,0 +1,129 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// reconcile brings files and metadata together at the start: it rebuilds metadata that are gone, drops older
+// copies of objects, learns the highest version, and removes what a crash left behind.
+func (s *Store) reconcile() error {
+	for _, k := range s.disks {
+		if err := k.rebuild(s); err != nil {
+			return fmt.Errorf("disk %s: rebuild metadata: %w", k.ID, err)
+		}
+	}
+	used := map[*disk]map[fileID]struct{}{}
+	unsure := map[*disk]bool{} // a record of it can't be read: its file is not debris
+	for _, k := range s.disks {
+		used[k] = map[fileID]struct{}{}
+	}
+	lower, upper := allObjects()
+	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+		for i, c := range copies {
+			switch {
+			case c.err != nil:
+				unsure[c.disk] = true
+				s.log.Error("metadata record can't be read", "disk", c.disk.ID, "key", string(key), "error", c.err)
+			case i > 0: // left by a crash while the object moved between disks
+				if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
+					return err
+				}
+			default:
+				used[c.disk][c.file] = struct{}{}
+				s.last.Store(max(s.last.Load(), c.info.Version))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range s.disks {
+		if unsure[k] {
+			continue
+		}
+		if err := k.sweep(used[k], s); err != nil {
+			return fmt.Errorf("disk %s: clear debris: %w", k.ID, err)
+		}
+	}
+	return nil
+}
+
+// sweep removes temporary files and data files that no record names: writes that were never acknowledged, and old
+// versions that were not yet unlinked.
+func (k *disk) sweep(used map[fileID]struct{}, s *Store) error {
+	removed := 0
+	err := k.eachFile(func(path string, id fileID, ok bool) error {
+		_, inUse := used[id]
+		tmp := strings.HasPrefix(path, tmpDir+"/")
+		if !tmp && (!ok || inUse) {
+			return nil
+		}
+		removed++
+		return k.fs.Remove(path)
+	})
+	if removed > 0 {
+		s.log.Info("removed what unfinished writes had left", "disk", k.ID, "files", removed)
+	}
+	return err
+}
+
+// rebuild makes the metadata anew from the data files, where they are not known to cover them. Files that can't be
+// read stay, and are reported by Fsck.
+func (k *disk) rebuild(s *Store) error {
+	ready, err := k.meta.ready()
+	if err != nil || ready {
+		return err
+	}
+	objects := 0
+	err = k.eachFile(func(path string, id fileID, ok bool) error {
+		if !ok || path != id.path() {
+			return nil
+		}
+		r, err := k.readRecord(id)
+		if err != nil {
+			s.log.Error("data file can't be read and is kept", "disk", k.ID, "file", path, "error", err)
+			return k.fs.Rename(path, path+".damaged")
+		}
+		key := metaKey(r.info.Bucket, r.info.Name)
+		old, err := k.record(key)
+		if err != nil {
+			return err
+		}
+		if old == nil || old.info.Version < r.info.Version {
+			objects++
+			return k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if objects > 0 {
+		s.log.Warn("metadata was missing and has been rebuilt from the data files", "disk", k.ID, "objects", objects)
+	}
+	return k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+}
+
+// readRecord makes the record of a data file from the file.
+func (k *disk) readRecord(id fileID) (*record, error) {
+	f, err := k.fs.OpenFile(id.path(), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	ft, err := readFooter(f)
+	if err != nil {
+		return nil, err
+	}
+	info, err := ft.readHeader(f)
+	if err != nil {
+		return nil, err
+	}
+	info.Disk = k.ID
+	return &record{file: id, seal: ft.seal, info: info}, nil
+}

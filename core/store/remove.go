@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Delete removes an object. When it returns without an error, it is gone for good; readers that have it open
+// keep it.
+func (s *Store) Delete(ctx context.Context, bucket, name string, c Condition) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if err := cancelled(ctx, "delete"); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
+		if err := check(c, bucket, name, copies); err != nil {
+			return nil, err
+		}
+		if len(copies) == 0 {
+			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
+		}
+		return copies, nil
+	})
+}
+
+// DropOlder removes copies of the object whose version is lower than the given one, as a node does that
+// knows of a newer copy elsewhere. It is no error if there are none.
+func (s *Store) DropOlder(ctx context.Context, bucket, name string, version uint64) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if err := cancelled(ctx, "drop older copies"); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
+		for len(copies) > 0 && copies[0].info.Version >= version {
+			copies = copies[1:]
+		}
+		return copies, nil
+	})
+}
+
+// remove removes those copies of an object that pick picks, oldest first: a crash in between must not
+// bring an older one back to light.
+func (s *Store) remove(bucket, name string, pick func([]copyOf) ([]copyOf, error)) error {
+	k := s.stripe(bucket, name)
+	k.Lock()
+	gone, err := s.removeLocked(bucket, name, k, pick)
+	k.Unlock()
+	s.unlink(gone)
+	return err
+}
+
+func (s *Store) removeLocked(bucket, name string, k *stripe, pick func([]copyOf) ([]copyOf, error)) ([]copyOf, error) {
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return nil, err
+	}
+	if copies, err = pick(copies); err != nil || len(copies) == 0 {
+		return nil, err
+	}
+	s.cache.drop(objectKey{bucket, name})
+	key := metaKey(bucket, name)
+	for i := len(copies) - 1; i >= 0; i-- {
+		c := copies[i]
+		c.disk.begin(c.file)
+		if err := c.disk.dropRecords(key); err != nil {
+			c.disk.done(c.file)
+			return copies[i+1:], fmt.Errorf("delete %s/%s: %w", bucket, name, err)
+		}
+	}
+	k.last = max(k.last, s.nextVersion())
+	return copies, nil
+}
+
+// DropBucket removes all objects of the bucket. Those that are put meanwhile may stay. Stopped early, it has
+// removed some of them.
+func (s *Store) DropBucket(ctx context.Context, bucket string) error {
+	if err := CheckBucket(bucket); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	all := func(copies []copyOf) ([]copyOf, error) { return copies, nil }
+	for last, more := "", true; more; {
+		var infos []Info
+		var err error
+		if infos, more, err = s.list(bucket, "", last, defaultPage); err != nil {
+			return err
+		}
+		for _, i := range infos {
+			if err := cancelled(ctx, "drop bucket "+bucket); err != nil {
+				return err
+			}
+			if err := s.remove(bucket, i.Name, all); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+			last = i.Name
+		}
+	}
+	return nil
+}

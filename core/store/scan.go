@@ -1,0 +1,114 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// errStop ends a scan early, without an error.
+var errStop = errors.New("stop")
+
+// found is what a scan finds under one key on one disk. err: its record can't be read.
+type found struct {
+	copyOf
+	err error
+}
+
+// scan visits the metadata of all disks in the order of keys, from lower up to upper: at each key all
+// copies, newest first, unreadable ones last. What it passes to visit is valid during the call.
+func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found) error) (err error) {
+	type cursor struct {
+		disk *disk
+		it   *pebble.Iterator
+	}
+	var cursors []cursor
+	defer func() {
+		for _, c := range cursors {
+			err = errors.Join(err, c.it.Close())
+		}
+	}()
+	for _, k := range s.disks {
+		if k.failed.Load() {
+			return fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+		}
+		it, err := k.meta.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+		if err != nil {
+			return fmt.Errorf("disk %s: metadata: %w", k.ID, err)
+		}
+		cursors = append(cursors, cursor{disk: k, it: it})
+		it.First()
+	}
+	var key []byte
+	var copies []found
+	for {
+		first := -1
+		for i, c := range cursors {
+			if c.it.Valid() && (first < 0 || bytes.Compare(c.it.Key(), cursors[first].it.Key()) < 0) {
+				first = i
+			}
+		}
+		if first < 0 {
+			break
+		}
+		key, copies = append(key[:0], cursors[first].it.Key()...), copies[:0]
+		for _, c := range cursors {
+			if !c.it.Valid() || !bytes.Equal(c.it.Key(), key) {
+				continue
+			}
+			r, err := decodeRecord(c.it.Value())
+			if r != nil {
+				r.info.Disk = c.disk.ID
+			}
+			copies = append(copies, found{copyOf{r, c.disk}, err})
+			c.it.Next()
+		}
+		slices.SortStableFunc(copies, func(a, b found) int { return compareCopies(a.copyOf, b.copyOf) })
+		if err := visit(key, copies); err != nil {
+			if errors.Is(err, errStop) {
+				return nil
+			}
+			return err
+		}
+	}
+	for _, c := range cursors { // an iterator that fails looks as if it had come to its end
+		if err := c.it.Error(); err != nil {
+			return fmt.Errorf("disk %s: metadata: %w", c.disk.ID, err)
+		}
+	}
+	return nil
+}
+
+func compareCopies(a, b copyOf) int {
+	if a.record == nil || b.record == nil {
+		return cmp.Compare(boolInt(a.record == nil), boolInt(b.record == nil))
+	}
+	return cmp.Compare(b.info.Version, a.info.Version)
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func sortCopies(c []copyOf) { slices.SortStableFunc(c, compareCopies) }
+
+// allObjects are the bounds of all object keys.
+func allObjects() (lower, upper []byte) { return []byte{keyKind}, []byte{keyKind + 1} }
+
+// after is the least key above all that begin with prefix.
+func after(prefix []byte) []byte {
+	out := bytes.Clone(prefix)
+	for i := len(out) - 1; i >= 0; i-- {
+		if out[i]++; out[i] != 0 {
+			return out[:i+1]
+		}
+	}
+	return nil // no bound: prefix was all 0xff, which no key is
+}
