@@ -1,0 +1,137 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/stream"
+	"github.com/shardstream/shardstream/core/wire"
+)
+
+const (
+	maxReadRequest = 64 << 20 // of JSON: a repair may list every slot of a batch
+	maxSnapshot    = 1 << 30  // bytes
+	handshakeTime  = 30 * time.Second
+)
+
+// Streams serves sample streams on a target's listener.
+type Streams struct {
+	target  *Target
+	server  *stream.Server
+	running sync.WaitGroup
+}
+
+// NewStreams adds the routes of streams and snapshots; snapshots are kept under dir. Call it before
+// Serve, and Wait after it, while the store is still open.
+func NewStreams(t *Target, etls stream.ETLs, dir string) (*Streams, error) {
+	s := &Streams{target: t}
+	snapshots, err := stream.NewSnapshots(dir, s.fetchSnapshot)
+	if err != nil {
+		return nil, err
+	}
+	s.server = &stream.Server{
+		Node: t.id, Objects: t.store, ETLs: etls, Snapshots: snapshots,
+		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Logger: t.log,
+	}
+	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
+	t.Handle(http.MethodPut, "/v1/snapshots/{id}", s.putSnapshot)
+	t.Handle(http.MethodGet, "/v1/snapshots/{id}", s.getSnapshot)
+	return s, nil
+}
+
+// Wait returns when the streams have ended, which they do with the target's context.
+func (s *Streams) Wait() { s.running.Wait() }
+
+// read checks the request while it is still plain HTTP and then takes the connection over.
+func (s *Streams) read(r *Request) error {
+	if r.Header("Upgrade") != api.StreamProtocol {
+		return api.Errorf(http.StatusUpgradeRequired, api.CodeBadRequest, "a stream is read over a connection upgraded to %s", api.StreamProtocol)
+	}
+	var req wire.ReadRequest
+	if err := r.JSON(maxReadRequest, &req); err != nil {
+		return err
+	}
+	ctx := r.Context()
+	open, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	reader, err := s.server.Open(open, r.Param("id"), req)
+	if err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusSwitchingProtocols)
+	r.Response.Header.Set("Connection", "Upgrade")
+	r.Response.Header.Set("Upgrade", api.StreamProtocol)
+	s.running.Add(1)
+	client := r.RemoteAddr().String()
+	r.Hijack(func(nc net.Conn) {
+		defer s.running.Done()
+		if err := reader.Run(ctx, nc); err != nil {
+			s.target.log.InfoContext(ctx, "stream ended early", "client", client, "reason", err)
+		}
+	})
+	return nil
+}
+
+func (s *Streams) putSnapshot(r *Request) error {
+	data, err := r.Bytes(maxSnapshot)
+	if err != nil {
+		return err
+	}
+	if err := s.server.Snapshots.Put(r.Param("id"), data); err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+func (s *Streams) getSnapshot(r *Request) error {
+	data, err := s.server.Snapshots.Data(r.Param("id"))
+	if err != nil {
+		return err
+	}
+	r.SetContentType("application/octet-stream")
+	r.Response.SetBodyRaw(data)
+	return nil
+}
+
+// fetchSnapshot asks the other targets. Whoever answers first will do, as the id is the content's hash.
+func (s *Streams) fetchSnapshot(ctx context.Context, id string) ([]byte, error) {
+	last := api.Errorf(http.StatusNotFound, api.CodeNoSnapshot, "no target has snapshot %.12s; open the stream again", id)
+	for _, n := range s.target.Placer().Map.Nodes {
+		if n.Role != api.RoleTarget || n.ID == s.target.id {
+			continue
+		}
+		data, err := s.fetchFrom(ctx, n.Addr, id)
+		if err == nil {
+			return data, nil
+		}
+		if !errors.Is(err, errNoSnapshot) {
+			last = api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "snapshot %.12s is not here, and %s can't be asked: %v", id, n.ID, err)
+		}
+	}
+	return nil, last
+}
+
+var errNoSnapshot = errors.New("the peer has no such snapshot")
+
+func (s *Streams) fetchFrom(ctx context.Context, addr, id string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v1/snapshots/"+id, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.target.peers.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, errNoSnapshot
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, maxSnapshot))
+}

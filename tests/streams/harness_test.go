@@ -1,0 +1,278 @@
+// Package streams_test runs loaders against real stream servers over real stores and sockets, without
+// a control plane, so that connections can be cut and bytes flipped at exact places.
+package streams_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/stream"
+	"github.com/shardstream/shardstream/core/archive"
+	"github.com/shardstream/shardstream/core/store"
+	"github.com/shardstream/shardstream/core/wire"
+	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/loader"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// target is a store with a stream server on a loopback port.
+type target struct {
+	id    string
+	store *store.Store
+	dir   string
+	srv   *stream.Server
+	http  *httptest.Server
+	pools pools
+
+	mu   sync.Mutex
+	wrap func(net.Conn) net.Conn // around the connections of streams
+}
+
+// cluster is targets with shards dealt to them in turn, and the part of the gateway that a loader needs.
+type cluster struct {
+	t       testing.TB
+	targets []*target
+	snap    *sampler.Snapshot
+	shards  []sampler.Shard
+	maxItem int64
+}
+
+type pools map[string]*etl.Pool
+
+func (p pools) Pool(name string) (*etl.Pool, error) {
+	if pool := p[name]; pool != nil {
+		return pool, nil
+	}
+	return nil, api.Errorf(404, api.CodeNoETL, "no etl %q", name)
+}
+
+type meter struct{}
+
+func (meter) Sent(int64, int64) {}
+func (meter) Failed(string)     {}
+func (meter) Close()            {}
+
+func newCluster(t testing.TB, targets int) *cluster {
+	t.Helper()
+	c := &cluster{t: t}
+	for i := range targets {
+		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: pools{}}
+		var err error
+		tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, tg.store.Close()) })
+		snaps, err := stream.NewSnapshots(t.TempDir(), func(context.Context, string) ([]byte, error) {
+			return nil, api.Errorf(404, api.CodeNoSnapshot, "nobody has it")
+		})
+		require.NoError(t, err)
+		tg.srv = &stream.Server{Node: tg.id, Objects: tg.store, ETLs: tg.pools, Snapshots: snaps, Meter: func() stream.Meter { return meter{} }}
+		tg.http = httptest.NewServer(tg)
+		t.Cleanup(tg.http.Close)
+		c.targets = append(c.targets, tg)
+	}
+	return c
+}
+
+func (tg *target) addr() string { return tg.http.Listener.Addr().String() }
+
+// ServeHTTP upgrades /v1/streams/{id}/read.
+func (tg *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := strings.Split(r.URL.Path, "/")[3]
+	var req wire.ReadRequest
+	err := json.NewDecoder(r.Body).Decode(&req)
+	var reader *stream.Reader
+	if err == nil {
+		reader, err = tg.srv.Open(r.Context(), id, req)
+	}
+	if err != nil {
+		var ae *api.Error
+		if !errors.As(err, &ae) {
+			ae = api.Errorf(500, api.CodeInternal, "%v", err)
+		}
+		w.WriteHeader(ae.Status)
+		_, _ = w.Write(api.MarshalError(ae))
+		return
+	}
+	nc, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		reader.Close()
+		return
+	}
+	defer nc.Close()
+	_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.StreamProtocol+"\r\n\r\n")
+	tg.mu.Lock()
+	if tg.wrap != nil {
+		nc = tg.wrap(nc)
+	}
+	tg.mu.Unlock()
+	_ = reader.Run(context.Background(), nc)
+}
+
+func (tg *target) setWrap(wrap func(net.Conn) net.Conn) {
+	tg.mu.Lock()
+	tg.wrap = wrap
+	tg.mu.Unlock()
+}
+
+// put stores a shard on the next target in turn.
+func (c *cluster) put(name string, data []byte) store.Info {
+	c.t.Helper()
+	tg := c.targets[len(c.shards)%len(c.targets)]
+	info, err := tg.store.Put(c.t.Context(), "b", name, bytes.NewReader(data), store.PutOptions{Size: int64(len(data)), Archive: archive.FormatOf(name)})
+	require.NoError(c.t, err)
+	c.shards = append(c.shards, sampler.Shard{Name: "b/" + name, Version: info.Version, Samples: info.Samples})
+	c.maxItem = max(c.maxItem, info.MaxSample)
+	return info
+}
+
+// seal makes the snapshot and gives it to every target.
+func (c *cluster) seal() {
+	c.t.Helper()
+	var err error
+	c.snap, err = sampler.NewSnapshot(c.shards)
+	require.NoError(c.t, err)
+	data, err := c.snap.MarshalBinary()
+	require.NoError(c.t, err)
+	for _, tg := range c.targets {
+		require.NoError(c.t, tg.srv.Snapshots.Put(c.snap.ID(), data))
+	}
+}
+
+func (c *cluster) nodes() api.Map {
+	m := api.Map{Version: 1}
+	for _, tg := range c.targets {
+		m.Nodes = append(m.Nodes, api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), Weight: 1})
+	}
+	return m
+}
+
+func (c *cluster) OpenStream(context.Context, api.StreamRequest) (api.StreamInfo, error) {
+	return api.StreamInfo{Snapshot: c.snap.ID(), Samples: c.snap.Samples(), Shards: int64(c.snap.NumShards()), Map: c.nodes()}, nil
+}
+
+func (c *cluster) RefreshMap(context.Context) (*api.Placer, error) {
+	return &api.Placer{Map: c.nodes()}, nil
+}
+
+// makeShard packs samples n of sizes around mean as KEY.jpg and KEY.cls, reproducibly.
+func makeShard(t testing.TB, shard, n, mean int) []byte {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(7, uint64(shard)))
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for i := range n {
+		size := mean/2 + rng.IntN(mean)
+		body := make([]byte, size, size+8)
+		for at := 0; at+8 <= size; at += 8 {
+			binary.LittleEndian.PutUint64(body[at:], rng.Uint64())
+		}
+		key := keyOf(shard, i)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: key + ".jpg", Mode: 0o644, Size: int64(size), Format: tar.FormatUSTAR}))
+		_, _ = w.Write(body)
+		cls := fmt.Sprintf("%d", (shard*n+i)%1000)
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: key + ".cls", Mode: 0o644, Size: int64(len(cls)), Format: tar.FormatUSTAR}))
+		_, _ = w.Write([]byte(cls))
+	}
+	require.NoError(t, w.Close())
+	return buf.Bytes()
+}
+
+func keyOf(shard, i int) string { return fmt.Sprintf("s%03d/%06d", shard, i) }
+
+// fill stores shards of a size each.
+func (c *cluster) fill(shards, samples, mean int) *cluster {
+	c.t.Helper()
+	for s := range shards {
+		c.put(fmt.Sprintf("train-%04d.tar", s), makeShard(c.t, s, samples, mean))
+	}
+	c.seal()
+	return c
+}
+
+// view is a batch as a reader of the arena sees it.
+type view struct {
+	index, start, next int64
+	keys               []string
+	mask               []byte
+	cols               map[string]col
+}
+
+type col struct {
+	dtype, kind int64
+	dims        []int64
+	dense       []byte
+	ragged      [][]byte
+}
+
+// parse reads the table as documented in loader/table.go, without its code.
+func parse(mem []byte, at int64) view {
+	w := func(off int64) int64 { return int64(binary.LittleEndian.Uint64(mem[off:])) }
+	n := w(at + 8)
+	v := view{index: w(at + 24), start: w(at + 32), next: w(at + 40), cols: map[string]col{}}
+	keys, ends := w(at+64), w(at+80)
+	var from int64
+	for i := range n {
+		end := w(ends + 8*i)
+		v.keys = append(v.keys, string(mem[keys+from:keys+end]))
+		from = end
+	}
+	if m := w(at + 88); m != 0 {
+		v.mask = append([]byte{}, mem[m:m+n]...)
+	}
+	for c := range w(at + 16) {
+		b := at + 128*(c+1)
+		name := string(mem[w(b) : w(b)+w(b+8)])
+		col := col{dtype: w(b + 16), kind: w(b + 24)}
+		if col.kind == 0 {
+			size := wire.ItemSize(uint8(col.dtype)) * n
+			for d := range w(b + 32) {
+				col.dims = append(col.dims, w(b+40+8*d))
+				size *= col.dims[d]
+			}
+			col.dense = append([]byte{}, mem[w(b+104):w(b+104)+size]...)
+		} else {
+			for i := range n {
+				off, length := w(w(b+104)+16*i), w(w(b+104)+16*i+8)
+				if length < 0 {
+					col.ragged = append(col.ragged, nil)
+					continue
+				}
+				col.ragged = append(col.ragged, append([]byte{}, mem[off:off+length]...))
+			}
+		}
+		v.cols[name] = col
+	}
+	return v
+}
+
+// drain iterates to the end and returns every batch.
+func drain(t testing.TB, l *loader.Loader) ([]view, error) {
+	t.Helper()
+	var out []view
+	for {
+		v, err := next(t, l)
+		if errors.Is(err, loader.ErrEnd) {
+			return out, nil
+		}
+		if err != nil {
+			return out, err
+		}
+		out = append(out, v)
+	}
+}

@@ -1,0 +1,416 @@
+package streams_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/loader"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+const patience = 30 * time.Second
+
+func next(t testing.TB, l *loader.Loader) (view, error) {
+	t.Helper()
+	slot, at, err := l.Next(patience)
+	if err != nil {
+		return view{}, err
+	}
+	mem, err := l.View(slot)
+	require.NoError(t, err)
+	v := parse(mem, at)
+	require.NoError(t, l.Release(slot))
+	return v, nil
+}
+
+func open(t testing.TB, c *cluster, edit func(*loader.Config)) *loader.Loader {
+	t.Helper()
+	cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 10 * time.Second}
+	if edit != nil {
+		edit(&cfg)
+	}
+	l, err := loader.New(cfg, c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+func run(t testing.TB, l *loader.Loader, r loader.Run) []view {
+	t.Helper()
+	require.NoError(t, l.Start(r))
+	out, err := drain(t, l)
+	require.NoError(t, err)
+	return out
+}
+
+func keysOf(batches []view) (keys []string) {
+	for _, b := range batches {
+		for i, k := range b.keys {
+			if b.mask == nil || b.mask[i] == 1 {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return keys
+}
+
+// planned is the order of the epoch by the sampler alone.
+func (c *cluster) planned(epoch uint64) (keys []string) {
+	o, err := sampler.NewOrder(c.snap, sampler.Shuffle{Mode: sampler.Global, Seed: 1}, epoch)
+	require.NoError(c.t, err)
+	for pos := range c.snap.Samples() {
+		shard, i := o.At(pos)
+		keys = append(keys, keyOf(shard, int(i)))
+	}
+	return keys
+}
+
+func TestEpochArrivesInPlannedOrderWithItsBytes(t *testing.T) {
+	for _, mean := range []int{100, 5_000, 90_000} {
+		t.Run(fmt.Sprint(mean), func(t *testing.T) {
+			c := newCluster(t, 3).fill(5, 47, mean)
+			l := open(t, c, nil)
+			for epoch := range uint64(2) {
+				got := run(t, l, loader.Run{Epoch: epoch})
+				require.Equal(t, c.planned(epoch), keysOf(got))
+				c.checkBytes(t, got, mean)
+			}
+		})
+	}
+}
+
+// checkBytes compares every sample with the shard it was made for.
+func (c *cluster) checkBytes(t testing.TB, batches []view, mean int) {
+	t.Helper()
+	want := map[string][]byte{}
+	for s := range c.snap.NumShards() {
+		shard := makeShard(t, s, int(c.snap.Shard(s).Samples), mean)
+		for i := range int(c.snap.Shard(s).Samples) {
+			want[keyOf(s, i)] = memberOf(t, shard, keyOf(s, i)+".jpg")
+		}
+	}
+	for _, b := range batches {
+		for i, k := range b.keys {
+			require.Equal(t, want[k], b.cols["jpg"].ragged[i], k)
+			require.NotEmpty(t, b.cols["cls"].ragged[i])
+		}
+	}
+}
+
+func TestRanksAndWorkersShareOneSequence(t *testing.T) {
+	c := newCluster(t, 2).fill(4, 33, 200)
+	want := c.planned(3)
+	for _, world := range []int{1, 2, 3, 7} {
+		for _, workers := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%dx%d", world, workers), func(t *testing.T) {
+				byStart := map[int64][]string{}
+				batches := map[int]int{}
+				for rank := range world {
+					for worker := range workers {
+						l := open(t, c, func(cfg *loader.Config) { cfg.BatchSize = 8 })
+						for _, b := range run(t, l, loader.Run{Epoch: 3, Rank: rank, World: world, Worker: worker, Workers: workers}) {
+							batches[rank]++
+							if k := keysOf([]view{b}); len(k) > 0 {
+								require.NotContains(t, byStart, b.start)
+								byStart[b.start] = k
+							}
+						}
+					}
+				}
+				for rank := range world {
+					require.Equal(t, batches[0], batches[rank], "rank %d takes as many steps as rank 0", rank)
+				}
+				var got []string
+				for int64(len(got)) < c.snap.Samples() {
+					require.Contains(t, byStart, int64(len(got)))
+					got = append(got, byStart[int64(len(got))]...)
+				}
+				require.Equal(t, want, got)
+			})
+		}
+	}
+}
+
+func TestResumeAtEveryCheckpoint(t *testing.T) {
+	c := newCluster(t, 2).fill(3, 40, 300)
+	want := c.planned(0)
+	l := open(t, c, nil)
+	first := run(t, l, loader.Run{})
+	for i, b := range first {
+		for _, world := range []int{1, 3} {
+			var got []string
+			for rank := range world {
+				l := open(t, c, nil)
+				rest := run(t, l, loader.Run{Position: b.next, Rank: rank, World: world, Snapshot: c.snap.ID()})
+				if world == 1 {
+					require.Equal(t, first[i+1:], renumber(rest, i+1), "bit for bit after batch %d", i)
+				}
+				got = append(got, keysOf(rest)...)
+			}
+			require.ElementsMatch(t, want[b.next:], got)
+		}
+	}
+}
+
+func renumber(batches []view, from int) []view {
+	for i := range batches {
+		batches[i].index += int64(from)
+	}
+	if len(batches) == 0 {
+		return []view{}
+	}
+	return batches
+}
+
+func TestSnapshotOfAnotherStateIsRefused(t *testing.T) {
+	c := newCluster(t, 1).fill(1, 10, 100)
+	l := open(t, c, nil)
+	require.NoError(t, l.Start(loader.Run{Snapshot: "0123456789abcdef"}))
+	_, err := next(t, l)
+	var ae *api.Error
+	require.ErrorAs(t, err, &ae)
+	require.Equal(t, "snapshot_changed", ae.Code)
+}
+
+// cutter closes a connection after some bytes, in the middle of whatever was under way.
+type cutter struct {
+	net.Conn
+	left int64
+}
+
+func (c *cutter) Write(p []byte) (int, error) {
+	if int64(len(p)) > c.left {
+		n, _ := c.Conn.Write(p[:c.left])
+		_ = c.Conn.Close()
+		return n, io.ErrClosedPipe
+	}
+	c.left -= int64(len(p))
+	return c.Conn.Write(p)
+}
+
+func TestCutConnectionsChangeNothing(t *testing.T) {
+	c := newCluster(t, 3).fill(6, 60, 3_000)
+	var cuts atomic.Int64
+	for i, tg := range c.targets {
+		budget := int64(10_000 * (i + 1))
+		tg.setWrap(func(nc net.Conn) net.Conn {
+			// Each connection lives longer than the last, so that every place is cut and all ends.
+			return &cutter{Conn: nc, left: budget + 40_000*cuts.Add(1)}
+		})
+	}
+	l := open(t, c, nil)
+	got := run(t, l, loader.Run{})
+	require.Equal(t, c.planned(0), keysOf(got))
+	c.checkBytes(t, got, 3_000)
+	require.Greater(t, l.Stats().Retries, int64(3))
+}
+
+// flipper changes one byte in every so many.
+type flipper struct {
+	net.Conn
+	at    int64
+	every int64
+}
+
+func (f *flipper) Write(p []byte) (int, error) {
+	q := append([]byte(nil), p...)
+	for i := range q {
+		if f.at++; f.at%f.every == 0 {
+			q[i] ^= 0x10
+		}
+	}
+	return f.Conn.Write(q)
+}
+
+func TestFlippedBytesOnTheWireNeverArrive(t *testing.T) {
+	c := newCluster(t, 2).fill(4, 50, 3_000)
+	c.targets[0].setWrap(func(nc net.Conn) net.Conn { return &flipper{Conn: nc, every: 60_013} })
+	l := open(t, c, nil)
+	got := run(t, l, loader.Run{})
+	require.Equal(t, c.planned(0), keysOf(got))
+	c.checkBytes(t, got, 3_000)
+	require.Positive(t, l.Stats().Retries)
+}
+
+// damage flips a byte in the middle of a member and returns the block that it lies in.
+func (c *cluster) damage(t testing.TB, shard int, member string) (block int64) {
+	t.Helper()
+	tg := c.targets[shard%len(c.targets)]
+	name := fmt.Sprintf("train-%04d.tar", shard)
+	o, err := tg.store.Open("b", name)
+	require.NoError(t, err)
+	defer o.Close()
+	x, err := o.Index()
+	require.NoError(t, err)
+	m, ok := x.Lookup(member)
+	require.True(t, ok)
+	at := m.Offset + m.Size/2
+
+	_, files, err := tg.store.Locate("b", name)
+	require.NoError(t, err)
+	f, err := os.OpenFile(files[0], os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	var b [1]byte
+	_, err = f.ReadAt(b[:], at)
+	require.NoError(t, err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b[:], at)
+	require.NoError(t, err)
+	return at >> 16
+}
+
+func TestDamagedSampleIsNamed(t *testing.T) {
+	for _, mean := range []int{2_000, 90_000} {
+		t.Run(fmt.Sprint(mean), func(t *testing.T) {
+			c := newCluster(t, 2).fill(4, 20, mean)
+			block := c.damage(t, 2, keyOf(2, 7)+".jpg")
+
+			l := open(t, c, nil)
+			require.NoError(t, l.Start(loader.Run{}))
+			_, err := drain(t, l)
+			var se *loader.SampleError
+			require.ErrorAs(t, err, &se)
+			require.Equal(t, api.CodeCorrupt, se.Code)
+			require.Contains(t, se.Message, "train-0002.tar")
+			require.Contains(t, se.Message, fmt.Sprintf("block %d", block))
+
+			skipping := open(t, c, func(cfg *loader.Config) { cfg.OnError = loader.Skip })
+			got := run(t, skipping, loader.Run{})
+			require.Equal(t, []string{keyOf(2, 7)}, skipping.Stats().SkippedKeys)
+			require.Len(t, keysOf(got), int(c.snap.Samples())-1)
+			require.NotContains(t, keysOf(got), keyOf(2, 7))
+			c.checkBytes(t, got, mean)
+		})
+	}
+}
+
+func TestMissingAndChangedShards(t *testing.T) {
+	t.Run("deleted", func(t *testing.T) {
+		c := newCluster(t, 2).fill(3, 20, 200)
+		require.NoError(t, c.targets[1].store.Delete(t.Context(), "b", "train-0001.tar", noCondition))
+		l := open(t, c, func(cfg *loader.Config) { cfg.Timeout = time.Second })
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := drain(t, l)
+		require.ErrorContains(t, err, "no target holds them")
+	})
+	t.Run("overwritten", func(t *testing.T) {
+		c := newCluster(t, 2).fill(3, 20, 200)
+		snap := c.snap
+		c.shards = c.shards[:1]
+		c.put("train-0001.tar", makeShard(t, 9, 20, 200))
+		c.snap = snap
+		l := open(t, c, nil)
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := drain(t, l)
+		require.ErrorContains(t, err, "overwritten")
+	})
+	t.Run("target away", func(t *testing.T) {
+		c := newCluster(t, 2).fill(3, 20, 200)
+		c.targets[0].http.Close()
+		l := open(t, c, func(cfg *loader.Config) { cfg.Timeout = time.Second })
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := drain(t, l)
+		require.ErrorContains(t, err, "no progress from target-1")
+	})
+}
+
+func TestSlowConsumerBoundsMemory(t *testing.T) {
+	c := newCluster(t, 2).fill(4, 64, 2_000)
+	l := open(t, c, func(cfg *loader.Config) { cfg.BatchSize, cfg.Prefetch = 8, 2 })
+	require.NoError(t, l.Start(loader.Run{}))
+	slots := map[int]bool{}
+	for {
+		slot, _, err := l.Next(patience)
+		if errors.Is(err, loader.ErrEnd) {
+			break
+		}
+		require.NoError(t, err)
+		slots[slot] = true
+		require.NoError(t, l.Release(slot))
+	}
+	require.LessOrEqual(t, len(slots), 3, "prefetch and one in hand")
+}
+
+func TestKeptBatchesGetNewMemory(t *testing.T) {
+	c := newCluster(t, 2).fill(2, 64, 500)
+	l := open(t, c, func(cfg *loader.Config) { cfg.BatchSize, cfg.Prefetch = 8, 2 })
+	require.NoError(t, l.Start(loader.Run{}))
+	var slots []int
+	var got []string
+	for {
+		slot, at, err := l.Next(patience)
+		if errors.Is(err, loader.ErrEnd) {
+			break
+		}
+		require.NoError(t, err)
+		require.NotContains(t, slots, slot)
+		slots = append(slots, slot)
+		mem, err := l.View(slot)
+		require.NoError(t, err)
+		got = append(got, parse(mem, at).keys...)
+	}
+	require.Equal(t, c.planned(0), got)
+	require.Len(t, slots, 16)
+	for _, s := range slots {
+		require.NoError(t, l.Release(s))
+	}
+	require.Error(t, l.Release(slots[0]), "a slot is released once")
+	require.Equal(t, c.planned(1), keysOf(run(t, l, loader.Run{Epoch: 1})))
+}
+
+func TestStopInTheMiddleLeavesNothingRunning(t *testing.T) {
+	c := newCluster(t, 2).fill(4, 64, 20_000)
+	ignore := goleak.IgnoreCurrent()
+	l := open(t, c, func(cfg *loader.Config) { cfg.Prefetch = 1 })
+	for range 3 {
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := next(t, l)
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	require.NoError(t, l.Close())
+	_, _, err := l.Next(patience)
+	require.ErrorIs(t, err, loader.ErrClosed)
+	// The targets' ends find out by themselves that nobody listens.
+	goleak.VerifyNone(t, ignore)
+}
+
+func TestBadSettings(t *testing.T) {
+	c := newCluster(t, 1).fill(1, 4, 100)
+	for name, edit := range map[string]func(*loader.Config){
+		"sources":    func(c *loader.Config) { c.Sources = nil },
+		"batch size": func(c *loader.Config) { c.BatchSize = 0 },
+		"shuffle":    func(c *loader.Config) { c.Shuffle = "blender" },
+		"on_error":   func(c *loader.Config) { c.OnError = "ignore" },
+		"prefetch":   func(c *loader.Config) { c.Prefetch = -1 },
+		"timeout":    func(c *loader.Config) { c.Timeout = -1 },
+	} {
+		cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 1, Shuffle: "none"}
+		edit(&cfg)
+		_, err := loader.New(cfg, c)
+		require.Error(t, err, name)
+	}
+	l := open(t, c, nil)
+	for name, r := range map[string]loader.Run{
+		"rank":     {Rank: 2, World: 2},
+		"world":    {World: -1},
+		"worker":   {Worker: 1, Workers: 1},
+		"position": {Position: -1},
+	} {
+		require.Error(t, l.Start(r), name)
+	}
+	require.NoError(t, l.Start(loader.Run{Position: 5}))
+	_, err := next(t, l)
+	require.Error(t, err, "a position past the epoch")
+}
