@@ -22,8 +22,11 @@ const (
 
 // Streams serves sample streams on a target's listener.
 type Streams struct {
-	target  *Target
-	server  *stream.Server
+	target *Target
+	server *stream.Server
+
+	mu      sync.Mutex
+	stopped bool
 	running sync.WaitGroup
 }
 
@@ -46,7 +49,22 @@ func NewStreams(t *Target, etls stream.ETLs, dir string) (*Streams, error) {
 }
 
 // Wait returns when the streams have ended, which they do with the target's context.
-func (s *Streams) Wait() { s.running.Wait() }
+func (s *Streams) Wait() {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	s.running.Wait()
+}
+
+// begin counts a stream, unless the target is stopping.
+func (s *Streams) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		s.running.Add(1)
+	}
+	return !s.stopped
+}
 
 // read checks the request while it is still plain HTTP and then takes the connection over.
 func (s *Streams) read(r *Request) error {
@@ -67,9 +85,11 @@ func (s *Streams) read(r *Request) error {
 	r.SetStatusCode(http.StatusSwitchingProtocols)
 	r.Response.Header.Set("Connection", "Upgrade")
 	r.Response.Header.Set("Upgrade", api.StreamProtocol)
-	s.running.Add(1)
 	client := r.RemoteAddr().String()
 	r.Hijack(func(nc net.Conn) {
+		if !s.begin() {
+			return
+		}
 		defer s.running.Done()
 		if err := reader.Run(ctx, nc); err != nil {
 			s.target.log.InfoContext(ctx, "stream ended early", "client", client, "reason", err)

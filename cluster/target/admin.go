@@ -1,0 +1,127 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+func (t *Target) getHealth(r *Request) error {
+	health := api.Health{
+		ID: t.id, Role: api.RoleTarget, State: api.StateOK, PID: os.Getpid(),
+		Map: t.Placer().Map.Version, Disks: t.Disks(),
+	}
+	for _, d := range health.Disks {
+		if d.State != api.StateOK {
+			health.State = api.StateDegraded
+		}
+	}
+	return r.WriteJSON(http.StatusOK, health)
+}
+
+func (t *Target) getMetrics(r *Request) error {
+	r.SetContentType(t.metrics.ContentType())
+	return t.metrics.WriteText(r.Response.BodyWriter())
+}
+
+// locate says where the copies of an object lie, whether or not there is one.
+func (t *Target) locate(r *Request, bucket, key string) error {
+	placer := t.Placer()
+	owner, _ := placer.Owner(bucket, key)
+	location := api.Location{
+		Object: api.Address(bucket, key), URL: "http://" + owner.Addr + api.ObjectPath(bucket, key), Copies: []api.Copy{},
+	}
+	info, files, err := t.store.Locate(bucket, key)
+	switch {
+	case err == nil:
+		location.Version = info.Version
+		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: "whole", Files: files})
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	case owner.ID != t.id && !r.local():
+		r.redirect(owner, "")
+		return nil
+	case !r.local():
+		node, _, err := t.findFormer(r.Context(), placer.Former(bucket, key), bucket, key)
+		if err == nil {
+			r.redirect(node, "local=true")
+			return nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	return r.WriteJSON(http.StatusOK, location)
+}
+
+// fsck reads and verifies all that the node holds.
+func (t *Target) fsck(r *Request) error {
+	report, err := t.store.Fsck(r.Context())
+	if err != nil {
+		return err
+	}
+	return r.WriteJSON(http.StatusOK, api.FsckReport{
+		Objects: report.Objects,
+		Corrupt: t.findings(report.Corrupt), Missing: t.findings(report.Missing), Stray: t.findings(report.Stray),
+	})
+}
+
+func (t *Target) findings(found []store.Finding) []api.Finding {
+	out := make([]api.Finding, len(found))
+	for i, f := range found {
+		out[i] = api.Finding{Node: t.id, Disk: f.Disk, File: f.File, Block: f.Block, Detail: f.Detail}
+		if f.Bucket != "" {
+			out[i].Object = api.Address(f.Bucket, f.Name)
+		}
+	}
+	return out
+}
+
+// settle waits until this node sees the cluster's state as of the revision in the query: from then on
+// no PUT that it answers can be for a bucket that the revision shows as being deleted.
+func (t *Target) settle(r *Request) (bucket string, err error) {
+	bucket = r.Param("bucket")
+	if err := store.CheckBucket(bucket); err != nil {
+		return "", err
+	}
+	revision, err := r.number("revision", 0)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), peerTimeout/2)
+	defer cancel()
+	_, err = t.members.Wait(ctx, revision)
+	return bucket, err
+}
+
+func (t *Target) bucketEmpty(r *Request) error {
+	bucket, err := t.settle(r)
+	if err != nil {
+		return err
+	}
+	empty, err := t.store.Empty(bucket)
+	if err != nil {
+		return err
+	}
+	return r.WriteJSON(http.StatusOK, map[string]bool{"empty": empty})
+}
+
+// dropBucket deletes all objects of a bucket that is being deleted. It refuses for any other.
+func (t *Target) dropBucket(r *Request) error {
+	bucket, err := t.settle(r)
+	if err != nil {
+		return err
+	}
+	if b, ok := t.members.View().Bucket(bucket); ok && !b.Deleting {
+		return api.Errorf(http.StatusConflict, api.CodeExists, "bucket %s is in use", bucket)
+	}
+	if err := t.store.DropBucket(r.Context(), bucket); err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,160 @@
+package target
+
+import (
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/zeebo/xxh3"
+
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// maxWhole is the largest body that is read and verified before its status is sent: damage in it
+// becomes an error that names it. Damage in a larger one can only cut the answer short.
+const maxWhole = 4 << 20
+
+var wholePool = sync.Pool{New: func() any { b := make([]byte, maxWhole); return &b }}
+
+// sectionBody sends a range of an object. It implements io.WriterTo, which fasthttp calls with the
+// connection's own writer where the length is known: the fast way. It holds the object open until it
+// is closed, which fasthttp does once the answer is sent.
+type sectionBody struct {
+	object *store.Object
+	off, n int64
+	data   []byte  // of a small body, read and verified
+	pooled *[]byte // where data lies
+	conn   net.Conn
+	target *Target
+	done   func(out int64, err error)
+
+	sent   int64
+	failed error
+	once   sync.Once
+}
+
+// newSectionBody prepares a body; a small one is read here. On an error the object stays open.
+func newSectionBody(r *Request, object *store.Object, off, n int64) (*sectionBody, error) {
+	b := &sectionBody{object: object, off: off, n: n, conn: r.Conn(), target: r.Target}
+	if n > maxWhole {
+		// The server's limit for whole answers would end a slow download; each piece gets its own.
+		return b, r.SetWriteDeadline(time.Now().Add(downloadPause))
+	}
+	b.pooled = wholePool.Get().(*[]byte) //nolint:forcetypeassert // the pool's own
+	b.data = (*b.pooled)[:n]
+	if err := readFull(object, b.data, off); err != nil {
+		wholePool.Put(b.pooled)
+		return nil, err
+	}
+	return b, nil
+}
+
+// sum is the checksum of a small body, or the known one.
+func (b *sectionBody) sum(known *uint64) *uint64 {
+	if known != nil {
+		return known
+	}
+	sum := xxh3.Hash(b.data)
+	return &sum
+}
+
+// WriteTo sends the body. An error ends the connection, so that the client can't take what it has for
+// the whole.
+func (b *sectionBody) WriteTo(w io.Writer) (int64, error) {
+	if b.data != nil {
+		n, err := w.Write(b.data)
+		b.sent, b.failed = int64(n), err
+		return b.sent, err
+	}
+	pieces := &pieceWriter{w: w, conn: b.conn}
+	b.sent, b.failed = b.object.WriteRange(pieces, b.off, b.n)
+	if b.failed != nil && pieces.err == nil {
+		b.target.readFailed(b.object.Info(), b.failed)
+	}
+	return b.sent, b.failed
+}
+
+// Read is what io.WriterTo is there to avoid; it serves writers that don't know it.
+func (b *sectionBody) Read(p []byte) (int, error) {
+	if b.sent == b.n {
+		return 0, io.EOF
+	}
+	p = p[:min(int64(len(p)), b.n-b.sent)]
+	n := len(p)
+	if b.data != nil {
+		copy(p, b.data[b.sent:])
+	} else if err := readFull(b.object, p, b.off+b.sent); err != nil {
+		b.failed = err
+		b.target.readFailed(b.object.Info(), err)
+		return 0, err
+	}
+	b.sent += int64(n)
+	return n, nil
+}
+
+// Close ends the answer.
+func (b *sectionBody) Close() error {
+	b.release()
+	return nil
+}
+
+func (b *sectionBody) release() {
+	b.once.Do(func() {
+		if b.pooled != nil {
+			wholePool.Put(b.pooled)
+			b.pooled, b.data = nil, nil
+		}
+		if err := b.object.Close(); err != nil {
+			b.target.log.Warn("closing an object failed", "error", err)
+		}
+		if b.done != nil {
+			b.done(b.sent, b.failed)
+		}
+	})
+}
+
+// readFailed records damage that came to light while a body was sent.
+func (t *Target) readFailed(info store.Info, err error) {
+	t.metrics.CorruptRead(info.Disk)
+	t.log.Error("reading an object failed; the answer was cut short", "error", err)
+}
+
+// pieceWriter gives each piece of a long answer a deadline of its own.
+type pieceWriter struct {
+	w    io.Writer
+	conn net.Conn
+	err  error
+}
+
+const pieceBytes = 256 << 10
+
+func (p *pieceWriter) Write(data []byte) (int, error) {
+	written := 0
+	for len(data) > 0 {
+		if p.err = p.conn.SetWriteDeadline(time.Now().Add(downloadPause)); p.err != nil {
+			return written, p.err
+		}
+		piece := data[:min(len(data), pieceBytes)]
+		var n int
+		n, p.err = p.w.Write(piece)
+		written += n
+		if p.err != nil {
+			return written, p.err
+		}
+		data = data[n:]
+	}
+	return written, nil
+}
+
+// readFull reads and verifies len(p) bytes.
+func readFull(object *store.Object, p []byte, off int64) error {
+	n, err := object.ReadAt(p, off)
+	if n == len(p) {
+		return nil // io.EOF at the end of the object is no failure
+	}
+	if err == nil || isEOF(err) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
