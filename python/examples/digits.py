@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shardstream as ss
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
-
-import shardstream as ss
 
 TRAIN_SHARDS, TEST_SHARDS = 8, 2
 

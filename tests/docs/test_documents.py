@@ -1,8 +1,9 @@
 """The documentation does what it says.
 
-A block that opens with ```bash run or ```python run is run, in the order of its document, by a kernel
-that sits in an empty directory with some shards in `shards/`. Blocks of one document share variables. A document
-that brings up no cluster itself finds one, with those shards in `ss://digits/`. Notebooks are run in the same way.
+A block that opens with ```bash run or ```python run is run, in the order of its document, by a
+kernel that sits in an empty directory with some shards in `shards/`. Blocks of one document share
+variables. A document that brings up no cluster itself finds one, with those shards in
+`ss://digits/`. Notebooks are run in the same way.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""Make a pip-installed CUDA build of torch importable on a machine without CUDA, in 1.4 GB, not 5.5.
+"""Make a pip-installed CUDA build of torch importable where there is no CUDA, in 1.4 GB, not 5.5.
 
-PyPI's torch wheel for Linux is linked against thirteen CUDA libraries, which a plain ``pip install
+PyPI's torch wheel for Linux is linked against a dozen CUDA libraries, which a plain ``pip install
 torch`` fetches as another 4 GB of nvidia-* packages. Tests and the demo compute on the CPU and call
-none of them. So we install the wheel alone (``pip install --no-deps``) and put small stand-ins beside
-it: every function in them answers 100, CUDA's code for "no device". All CPU code stays the official
-build, and ``torch.cuda.is_available()`` is False.
+none of them. So we install the wheel alone (``pip install --no-deps``) and put small stand-ins
+beside it: every function in them answers 100, CUDA's code for "no device". All CPU code stays the
+official build, and ``torch.cuda.is_available()`` is False.
 
     python mkstubs.py SITE_PACKAGES/torch/lib
 
-Needs a C compiler and readelf (binutils). The symbols are read from the libraries themselves, so the
-script belongs to no particular version of torch; the Makefile still pins the one that was tested.
+Needs a C compiler and readelf (binutils). The symbols are read from the libraries themselves, so
+the script belongs to no particular version of torch; the Makefile still pins the one that is
+tested.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main(folder: Path) -> None:
 
 
 def compile_stub(path: Path, versions: dict[str, set[str]]) -> None:
-    """Compile a shared library at ``path`` whose functions, grouped by version, return NO_DEVICE."""
+    """Compile a library at ``path`` whose functions, grouped by version, return NO_DEVICE."""
     names = sorted(set().union(*versions.values()))
     source = "".join(f"int {name}(void) {{ return {NO_DEVICE}; }}\n" for name in names)
     script = "".join(
