@@ -54,7 +54,11 @@ type Pool struct {
 	cancel context.CancelFunc
 	once   sync.Once
 	err    error // of Close
-	slots  sync.WaitGroup
+
+	mu       sync.Mutex
+	retired  bool           // no new calls
+	inflight sync.WaitGroup // calls; grows only while not retired
+	slots    sync.WaitGroup
 
 	running  atomic.Int64
 	alive    atomic.Int64 // running or starting
@@ -122,6 +126,10 @@ func (p *Pool) TransformObject(ctx context.Context, name string, data []byte) ([
 
 // transform cuts the samples into chunks, hands them to workers as these become free, and waits for all.
 func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Result) error {
+	if !p.enter() {
+		return ErrClosed
+	}
+	defer p.inflight.Done()
 	p.counts.waiting.Add(int64(len(in)))
 	defer p.counts.waiting.Add(-int64(len(in)))
 	var pending sync.WaitGroup
@@ -237,9 +245,44 @@ func (p *Pool) Stats() Stats {
 	}
 }
 
+// enter registers a call, unless the pool is on its way out.
+func (p *Pool) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.retired {
+		return false
+	}
+	p.inflight.Add(1)
+	return true
+}
+
+// Shutdown refuses new calls with ErrClosed, lets the running ones finish and then closes the pool; when ctx ends
+// first it closes the pool at once.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.retired = true
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.inflight.Wait()
+	}()
+	select {
+	case <-done:
+		return p.Close()
+	case <-ctx.Done():
+		err := p.Close() // ends the calls that are left
+		<-done
+		return err
+	}
+}
+
 // Close ends the pool: running samples are given up with ErrClosed, every process and goroutine is joined. Idempotent.
 func (p *Pool) Close() error {
 	p.once.Do(func() {
+		p.mu.Lock()
+		p.retired = true
+		p.mu.Unlock()
 		p.cancel()
 		p.slots.Wait()
 		p.err = p.spawn.cleanup()

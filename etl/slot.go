@@ -27,11 +27,13 @@ type slot struct {
 func (s *slot) run() {
 	defer s.retire()
 	var broken error // why the last start failed
+	again := false   // a process was lost, and with it the word that it is wanted
 	for {
 		if s.proc != nil {
 			select {
 			case c := <-s.pool.queue:
 				s.serve(c)
+				again = true
 			case <-s.pool.ctx.Done():
 				return
 			}
@@ -39,9 +41,9 @@ func (s *slot) run() {
 		}
 		if broken != nil {
 			s.refuse(broken)
-			broken = nil
+			broken, again = nil, true
 		}
-		if s.pool.counts.waiting.Load() == 0 { // else a process is wanted already
+		if !again || s.pool.counts.waiting.Load() == 0 {
 			select {
 			case <-s.pool.demand:
 			case <-s.pool.ctx.Done():
@@ -50,6 +52,7 @@ func (s *slot) run() {
 		if s.pool.ctx.Err() != nil {
 			return
 		}
+		again = false
 		broken = s.start(s.pool.ctx)
 	}
 }
