@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/require"
+)
+
+// asCommand makes the test binary behave as the shardstream program, so that the tests run real
+// processes (supervisor and nodes too) without building it a second time.
+const asCommand = "SHARDSTREAM_TEST_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		os.Exit(run(os.Args[1:]))
+	}
+	code := m.Run()
+	takeDown()
+	os.Exit(code)
+}
+
+// result is what a command left.
+type result struct {
+	code     int
+	out, err string
+}
+
+// cli runs the program with arguments, as a user would.
+func cli(t *testing.T, args ...string) result { t.Helper(); return cliWith(t, nil, nil, args...) }
+
+func cliWith(t *testing.T, stdin []byte, env []string, args ...string) result {
+	t.Helper()
+	program, err := os.Executable()
+	require.NoError(t, err)
+	command := exec.CommandContext(t.Context(), program, args...)
+	var out, errs bytes.Buffer
+	command.Stdin, command.Stdout, command.Stderr = bytes.NewReader(stdin), &out, &errs
+	command.Env = append(append(os.Environ(), asCommand+"=1"), env...)
+	err = command.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		require.NoError(t, err)
+	}
+	return result{code: command.ProcessState.ExitCode(), out: out.String(), err: errs.String()}
+}
+
+func TestExitCodesWithoutACluster(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"", exitOK, "Available Commands"},
+		{"help", exitOK, "Available Commands"},
+		{"version", exitOK, "shardstream "},
+		{"completion bash", exitOK, "shardstream"},
+		{"bogus", exitUsage, "unknown command"},
+		{"bucket bogus", exitUsage, "unknown command"},
+		{"bucket create", exitUsage, "shardstream bucket create --help"},
+		{"ls --bogus", exitUsage, "unknown flag"},
+		{"ls digits", exitUsage, "ss://"},
+		{"ls ss://", exitUsage, "names no bucket"},
+		{"cat ss://b", exitUsage, "names no object"},
+		{"cat ss://b/k --range 5-1", exitUsage, "--range"},
+		{"cat ss://b/k --range x", exitUsage, "--range"},
+		{"cat ss://b/k --range 0-1 --member m", exitUsage, "--member"},
+		{"get ss://b/k --parallel 0", exitUsage, "--parallel"},
+		{"put " + file + " nowhere", exitUsage, "ss://"},
+		{"put " + file + " ss://b/ --parallel 0", exitUsage, "--parallel"},
+		{"put " + file + " " + file + " ss://b/one", exitUsage, "end the destination with /"},
+		{"put " + file + " " + file + " ss://b/", exitUsage, "would both be"},
+		{"put - ss://b/", exitUsage, "stdin has no name"},
+		{"put " + dir + " ss://b/key", exitUsage, "end the destination with /"},
+		{"put " + dir + "/missing ss://b/", exitFailed, "no such file"},
+		{"put " + dir + "/missing-* ss://b/", exitFailed, "matches no file"},
+		{"rm ss://b/prefix/", exitUsage, "--recursive"},
+		{"object locate ss://b/", exitUsage, "names no object"},
+		{"etl create augment", exitUsage, "--function"},
+		{"etl create augment --function " + file + " --level batch", exitUsage, "--level"},
+		{"etl create augment --function " + dir + "/missing.py", exitFailed, "no such file"},
+		{"stream ss://b/x --batch-size 0", exitUsage, "batch_size"},
+		{"stream ss://b/x --shuffle sideways", exitUsage, "sideways"},
+		{"stream ss://b/x --on-error explode", exitUsage, "on_error"},
+		{"up --targets 0", exitUsage, "--targets"},
+		{"up --disks -1", exitUsage, "--disks"},
+		{"up --port 70000", exitUsage, "--port"},
+		{"up --log-level loud --dir " + dir, exitUsage, "loud"},
+		{"down --dir " + dir, exitFailed, "no cluster"},
+		{"status --endpoint ftp://x", exitUsage, "endpoint"},
+		{"status --endpoint http://127.0.0.1:9", exitFailed, "no gateway answers at http://127.0.0.1:9"},
+		{"node run --role king", exitUsage, "role"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			t.Parallel()
+			r := cli(t, strings.Fields(c.args)...)
+			require.Equal(t, c.code, r.code, "%s%s", r.out, r.err)
+			require.Contains(t, r.out+r.err, c.says)
+			if c.code != exitOK {
+				require.Empty(t, r.out, "errors belong on stderr")
+				require.Equal(t, 1, strings.Count(r.err, "\n"), "an error is one line: %s", r.err)
+			}
+		})
+	}
+}
+
+func TestEveryCommandHasAnExample(t *testing.T) {
+	var check func(*cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			check(sub)
+		}
+		if c.HasSubCommands() {
+			return
+		}
+		require.NotEmpty(t, c.Short, c.CommandPath())
+		require.Contains(t, c.Example, c.CommandPath(), c.CommandPath())
+	}
+	check(newRoot(&app{}))
+}
+
+func TestExpandBraces(t *testing.T) {
+	for in, want := range map[string][]string{
+		"ss://b/k":                {"ss://b/k"},
+		"ss://b/t-{0008..0010}.t": {"ss://b/t-0008.t", "ss://b/t-0009.t", "ss://b/t-0010.t"},
+		"ss://b/{x,y}{1..2}":      {"ss://b/x1", "ss://b/x2", "ss://b/y1", "ss://b/y2"},
+	} {
+		got, err := expandBraces(in)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	for _, bad := range []string{"ss://b/{1..", "ss://b/{5..1}", "ss://b/{a..b}", "ss://b/{0..99999999}", "ss://b/{0..999}{0..999}"} {
+		_, err := expandBraces(bad)
+		var usage *usageError
+		require.ErrorAs(t, err, &usage, bad)
+	}
+}
+
+func TestPlanUploads(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string) {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte(name), 0o600))
+	}
+	write("a/1.tar")
+	write("a/deep/2.tar")
+	write("b/3.tar")
+	require.NoError(t, os.Symlink(filepath.Join(dir, "b/3.tar"), filepath.Join(dir, "a/link.tar")))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "empty"), 0o700))
+	keys := func(sources []string, destination string) (keys []string) {
+		uploads, err := planUploads(sources, destination)
+		require.NoError(t, err)
+		for _, u := range uploads {
+			keys = append(keys, u.bucket+":"+u.key)
+		}
+		return keys
+	}
+	require.Equal(t, []string{"k:1.tar", "k:deep/2.tar", "k:link.tar"}, keys([]string{dir + "/a"}, "ss://k"))
+	require.Equal(t, []string{"k:v1/1.tar", "k:v1/3.tar"}, keys([]string{dir + "/a/1.tar", dir + "/b/*"}, "ss://k/v1/"))
+	require.Equal(t, []string{"k:other"}, keys([]string{dir + "/b/3.tar"}, "ss://k/other"))
+	require.Equal(t, []string{"k:in"}, keys([]string{"-"}, "ss://k/in"))
+
+	_, err := planUploads([]string{dir + "/empty"}, "ss://k/")
+	require.ErrorContains(t, err, "holds no files")
+	_, err = planUploads([]string{dir + "/none"}, "ss://k/")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
