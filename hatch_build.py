@@ -33,7 +33,7 @@ class BuildError(RuntimeError):
     """The native part can't be built; the message says what to install or change."""
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, unused-ignore]
+class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
     """Adds the extension and the command to a wheel; an sdist carries sources only."""
 
     PLUGIN_NAME = "custom"
@@ -60,6 +60,7 @@ class Build:
     """The steps of one build, in the source tree at root."""
 
     def __init__(self, root: Path, version: str) -> None:
+        """Only look around; the steps do the work."""
         self.root = root
         self.version = version
         self.out = root / "build"

@@ -6,7 +6,7 @@
     ├── RequestError                 the cluster refused the request as it stands
     │   ├── BadArchiveError          an archive that can't be indexed: names the byte offset
     │   └── RangeError               a range that lies outside the object
-    ├── NotFoundError                no such object, member, bucket, ETL; a source that matches nothing
+    ├── NotFoundError                no such object, member, bucket or ETL; no match
     ├── ConflictError                it exists already, or a bucket is not empty
     │   ├── PreconditionError        If-Match or If-None-Match did not hold
     │   └── SnapshotChangedError     an object was overwritten since the epoch's snapshot

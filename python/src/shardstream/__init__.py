@@ -1,0 +1,113 @@
+"""Stream shuffled, transformed batches of training data from a shardstream cluster.
+
+>>> import shardstream as ss
+>>> ss.Client().bucket("digits").put("train-0000.tar", Path("train-0000.tar"))
+>>> ds = ss.IterableDataset("ss://digits/train-*.tar", batch_size=256)
+>>> for batch in ds:
+...     ...
+
+Importing this is cheap: no thread, no Go, no numpy, no torch. `IterableDataset` is looked up when
+it is first used: it is a torch IterableDataset where torch is installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._client import Bucket, Client
+from ._etls import ETLs
+from ._exceptions import (
+    BadArchiveError,
+    BusyError,
+    ClosedError,
+    ConflictError,
+    CorruptError,
+    DeadlineError,
+    ETLError,
+    ForkedError,
+    IntegrityError,
+    InternalError,
+    NoSpaceError,
+    NotFoundError,
+    PreconditionError,
+    RangeError,
+    RequestError,
+    SampleError,
+    ShardstreamError,
+    SkippedSampleWarning,
+    SnapshotChangedError,
+    UnavailableError,
+)
+from ._models import BucketInfo, Copy, ETLInfo, Location, ObjectInfo
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._batch import Batch, BytesColumn
+    from ._dataset import IterableDataset
+
+__all__ = [
+    "BadArchiveError",
+    "Batch",
+    "Bucket",
+    "BucketInfo",
+    "BusyError",
+    "BytesColumn",
+    "Client",
+    "ClosedError",
+    "ConflictError",
+    "Copy",
+    "CorruptError",
+    "DeadlineError",
+    "ETLError",
+    "ETLInfo",
+    "ETLs",
+    "ForkedError",
+    "IntegrityError",
+    "InternalError",
+    "IterableDataset",
+    "Location",
+    "NoSpaceError",
+    "NotFoundError",
+    "ObjectInfo",
+    "PreconditionError",
+    "RangeError",
+    "RequestError",
+    "SampleError",
+    "ShardstreamError",
+    "SkippedSampleWarning",
+    "SnapshotChangedError",
+    "UnavailableError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Look up what needs numpy or torch, at its first use."""
+    value: Any
+    if name == "IterableDataset":
+        value = _iterable_dataset()
+    elif name in ("Batch", "BytesColumn"):
+        from . import _batch
+
+        value = getattr(_batch, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _iterable_dataset() -> Any:
+    """The torch class where torch can be imported, else the plain one."""
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        from ._dataset import IterableDataset
+
+        return IterableDataset
+    from .torch import IterableDataset as TorchDataset
+
+    return TorchDataset

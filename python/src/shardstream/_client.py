@@ -1,0 +1,397 @@
+"""The cluster's REST API for Python: buckets, objects, transformations, status."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode
+
+from ._etls import ETLs
+from ._exceptions import IntegrityError, NotFoundError
+from ._http import Response, Transport
+from ._models import BucketInfo, Location, ObjectInfo, checksums
+
+DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
+_CHUNK = 1 << 20
+
+#: What a PUT takes: bytes, a path to a file, or an open binary file.
+Data = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+
+class Client:
+    """A connection to a cluster: plain HTTP, no thread, no Go; safe in any process.
+
+    Args:
+        endpoint: a gateway, by default SHARDSTREAM_ENDPOINT, or http://127.0.0.1:7070.
+        token: by default SHARDSTREAM_TOKEN.
+        timeout: seconds without any answer after which a call raises DeadlineError; also the
+            limit of a whole call that moves no object's bytes.
+        retries: how often a call that may be repeated is repeated when a node is away.
+
+    Raises:
+        ValueError: the endpoint is no http address, or the timeout is not positive.
+
+    Example:
+        >>> client = Client()
+        >>> client.bucket("digits").create()
+        >>> client.bucket("digits").put("train-0000.tar", Path("train-0000.tar"))
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        endpoint = endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
+        token = os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
+        self._http = Transport(endpoint, token, timeout, retries)
+
+    def __repr__(self) -> str:
+        return f"Client({self.endpoint!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def endpoint(self) -> str:
+        """The gateway that this client talks to."""
+        return self._http.endpoint
+
+    @property
+    def etl(self) -> ETLs:
+        """The cluster's transformations."""
+        return ETLs(self._http)
+
+    def bucket(self, name: str) -> Bucket:
+        """A handle for a bucket; nothing is asked or made yet."""
+        return Bucket(self._http, name)
+
+    def buckets(self) -> list[BucketInfo]:
+        """All buckets, sorted by name."""
+        answer = self._http.json("GET", "/v1/buckets")
+        entries = answer.get("buckets") if isinstance(answer, dict) else answer
+        return [BucketInfo.from_json(entry) for entry in entries or ()]
+
+    def status(self) -> dict[str, Any]:
+        """The cluster's state, as `shardstream status --json` prints it."""
+        answer: dict[str, Any] = self._http.json("GET", "/v1/cluster")
+        return answer
+
+    def stream_info(self, description: Mapping[str, Any]) -> dict[str, Any]:
+        """Describe a stream to the cluster (POST /v1/streams); returns its snapshot and counts."""
+        answer: dict[str, Any] = self._http.json("POST", "/v1/streams", dict(description))
+        return answer
+
+    def close(self) -> None:
+        """Close idle connections. Calling it twice is fine."""
+        self._http.close()
+
+
+class Bucket:
+    """A bucket's objects; made by `Client.bucket`."""
+
+    def __init__(self, http: Transport, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a bucket's name is a non-empty string, not {name!r}")
+        self._http = http
+        self.name = name
+        self._path = f"/v1/buckets/{quote(name, safe='')}"
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.name!r}, {self._http.endpoint!r})"
+
+    def create(self, *, mirror: int = 1, exist_ok: bool = False) -> Bucket:
+        """Make the bucket, and return this handle.
+
+        Args:
+            mirror: copies of each object.
+            exist_ok: do nothing if the bucket is there already.
+
+        Raises:
+            ConflictError: it is there already.
+        """
+        if not (exist_ok and self.exists()):
+            self._http.json("PUT", self._path, {"name": self.name, "mirror": mirror})
+        return self
+
+    def exists(self) -> bool:
+        """Whether the bucket is there."""
+        try:
+            self.info()
+        except NotFoundError:
+            return False
+        return True
+
+    def info(self) -> BucketInfo:
+        """The bucket's properties."""
+        return BucketInfo.from_json(self._http.json("GET", self._path))
+
+    def drop(self, *, force: bool = False) -> None:
+        """Remove the bucket; with force its objects as well.
+
+        Raises:
+            ConflictError: it is not empty.
+        """
+        self._http.json("DELETE", self._path + ("?force=true" if force else ""))
+
+    def put(
+        self,
+        key: str,
+        data: Data,
+        *,
+        content_type: str = "",
+        meta: Mapping[str, str] | None = None,
+        index: bool = True,
+        if_match: str = "",
+        if_none_match: str = "",
+    ) -> ObjectInfo:
+        """Store an object; it is durable when this returns.
+
+        The bytes go to the node that keeps them, not through the gateway.
+
+        Args:
+            key: its name; a name that ends in .tar is indexed as an archive of samples.
+            data: bytes, a path (str or Path), or an open binary file.
+            content_type: its media type.
+            meta: properties of your own.
+            index: False stores an archive as opaque bytes.
+            if_match: store only over the version with this ETag.
+            if_none_match: "*" stores only if there is no such object.
+
+        Raises:
+            BadArchiveError: the archive is truncated or damaged; nothing was stored.
+            PreconditionError: if_match or if_none_match did not hold.
+            IntegrityError: the bytes changed on their way.
+        """
+        headers = {f"X-Shardstream-Meta-{name}": value for name, value in (meta or {}).items()}
+        for name, value in (
+            ("Content-Type", content_type or "application/octet-stream"),
+            ("If-Match", if_match),
+            ("If-None-Match", if_none_match),
+            ("X-Shardstream-Archive", "" if index else "none"),
+        ):
+            if value:
+                headers[name] = value
+        body = _Body(data)
+        try:
+            if body.crc32 is not None:
+                headers["X-Shardstream-Checksum"] = f"crc32={body.crc32:08x}"
+            # A conditional PUT is not repeated: the second would meet the first one's work.
+            retry = body.repeatable and not (if_match or if_none_match)
+            response = self._http.request(
+                "PUT",
+                self.locate(key).url,
+                headers=headers,
+                stream=body.chunks,
+                length=body.length,
+                retry=retry,
+            )
+            info = ObjectInfo.from_json(_json(response))
+        finally:
+            body.close()
+        if info.crc32 and int(info.crc32, 16) != body.sent_crc32:
+            raise IntegrityError(
+                f"ss://{self.name}/{key}: sent bytes with crc32 {body.sent_crc32:08x}, but "
+                f"{info.crc32} were stored as version {info.version}: put it again"
+            )
+        return info
+
+    def get(
+        self,
+        key: str,
+        *,
+        member: str = "",
+        offset: int = 0,
+        length: int | None = None,
+        etl: str = "",
+    ) -> bytes:
+        """Read an object, or a part of one, into memory.
+
+        Args:
+            key: the object.
+            member: a file inside the archive.
+            offset: first byte; below zero counts from the end.
+            length: at most so many bytes; None is all that follow.
+            etl: transformations to run it through, comma separated.
+
+        Raises:
+            NotFoundError: no such object or member.
+            RangeError: offset lies outside the object.
+            CorruptError: the stored bytes are damaged; none of them is returned.
+        """
+        response = self._get(key, member, offset, length, etl)
+        data = response.read()
+        if response.status == 200 and not member and not etl:
+            _verify(f"ss://{self.name}/{key}", response, zlib.crc32(data))
+        return data
+
+    def download(self, key: str, path: str | os.PathLike[str]) -> ObjectInfo:
+        """Write an object to a file, verified; a failed one leaves no file behind."""
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        response = self._get(key, "", 0, None, "")
+        total = 0
+        try:
+            with part.open("wb") as file:
+                while chunk := response.read(_CHUNK):
+                    total = zlib.crc32(chunk, total)
+                    file.write(chunk)
+            _verify(f"ss://{self.name}/{key}", response, total)
+            part.replace(target)
+        finally:
+            response.close()
+            part.unlink(missing_ok=True)
+        return ObjectInfo.from_headers(self.name, key, response.headers)
+
+    def head(self, key: str) -> ObjectInfo:
+        """An object's properties."""
+        response = self._http.request("HEAD", self._object(key))
+        response.read()
+        return ObjectInfo.from_headers(self.name, key, response.headers)
+
+    def delete(self, key: str, *, if_match: str = "") -> None:
+        """Delete an object.
+
+        Raises:
+            NotFoundError: no such object.
+            PreconditionError: its ETag is not if_match.
+        """
+        headers = {"If-Match": if_match} if if_match else {}
+        self._http.request("DELETE", self._object(key), headers=headers).read()
+
+    def list(
+        self, prefix: str = "", *, start_after: str = "", page: int = 1000
+    ) -> Iterator[ObjectInfo]:
+        """The objects whose keys begin with prefix, sorted by key; fetched page by page.
+
+        A listing is complete or it raises: UnavailableError where a node is away.
+        """
+        while True:
+            query = urlencode({"prefix": prefix, "start_after": start_after, "limit": page})
+            answer = self._http.json("GET", f"{self._path}/objects?{query}")
+            for entry in answer.get("objects") or ():
+                yield ObjectInfo.from_json(entry)
+            start_after = answer.get("next") or ""
+            if not start_after:
+                return
+
+    def prefixes(self, prefix: str = "", *, delimiter: str = "/") -> Iterator[str]:
+        """The next level of names below prefix, each with its delimiter: the "folders"."""
+        start_after = ""
+        while True:
+            query = urlencode(
+                {"prefix": prefix, "delimiter": delimiter, "start_after": start_after}
+            )
+            answer = self._http.json("GET", f"{self._path}/objects?{query}")
+            yield from answer.get("prefixes") or ()
+            start_after = answer.get("next") or ""
+            if not start_after:
+                return
+
+    def locate(self, key: str) -> Location:
+        """The node that owns a key, and the files that hold the object if it exists."""
+        return Location.from_json(self._http.json("GET", f"{self._object(key)}?op=locate"))
+
+    def _object(self, key: str) -> str:
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"an object's key is a non-empty string, not {key!r}")
+        return f"/v1/objects/{quote(self.name, safe='')}/{quote(key, safe='/')}"
+
+    def _get(self, key: str, member: str, offset: int, length: int | None, etl: str) -> Response:
+        if length is not None and length < 1:
+            raise ValueError(f"length must be at least 1, or None for all, not {length}")
+        query = urlencode([(k, v) for k, v in (("member", member), ("etl", etl)) if v])
+        headers = {}
+        if offset < 0:
+            if length is not None:
+                raise ValueError("an offset from the end reads to the end: leave length out")
+            headers["Range"] = f"bytes={offset}"
+        elif offset or length is not None:
+            headers["Range"] = f"bytes={offset}-" + (str(offset + length - 1) if length else "")
+        return self._http.request(
+            "GET", self._object(key) + (f"?{query}" if query else ""), headers=headers
+        )
+
+
+class _Body:
+    """The bytes of a PUT: chunks that can be made again, their length, and their checksum."""
+
+    def __init__(self, data: Data) -> None:
+        self.crc32: int | None = None  # known beforehand, for bytes in memory
+        self.sent_crc32 = 0
+        self.length: int | None
+        self._file: BinaryIO | None = None
+        self._view: memoryview | None = None
+        self._own = False
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            self._view = memoryview(data).cast("B")
+            self.length = len(self._view)
+            self.crc32 = zlib.crc32(self._view)
+            self.repeatable = True
+            return
+        if isinstance(data, (str, os.PathLike)):
+            self._file, self._own = Path(data).open("rb"), True  # noqa: SIM115 (closed by close)
+        elif hasattr(data, "read"):
+            self._file = data
+        else:
+            raise TypeError(
+                f"data must be bytes, a path or an open binary file, not {type(data).__name__}"
+            )
+        try:
+            self._start = self._file.tell()
+            self.length = self._file.seek(0, os.SEEK_END) - self._start
+            self._file.seek(self._start)
+            self.repeatable = True
+        except (OSError, AttributeError):  # a pipe, say: sent once, in chunks
+            self.length = None
+            self.repeatable = False
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The body from its beginning."""
+        self.sent_crc32 = 0
+        if self._view is not None:
+            for at in range(0, len(self._view), _CHUNK):
+                yield self._view[at : at + _CHUNK]
+            self.sent_crc32 = self.crc32 or 0
+            return
+        assert self._file is not None
+        if self.repeatable:
+            self._file.seek(self._start)
+        while chunk := self._file.read(_CHUNK):
+            self.sent_crc32 = zlib.crc32(chunk, self.sent_crc32)
+            yield chunk
+
+    def close(self) -> None:
+        """Close the file, if it was opened here."""
+        if self._own and self._file is not None:
+            self._file.close()
+
+
+def _json(response: Response) -> Any:
+    return json.loads(response.read())
+
+
+def _verify(what: str, response: Response, crc32: int) -> None:
+    """Compare a whole object's checksum with the one that came with it."""
+    expected = checksums(response.headers.get("X-Shardstream-Checksum")).get("crc32")
+    if expected and int(expected, 16) != crc32:
+        raise IntegrityError(
+            f"{what}: received bytes with crc32 {crc32:08x}, but {expected} was promised: read "
+            "it again; if it persists, run `shardstream fsck`"
+        )

@@ -1,0 +1,435 @@
+"""The dataset: which batches, in which order, from where on.
+
+No torch, no Go and no network here until the first batch is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from . import _native
+from ._arguments import integer, rank_pair, source_list
+from ._client import DEFAULT_ENDPOINT, Client
+from ._epochs import MAIN, Ledger, Plan
+from ._exceptions import ClosedError
+from ._iteration import Iteration, Progress
+from ._ranks import ranks_of_process, this_worker
+
+if TYPE_CHECKING:
+    from ._batch import Batch
+
+_STATE_VERSION = 1
+_SHUFFLES = ("global", "window", "shards", None)
+_ON_ERROR = ("raise", "skip", "warn")
+_MAX_SEED = 2**64 - 1
+
+
+class IterableDataset:
+    """Batches of a cluster's samples, shuffled and transformed there.
+
+    With torch installed this is a `torch.utils.data.IterableDataset` and arrays are tensors;
+    without it, or in a plain loop, it works the same and arrays are numpy's.
+
+    Each batch is a dict from column to values, for N samples:
+
+    * ``"__key__"``: list of N str, the samples' names.
+    * a column that the ETL returned as numbers or equal-shaped arrays: one array or tensor
+      ``[N, *shape]`` with its dtype; of different shapes: a list of N arrays (None if missing).
+    * a column of bytes (every column, without an ETL): a `BytesColumn`, a sequence of N
+      zero-copy memoryviews. Text: a list of N str.
+    * ``"__mask__"``: bool ``[N]``, only in the one kind of batch that has padding: the last step
+      of an epoch with fewer samples left than ranks gives some ranks a repeated sample, False.
+
+    Arrays and views lie on the loader's memory, uncopied. They are writeable, are this process's
+    alone, and stay as they are for as long as anything refers to them; a batch that is kept keeps
+    its memory, so copy the parts that you keep (`tensor.clone()`, `bytes(view)`).
+
+    The order of an epoch depends on the data, seed, epoch and shuffle alone: not on the number of
+    ranks, workers or targets. Each rank takes its part of every step, all ranks equally many.
+    With DataLoader pass ``batch_size=None``; ``num_workers=0`` is the fast path, since reading
+    ahead happens outside Python.
+
+    Args:
+        source: ``ss://bucket/key`` with braces and globs, ``ss://bucket/prefix/``, or several.
+        batch_size: samples in each batch of a rank.
+        shuffle: "global" (every sample anywhere), "window" (slices of shards, then samples
+            across a window of them), "shards" (their order only), None.
+        seed: of the shuffle and of the ETL's random numbers; 0 to 2**64-1.
+        etl: name of a deployed transformation (see `Client.etl`).
+        fields: only these columns; None is all.
+        drop_last: leave out the last step where it is not full.
+        rank: this process's number. Given together with world_size, or neither: then they are
+            found when an iteration begins, from torch.distributed if it is initialised, else from
+            RANK and WORLD_SIZE, else 0 of 1.
+        world_size: the number of processes that share an epoch.
+        on_error: for a sample that can't be read or transformed: "raise" SampleError, "skip" it
+            (counted in stats()), or "warn" with a SkippedSampleWarning and skip it.
+        timeout: seconds without a batch after which iterating raises DeadlineError.
+        prefetch: batches that are assembled ahead.
+        endpoint: a gateway; by default SHARDSTREAM_ENDPOINT, or http://127.0.0.1:7070.
+        token: by default SHARDSTREAM_TOKEN.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument is of the wrong type.
+
+    Iterating raises NotFoundError (a source that matches nothing), ETLError and SampleError (user
+    code, damaged samples), SnapshotChangedError (data changed since the saved state), ForkedError,
+    DeadlineError, UnavailableError.
+
+    Example:
+        >>> ds = IterableDataset("ss://digits/train-*.tar", batch_size=256, etl="augment")
+        >>> for epoch in range(10):
+        ...     ds.set_epoch(epoch)
+        ...     for batch in DataLoader(ds, batch_size=None):
+        ...         train(batch["image"], batch["cls"])
+    """
+
+    _convert: ClassVar[Callable[[Any], Any] | None] = None
+
+    def __init__(
+        self,
+        source: str | Sequence[str],
+        *,
+        batch_size: int,
+        shuffle: str | None = "global",
+        seed: int = 0,
+        etl: str | None = None,
+        fields: Sequence[str] | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        on_error: str = "raise",
+        timeout: float = 60.0,
+        prefetch: int = 4,
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.sources = source_list(source)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        if shuffle not in _SHUFFLES:
+            raise ValueError(f"shuffle must be one of {_SHUFFLES}, not {shuffle!r}")
+        self.shuffle = shuffle
+        self.seed = integer("seed", seed, 0, _MAX_SEED)
+        if etl is not None and not isinstance(etl, str):
+            raise TypeError(
+                "etl is the name of a deployed transformation: deploy the function first, with "
+                "Client().etl.create(name, function)"
+            )
+        self.etl = etl or None
+        if isinstance(fields, str):
+            raise TypeError(f"fields is a list of columns: [{fields!r}]?")
+        self.fields = None if fields is None else tuple(fields)
+        self.drop_last = bool(drop_last)
+        self.rank, self.world_size = rank_pair(rank, world_size)
+        if on_error not in _ON_ERROR:
+            raise ValueError(f"on_error must be one of {_ON_ERROR}, not {on_error!r}")
+        self.on_error = on_error
+        if not timeout > 0:
+            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
+        self.timeout = float(timeout)
+        self.prefetch = integer("prefetch", prefetch, 1, 1024)
+        self.endpoint = endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
+        self._token = os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
+        self._default = Plan(0, 0)
+        self._ledger = Ledger()
+        self._inherited: tuple[int, int] | None = None  # (rank, world size) of the trainer
+        self._reset()
+
+    def _reset(self) -> None:
+        """What belongs to this process and to no copy of the dataset."""
+        self._stream: _native.Stream | None = None
+        self._stream_pid = os.getpid()
+        self._running: Progress | None = None  # the one iteration that the stream serves
+        self._progress: Progress | None = None  # the same, unless a plan was set since
+        self._rounds = 0  # iterations begun in this worker
+        self._own: Plan | None = None  # a state that was loaded in a worker, by a stateful loader
+        self._infos: dict[tuple[int, int], dict[str, Any]] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        source = self.sources[0] if len(self.sources) == 1 else list(self.sources)
+        text = f"{source!r}, batch_size={self.batch_size}, shuffle={self.shuffle!r}"
+        text += f", seed={self.seed}"
+        for name in ("etl", "fields", "rank", "world_size"):
+            value = getattr(self, name)
+            if value is not None:
+                text += f", {name}={value!r}"
+        if self.drop_last:
+            text += ", drop_last=True"
+        return f"IterableDataset({text})"
+
+    # -- iterating ---------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin an iteration: of the epoch that was set, or of the one after the last.
+
+        Nothing happens before the first batch is asked for. A dataset serves one iteration at a
+        time; a new one ends the one before.
+        """
+        return Iteration(self)
+
+    def __len__(self) -> int:
+        """Batches in this rank's epoch; asks the cluster, once."""
+        return int(self._describe()["batches"])
+
+    def __bool__(self) -> bool:
+        """Always true: asking whether there is a dataset must not ask the cluster."""
+        return True
+
+    def info(self) -> dict[str, Any]:
+        """The data as it is now: snapshot, samples, shards, bytes, batches, max_sample."""
+        answer = self._describe(fresh=True)
+        return {key: value for key, value in answer.items() if key != "map"}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be of this epoch; without it, each is of the next one.
+
+        It reaches the workers of a DataLoader, also persistent ones. A position that was loaded
+        for the same epoch stays.
+        """
+        epoch = integer("epoch", epoch, 0, 2**63 - 1)
+        pending = self._pending()
+        position = pending.position if pending.epoch == epoch else 0
+        self._plan(Plan(epoch, position))
+
+    # -- state -------------------------------------------------------------------------------
+
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """Where to go on: a small JSON-able dict, made without any network.
+
+        It stands behind the last batch that was handed out, whatever was read ahead. With
+        DataLoader workers only the training process knows how many batches it has used.
+
+        Args:
+            consumed: batches of this epoch that this rank has used. Needed with DataLoader
+                workers, ignored nowhere.
+
+        Raises:
+            ValueError: workers were iterating, and consumed is missing.
+        """
+        if consumed is not None:
+            consumed = integer("consumed", consumed, 0)
+        worker = this_worker()
+        if worker is not None and self._progress is not None:
+            plan = self._progress.for_worker(worker)
+            return {**self._state(plan), "worker": worker.number, "workers": worker.count}
+        if self._progress is not None and self._progress.pid == os.getpid():
+            if consumed is None:
+                return self._state(self._progress.plan())
+            return self._state(self._after(self._progress.began, consumed))
+        last = self._ledger.last(os.getpid()) if self._progress is None else None
+        if last is None or last.worker == MAIN:
+            if consumed:
+                raise ValueError("no batch of this epoch was handed out yet: leave consumed out")
+            return self._state(self._pending())
+        if consumed is None:
+            raise ValueError(
+                "DataLoader workers read ahead, so this process must say how many batches of the "
+                "epoch it has used: state_dict(consumed=...); or use num_workers=0"
+            )
+        return self._state(self._after(last.plan, consumed))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on where a saved state stands; those after it are whole.
+
+        Raises:
+            ValueError: the state is not of this dataset (another seed or shuffle), or not a state.
+        """
+        try:
+            version, epoch, position = state["version"], state["epoch"], state["position"]
+            seed, shuffle, snapshot = state["seed"], state["shuffle"], state["snapshot"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a state of a shardstream dataset: {error!r}") from error
+        if version != _STATE_VERSION:
+            raise ValueError(f"state version {version!r} is not {_STATE_VERSION}")
+        if (seed, shuffle) != (self.seed, self.shuffle):
+            raise ValueError(
+                f"the state was saved with seed={seed}, shuffle={shuffle!r}, this dataset has "
+                f"seed={self.seed}, shuffle={self.shuffle!r}: they make different orders"
+            )
+        plan = Plan(
+            integer("epoch", epoch, 0, 2**63 - 1), integer("position", position, 0, 2**63 - 1)
+        )
+        worker = this_worker()
+        if state.get("workers") is not None and (
+            worker is None or (worker.number, worker.count) != (state["worker"], state["workers"])
+        ):
+            raise ValueError(
+                f"this is the state of DataLoader worker {state['worker']} of {state['workers']}: "
+                "only a stateful loader with as many workers can use it"
+            )
+        self._ledger.snapshot = str(snapshot)
+        if worker is not None:
+            self._own = plan
+        self._plan(plan)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the first iteration in this process.
+
+        Keys: snapshot, batches, samples, bytes, wait_s (spent waiting for batches), run_s,
+        retries, skipped, skipped_keys, targets (samples, bytes, reconnects of each). Empty before
+        the first batch, and where DataLoader workers do the iterating.
+        """
+        if self._stream is None or self._stream_pid != os.getpid():
+            return {}
+        return self._stream.stats()
+
+    def close(self) -> None:
+        """End the iteration and free the loader. Batches that are still referred to stay."""
+        self._closed = True
+        self._running = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+    def __enter__(self) -> IterableDataset:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- copies ------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The description, and what the next iteration takes; nothing of the running one."""
+        names = (
+            "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
+            "world_size", "on_error", "timeout", "prefetch", "endpoint", "_token", "_ledger",
+        )  # fmt: skip
+        state = {name: getattr(self, name) for name in names}
+        state["_default"] = tuple(self._pending())
+        state["_snapshot"] = self._ledger.snapshot
+        # A spawned DataLoader worker does not see the trainer's torch.distributed.
+        state["_inherited"] = self._ranks_now()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._reset()
+        snapshot = state.pop("_snapshot")
+        self.__dict__.update(state)
+        self._default = Plan(*state["_default"])
+        if not self._ledger.snapshot:  # a plain copy has a ledger of its own
+            self._ledger.snapshot = snapshot
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _pending(self) -> Plan:
+        """The plan of the next iteration, as far as this process can know."""
+        return self._own or self._ledger.peek(os.getpid(), self._default)
+
+    def _plan(self, plan: Plan) -> None:
+        self._default = plan
+        self._progress = None
+        self._ledger.set(os.getpid(), plan)
+
+    def _after(self, began: Plan, consumed: int) -> Plan:
+        world = self._ranks_now()[1]
+        return Plan(began.epoch, began.position + consumed * world * self.batch_size)
+
+    def _state(self, plan: Plan) -> dict[str, Any]:
+        return {
+            "version": _STATE_VERSION,
+            "snapshot": self._ledger.snapshot,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "epoch": plan.epoch,
+            "position": plan.position,
+        }
+
+    def _ranks_now(self) -> tuple[int, int]:
+        """(rank, world size), from the arguments, or from what this process is part of now."""
+        if self.rank is not None and self.world_size is not None:
+            return self.rank, self.world_size
+        if self._inherited is not None and this_worker() is not None:
+            return self._inherited
+        return ranks_of_process()
+
+    def _describe(self, *, fresh: bool = False) -> dict[str, Any]:
+        """What the cluster says about this dataset as a stream of this rank's."""
+        rank, world = self._ranks_now()
+        if fresh or (rank, world) not in self._infos:
+            with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
+                names = ("sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last")
+                config = self._config()
+                request = {name: config[name] for name in names}
+                self._infos[rank, world] = client.stream_info(
+                    {**request, "rank": rank, "world_size": world}
+                )
+        return self._infos[rank, world]
+
+    def _begin(self) -> Progress:
+        """Start an iteration in the native loader."""
+        if self._closed:
+            raise ClosedError("this dataset is closed: make another one")
+        _native.check_fork()
+        rank, world = self._ranks_now()
+        worker = this_worker()
+        began = self._take_plan(worker)
+        try:
+            if began.position:
+                # A state made by counting batches may point a little past the end of the epoch.
+                samples = int(self._describe(fresh=True)["samples"])
+                began = Plan(began.epoch, min(began.position, samples))
+            if self._stream is None or self._stream_pid != os.getpid():
+                self._stream_pid = os.getpid()
+                self._stream = _native.Stream(self._config())
+            self._stream.start(
+                {
+                    "epoch": began.epoch,
+                    "position": began.position,
+                    "rank": rank,
+                    "world_size": world,
+                    "worker": worker.number if worker else 0,
+                    "workers": worker.count if worker else 1,
+                    "snapshot": self._ledger.snapshot if began.position else "",
+                }
+            )
+        except BaseException:
+            self._begin_again(began)
+            raise
+        self._running = self._progress = Progress(began, world * self.batch_size)
+        return self._running
+
+    def _take_plan(self, worker: Worker | None) -> Plan:
+        """What this iteration is to yield; the next one gets the epoch after it."""
+        if worker is None:
+            began = self._ledger.begin(os.getpid(), self._default)
+            self._default = Plan(began.epoch + 1, 0)
+            return began
+        own, self._own = self._own, None
+        self._rounds += 1
+        return self._ledger.join(
+            worker.trainer, worker.seed, self._rounds, worker.number, self._default, own
+        )
+
+    def _begin_again(self, began: Plan) -> None:
+        """Let the next iteration take the plan of one that failed before its first batch."""
+        worker = this_worker()
+        self._ledger.set(os.getpid() if worker is None else worker.trainer, began)
+        self._running = self._progress = None
+
+    def _config(self) -> dict[str, Any]:
+        """The stream as pybind.Open takes it."""
+        return {
+            "endpoint": self.endpoint,
+            "token": self._token,
+            "sources": self.sources,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle or "none",
+            "seed": self.seed,
+            "etl": self.etl or "",
+            "fields": self.fields or (),
+            "drop_last": self.drop_last,
+            "prefetch": self.prefetch,
+            "on_error": self.on_error,
+            "timeout_s": self.timeout,
+        }

@@ -1,0 +1,186 @@
+"""What the cluster says about its buckets, objects and transformations, as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+_META = "x-shardstream-meta-"
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One version of an object.
+
+    Attributes:
+        bucket: its bucket.
+        name: its key within the bucket.
+        size: bytes.
+        version: rises with every overwrite.
+        xxh3: checksum of the whole object, 16 hexadecimal digits.
+        crc32: another, 8 hexadecimal digits.
+        etag: for conditional requests, quotes included.
+        created: when this version was stored.
+        content_type: as given with the PUT.
+        archive: "tar" where members are indexed, else "".
+        members: files in the archive.
+        samples: samples in the archive.
+        max_sample: bytes of the largest sample.
+        meta: the user's own properties.
+    """
+
+    bucket: str
+    name: str
+    size: int
+    version: int
+    xxh3: str = ""
+    crc32: str = ""
+    etag: str = ""
+    created: datetime | None = None
+    content_type: str = ""
+    archive: str = ""
+    members: int = 0
+    samples: int = 0
+    max_sample: int = 0
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ObjectInfo:
+        """From an entry of a listing or the answer to a PUT."""
+        known = {key: document[key] for key in cls.__dataclass_fields__ if key in document}
+        known["created"] = _time(known.get("created"))
+        known["meta"] = dict(known.get("meta") or {})
+        return cls(**known)
+
+    @classmethod
+    def from_headers(cls, bucket: str, name: str, headers: Message) -> ObjectInfo:
+        """From the headers of a HEAD or GET of the whole object."""
+        sums = checksums(headers.get("X-Shardstream-Checksum"))
+        stamp = headers.get("Last-Modified")
+        return cls(
+            bucket=bucket,
+            name=name,
+            size=int(headers.get("Content-Length") or 0),
+            version=int(headers.get("X-Shardstream-Version") or 0),
+            xxh3=sums.get("xxh3", ""),
+            crc32=sums.get("crc32", ""),
+            etag=headers.get("ETag") or "",
+            created=parsedate_to_datetime(stamp) if stamp else None,
+            content_type=headers.get("Content-Type") or "",
+            archive=headers.get("X-Shardstream-Archive") or "",
+            members=int(headers.get("X-Shardstream-Members") or 0),
+            samples=int(headers.get("X-Shardstream-Samples") or 0),
+            max_sample=int(headers.get("X-Shardstream-Max-Sample") or 0),
+            meta={
+                key.lower().removeprefix(_META): value
+                for key, value in headers.items()
+                if key.lower().startswith(_META)
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One stored copy of an object: the node and disk, and the files that hold it."""
+
+    node: str
+    disk: str
+    kind: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where an object lies: its owner's address, and its copies (none if it does not exist)."""
+
+    object: str
+    version: int
+    url: str
+    copies: tuple[Copy, ...]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Location:
+        """From the answer to ``?op=locate``."""
+        copies = tuple(
+            Copy(c["node"], c["disk"], c["kind"], tuple(c.get("files") or ()))
+            for c in document.get("copies") or ()
+        )
+        return cls(document["object"], int(document["version"]), document["url"], copies)
+
+
+@dataclass(frozen=True)
+class BucketInfo:
+    """A bucket's properties: when it was made, and how many copies it keeps of each object."""
+
+    name: str
+    created: datetime | None
+    mirror: int
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> BucketInfo:
+        """From the answer to a GET of the bucket."""
+        return cls(document["name"], _time(document.get("created")), int(document["mirror"]))
+
+
+@dataclass(frozen=True)
+class ETLInfo:
+    """A deployed transformation.
+
+    Attributes:
+        name: its name, as in ``etl="..."``.
+        source: the Python source that runs.
+        entry: the function in it.
+        level: "sample" (dict to dict) or "object" (bytes to bytes).
+        requirements: packages that it needs.
+        workers: processes per target; 0 is one per CPU.
+        timeout: seconds for one sample.
+        version: rises with every change.
+        created: when this version was deployed.
+    """
+
+    name: str
+    source: str
+    entry: str
+    level: str
+    requirements: tuple[str, ...]
+    workers: int
+    timeout: float
+    version: int
+    created: datetime | None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ETLInfo:
+        """From the answer to a GET of the transformation."""
+        return cls(
+            name=document["name"],
+            source=document.get("source", ""),
+            entry=document.get("entry", ""),
+            level=document.get("level", ""),
+            requirements=tuple(document.get("requirements") or ()),
+            workers=int(document.get("workers") or 0),
+            timeout=float(document.get("timeout_s") or 0),
+            version=int(document.get("version") or 0),
+            created=_time(document.get("created")),
+        )
+
+
+def checksums(header: str | None) -> dict[str, str]:
+    """The sums in an X-Shardstream-Checksum header, by kind."""
+    pairs = (part.strip().partition("=") for part in (header or "").split(","))
+    return {kind: value for kind, _, value in pairs if value}
+
+
+def _time(text: str | None) -> datetime | None:
+    """An RFC 3339 time; Go writes up to nine decimals, Python 3.10 reads six."""
+    if not text:
+        return None
+    stem, dot, rest = text.removesuffix("Z").partition(".")
+    if dot:
+        digits = rest.split("+")[0].split("-")[0]
+        stem += f".{digits[:6]:0<6}" + rest[len(digits) :]
+    parsed = datetime.fromisoformat(stem)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)

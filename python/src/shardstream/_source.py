@@ -1,0 +1,204 @@
+"""The source text of a user's function, with what it needs from its module.
+
+A transformation runs beside the data, in another process on another machine, so it travels as
+text. What the function refers to in its module goes along where that is possible as text:
+imports, plain constants, other functions. What is not (a closure, a loaded model) is refused
+here, by name, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import re
+import symtable
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CONSTANTS = (str, bytes, int, float, bool, type(None))
+
+
+def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> tuple[str, str]:
+    """Return (source, entry) for a callable, a path to a file, or source text.
+
+    Raises:
+        ValueError: the function can't be sent as text; the message says why, and what to do.
+        OSError: the file can't be read.
+    """
+    if isinstance(function, Path):
+        return function.read_text(encoding="utf-8"), entry or "transform"
+    if isinstance(function, str):
+        if "\n" not in function and function.endswith(".py"):
+            return Path(function).read_text(encoding="utf-8"), entry or "transform"
+        return function, entry or "transform"
+    if entry is not None:
+        raise ValueError("entry is for source text or a file; of a callable it is its own name")
+    function = inspect.unwrap(function)  # a decorator's line is part of the source
+    _refuse(function)
+    assert isinstance(function, types.FunctionType)
+    parts = _Parts()
+    parts.add(function)
+    return parts.text(), function.__name__
+
+
+def _refuse(function: Any) -> None:
+    """Raise for callables that have no source of their own."""
+    way_out = "define it with `def` at the top level of a file or a notebook cell, or pass a file"
+    if not inspect.isfunction(function):
+        raise ValueError(f"{function!r} is not a plain function: {way_out}")
+    if function.__name__ == "<lambda>":
+        raise ValueError(f"a lambda has no name to call it by: {way_out}")
+    if function.__code__.co_freevars:
+        names = ", ".join(function.__code__.co_freevars)
+        raise ValueError(
+            f"{function.__qualname__} is a closure over {names}, whose values can't be sent: "
+            "set them inside the function, or make them module-level constants"
+        )
+    outer = function.__qualname__.rpartition(".")[0]
+    if outer and not outer.endswith("<locals>"):
+        raise ValueError(f"{function.__qualname__} is a method: {way_out}")
+
+
+class _Parts:
+    """Collects definitions, those that others need first."""
+
+    def __init__(self) -> None:
+        self._imports: dict[str, str] = {}
+        self._constants: dict[str, str] = {}
+        self._definitions: dict[str, str] = {}
+
+    def text(self) -> str:
+        blocks = ["from __future__ import annotations"]
+        if self._imports:
+            blocks.append("\n".join(sorted(self._imports.values())))
+        if self._constants:
+            blocks.append("\n".join(self._constants.values()))
+        return "\n\n".join([*blocks, *self._definitions.values()]) + "\n"
+
+    def add(self, thing: types.FunctionType | type) -> None:
+        """Add a function or class, and before it whatever it refers to."""
+        if thing.__name__ in self._definitions:
+            return
+        try:
+            text = textwrap.dedent(inspect.getsource(thing))
+        except (OSError, TypeError) as error:
+            raise ValueError(
+                f"the source of {thing.__qualname__} can't be found (was it typed at the >>> "
+                "prompt?): put it in a file or a notebook cell, or pass the source as text"
+            ) from error
+        self._definitions[thing.__name__] = ""  # marks it, for functions that call each other
+        namespace = _namespace(thing)
+        for name in _globals_of(text):
+            if name in namespace:
+                self._need(thing, text, name, namespace[name])
+            elif not hasattr(builtins, name) and name != thing.__name__:
+                raise ValueError(f"{thing.__qualname__} uses {name!r}, which is not defined")
+        del self._definitions[thing.__name__]
+        self._definitions[thing.__name__] = text.rstrip()
+
+    def _need(self, user: types.FunctionType | type, text: str, name: str, value: Any) -> None:
+        home = getattr(value, "__module__", None)
+        if isinstance(value, types.ModuleType):
+            self._imports[name] = _import(value.__name__, name)
+            for submodule in _submodules(text, name, value):
+                self._imports[submodule] = f"import {submodule}"
+        elif isinstance(value, (types.FunctionType, type)) and home == user.__module__:
+            if value.__name__ != name:
+                raise ValueError(
+                    f"{user.__qualname__} uses {value.__name__} under the name {name!r}: call it "
+                    "by its own name"
+                )
+            self.add(value)
+        elif _importable(value):
+            line = f"from {value.__module__} import {value.__qualname__}"
+            suffix = "" if value.__qualname__ == name else f" as {name}"
+            self._imports[name] = line + suffix
+        elif _constant(value):
+            self._constants[name] = f"{name} = {value!r}"
+        else:
+            raise ValueError(
+                f"{user.__qualname__} uses the global {name!r} ({type(value).__name__}), which "
+                "can't be sent as text: make it inside the function, or pass a file as function="
+            )
+
+
+def _namespace(thing: types.FunctionType | type) -> dict[str, Any]:
+    if isinstance(thing, types.FunctionType):
+        return thing.__globals__
+    module = inspect.getmodule(thing)
+    return vars(module) if module else {}
+
+
+def _globals_of(text: str) -> list[str]:
+    """The global names that a definition refers to when it runs, annotations apart."""
+    tree = _Unannotate().visit(ast.parse(text))
+    table = symtable.symtable(ast.unparse(ast.fix_missing_locations(tree)), "<function>", "exec")
+    found: dict[str, None] = {}
+    pending = [table]
+    while pending:
+        scope = pending.pop()
+        top = scope is table
+        for symbol in scope.get_symbols():
+            if symbol.is_referenced() and (
+                (top and not symbol.is_assigned()) or (not top and symbol.is_global())
+            ):
+                found[symbol.get_name()] = None
+        pending.extend(scope.get_children())
+    return sorted(found)
+
+
+class _Unannotate(ast.NodeTransformer):
+    """Drops annotations: they are not evaluated where the function runs."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        self.generic_visit(node)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        self.generic_visit(node)
+        if node.value is None:
+            return ast.Pass()
+        return ast.Assign(targets=[node.target], value=node.value)
+
+
+def _import(module: str, name: str) -> str:
+    if module == name:
+        return f"import {module}"
+    return f"import {module} as {name}"
+
+
+def _submodules(text: str, name: str, module: types.ModuleType) -> set[str]:
+    """Submodules that text reaches through module: `PIL.Image` needs an import of its own."""
+    found = set()
+    for match in re.finditer(rf"(?<![\w.]){re.escape(name)}((?:\.\w+)+)", text):
+        path = module.__name__
+        for part in match[1].split(".")[1:]:
+            path = f"{path}.{part}"
+            if path in sys.modules and module.__name__ == name:
+                found.add(path)
+    return found
+
+
+def _importable(value: Any) -> bool:
+    """Whether `from module import name` gives this very value elsewhere too."""
+    module = getattr(value, "__module__", None)
+    qualname = getattr(value, "__qualname__", "")
+    if not isinstance(module, str) or module == "__main__" or not qualname or "." in qualname:
+        return False
+    return getattr(sys.modules.get(module), qualname, None) is value
+
+
+def _constant(value: Any) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(_constant(item) for item in value)
+    return type(value) in _CONSTANTS
