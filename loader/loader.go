@@ -26,8 +26,8 @@ import (
 type Control interface {
 	// OpenStream resolves the sources to a snapshot and says where its targets are.
 	OpenStream(ctx context.Context, req api.StreamRequest) (api.StreamInfo, error)
-	// Map returns the current cluster map.
-	Map(ctx context.Context) (api.Map, error)
+	// RefreshMap fetches the current cluster map.
+	RefreshMap(ctx context.Context) (*api.Placer, error)
 }
 
 // Policy says what happens to a sample that can't be read or transformed.

@@ -28,13 +28,13 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 func (it *iteration) refreshMap(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	m, err := it.l.control.Map(ctx)
+	m, err := it.l.control.RefreshMap(ctx)
 	if err != nil {
 		return
 	}
 	it.mu.Lock()
 	defer it.mu.Unlock()
-	for _, n := range m.Nodes {
+	for _, n := range m.Map.Nodes {
 		for _, p := range it.pullers {
 			if p.node == n.ID {
 				p.addr.Store(n.Addr)

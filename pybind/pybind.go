@@ -20,6 +20,9 @@ import (
 	"github.com/shardstream/shardstream/loader"
 )
 
+// version is set by the build.
+var version = "dev"
+
 // Results of Next that are no batch.
 const (
 	end     = -1
@@ -67,7 +70,7 @@ func Open(config string) (id int64, err error) {
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
 		return 0, coded(api.Errorf(400, api.CodeBadRequest, "configuration: %v", err))
 	}
-	client, err := api.NewClient(c.Endpoint, api.WithToken(c.Token))
+	client, err := api.NewClient(api.Options{Endpoint: c.Endpoint, Token: c.Token})
 	if err != nil {
 		return 0, coded(err)
 	}
@@ -181,9 +184,9 @@ func Close(id int64) (ok int64, err error) {
 }
 
 // Version is the version of the native module.
-func Version() (version string, err error) {
+func Version() (name string, err error) {
 	defer guard(&err)
-	return api.Version, nil
+	return version, nil
 }
 
 func lookup(id int64) (*loader.Loader, error) {

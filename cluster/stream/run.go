@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
 
@@ -42,6 +43,7 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 		return r.plan(gctx, free, ready)
 	})
 	group.Go(func() error {
+		debug.SetPanicOnFault(true)
 		return r.send(gctx, out, meter, free, ready)
 	})
 	err = group.Wait()

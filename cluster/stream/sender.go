@@ -74,8 +74,18 @@ func newSender(nc net.Conn) (*sender, error) {
 // interrupt ends a blocked write.
 func (s *sender) interrupt() { _ = s.conn.SetDeadline(time.Unix(1, 0)) }
 
-// batch writes a job's frame.
-func (s *sender) batch(j *job) error {
+// batch writes a job's frame. A page of a mapped shard that the disk can't give arrives as a fault,
+// which becomes an error here.
+func (s *sender) batch(j *job) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			fault, ok := r.(interface{ Addr() uintptr })
+			if !ok {
+				panic(r)
+			}
+			err = fmt.Errorf("%w: page at %#x can't be read", errCut, fault.Addr())
+		}
+	}()
 	j.head = j.frame.Append(j.head[:0])
 	if err := s.frame(wire.FrameBatch, j.head, j.frame.Payload()); err != nil {
 		return err
@@ -141,21 +151,11 @@ func (s *sender) segment(seg *segment, size int64) error {
 	if s.raw != nil && size >= sendfileFrom {
 		return s.file(seg, size)
 	}
-	for off, left := seg.off, size; left > 0; {
-		if len(s.buf) == cap(s.buf) {
-			if err := s.flush(); err != nil {
-				return err
-			}
-		}
-		n := min(left, int64(cap(s.buf)-len(s.buf)))
-		at := len(s.buf)
-		s.buf = s.buf[:at+int(n)]
-		if _, err := seg.shard.object.File().ReadAt(s.buf[at:], off); err != nil {
-			return fmt.Errorf("%w: %w", errCut, err)
-		}
-		off, left = off+n, left-n
+	mem, err := seg.shard.bytes(seg.off, size)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errCut, err)
 	}
-	return nil
+	return s.write(mem)
 }
 
 // file sends a file range by sendfile(2).

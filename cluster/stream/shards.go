@@ -2,8 +2,11 @@ package stream
 
 import (
 	"errors"
+	"io"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/archive"
@@ -19,10 +22,11 @@ type shard struct {
 	number int
 	object *store.Object
 	index  *archive.Index
-	err    error // every sample of the shard fails with it
-	absent bool  // another target's
-	refs   int   // jobs that still read from it
-	used   bool  // since the clock hand last passed
+	err    error  // every sample of the shard fails with it
+	absent bool   // another target's
+	mem    []byte // the payload, mapped when the first small item is sent; the sender's
+	refs   int    // jobs that still read from it
+	used   bool   // since the clock hand last passed
 }
 
 // shards opens and pins the snapshot's shards as the plan reaches them.
@@ -104,6 +108,22 @@ func (s *shards) load(number int) *shard {
 	return sh
 }
 
+// bytes returns a range of the payload through a mapping: for small items a copy out of the page cache
+// costs a fifth of a pread(2). Only the sender calls it, for shards that its job holds.
+func (sh *shard) bytes(off, size int64) ([]byte, error) {
+	if sh.mem == nil {
+		mem, err := unix.Mmap(int(sh.object.File().Fd()), 0, int(sh.object.Info().Size), unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return nil, err
+		}
+		sh.mem = mem
+	}
+	if off < 0 || size < 0 || off+size > int64(len(sh.mem)) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return sh.mem[off : off+size], nil
+}
+
 // evict closes shards that no job reads and that were not used lately (a clock, second chance).
 func (s *shards) evict() {
 	for tries := 2 * len(s.pinned); len(s.pinned) > maxPinned && tries > 0; tries-- {
@@ -122,6 +142,9 @@ func (s *shards) evict() {
 
 func (s *shards) drop(sh *shard) {
 	delete(s.open, sh.number)
+	if sh.mem != nil {
+		_ = unix.Munmap(sh.mem)
+	}
 	_ = sh.object.Close() // opened for reading
 }
 
