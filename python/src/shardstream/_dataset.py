@@ -16,7 +16,7 @@ from ._client import DEFAULT_ENDPOINT, Client
 from ._epochs import MAIN, Ledger, Plan
 from ._exceptions import ClosedError
 from ._iteration import Iteration, Progress
-from ._ranks import ranks_of_process, this_worker
+from ._ranks import Worker, ranks_of_process, this_worker
 
 if TYPE_CHECKING:
     from ._batch import Batch
