@@ -55,8 +55,7 @@ class Cluster:
 
     def put(self, files: list[Path]) -> None:
         self.run("bucket", "create", BUCKET)
-        for file in files:
-            self.run("put", str(file), f"ss://{BUCKET}/{file.name}")
+        self.run("put", *map(str, files), f"ss://{BUCKET}/")
 
     def pids(self) -> list[int]:
         """The processes of all nodes: what serving costs is the CPU time of these."""
