@@ -15,6 +15,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return fetch[Status](ctx, c, "/v1/cluster", nil)
 }
 
+// ControlPlane are the client URLs of the cluster's etcd: what a node needs to join.
+func (c *Client) ControlPlane(ctx context.Context) ([]string, error) {
+	status, err := fetch[Status](ctx, c, "/v1/cluster", url.Values{"disks": {"false"}})
+	return status.Etcd, err
+}
+
 // Nodes are the members of the cluster.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	list, err := fetch[NodeList](ctx, c, "/v1/cluster/nodes", nil)

@@ -28,10 +28,10 @@ func (t *Target) getMetrics(r *Request) error {
 	return t.metrics.WriteText(r.Response.BodyWriter())
 }
 
-// locate says where the copies of an object lie, whether or not there is one.
+// locate says where this node's copy of an object lies, whether or not there is one. A gateway asks the
+// owner and the earlier owners in turn.
 func (t *Target) locate(r *Request, bucket, key string) error {
-	placer := t.Placer()
-	owner, _ := placer.Owner(bucket, key)
+	owner, _ := t.Placer().Owner(bucket, key)
 	location := api.Location{
 		Object: api.Address(bucket, key), URL: "http://" + owner.Addr + api.ObjectPath(bucket, key), Copies: []api.Copy{},
 	}
@@ -42,18 +42,6 @@ func (t *Target) locate(r *Request, bucket, key string) error {
 		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: "whole", Files: files})
 	case !errors.Is(err, store.ErrNotFound):
 		return err
-	case owner.ID != t.id && !r.local():
-		r.redirect(owner, "")
-		return nil
-	case !r.local():
-		node, _, err := t.findFormer(r.Context(), placer.Former(bucket, key), bucket, key)
-		if err == nil {
-			r.redirect(node, "local=true")
-			return nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
 	}
 	return r.WriteJSON(http.StatusOK, location)
 }

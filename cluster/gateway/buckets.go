@@ -1,0 +1,152 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// getBuckets lists the buckets as etcd has them now, so that one made through another gateway is there.
+func (g *Gateway) getBuckets(w http.ResponseWriter, r *http.Request) error {
+	entries, err := g.members.KV("buckets").List(r.Context())
+	if err != nil {
+		return err
+	}
+	list := api.BucketList{Buckets: []api.Bucket{}}
+	for _, e := range entries {
+		var b membership.Bucket
+		if err := json.Unmarshal(e.Value, &b); err != nil {
+			return fmt.Errorf("bucket %s: its entry does not parse: %w", e.Name, err)
+		}
+		if !b.Deleting {
+			list.Buckets = append(list.Buckets, b.Bucket)
+		}
+	}
+	return WriteJSON(w, http.StatusOK, list)
+}
+
+func (g *Gateway) getBucket(w http.ResponseWriter, r *http.Request) error {
+	b, err := g.bucket(r.Context(), r.PathValue("bucket"))
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, b.Bucket)
+}
+
+// bucket finds a bucket that exists now.
+func (g *Gateway) bucket(ctx context.Context, name string) (membership.Bucket, error) {
+	if err := store.CheckBucket(name); err != nil {
+		return membership.Bucket{}, err
+	}
+	return g.members.FindBucket(ctx, name)
+}
+
+func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("bucket")
+	if err := store.CheckBucket(name); err != nil {
+		return err
+	}
+	b := api.Bucket{Name: name, Created: time.Now().UTC(), Mirror: 1}
+	if r.ContentLength != 0 {
+		var wanted api.Bucket
+		if err := ReadJSON(w, r, maxDocument, &wanted); err != nil {
+			return err
+		}
+		if wanted.Mirror > 1 {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "mirror %d: one copy of each object is all there is yet", wanted.Mirror)
+		}
+	}
+	if err := g.members.CreateBucket(r.Context(), b); err != nil {
+		if errors.Is(err, membership.ErrBucketExists) && !g.exists(r.Context(), name) {
+			return api.Errorf(http.StatusConflict, api.CodeExists,
+				"bucket %s is being deleted; try again, and if that lasts, DELETE it once more", name)
+		}
+		return err
+	}
+	g.log.InfoContext(r.Context(), "bucket created", "bucket", name)
+	return WriteJSON(w, http.StatusOK, b)
+}
+
+func (g *Gateway) exists(ctx context.Context, name string) bool {
+	_, err := g.members.FindBucket(ctx, name)
+	return err == nil
+}
+
+// deleteBucket ends a bucket in three steps, each of which may be repeated after a failure: it is
+// marked, so that no target takes new objects for it; then all targets say that it is empty, or drop
+// what they have; then its entry goes.
+func (g *Gateway) deleteBucket(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("bucket")
+	if err := store.CheckBucket(name); err != nil {
+		return err
+	}
+	force, err := boolean(r, "force")
+	if err != nil {
+		return err
+	}
+	// A client that goes away must not leave the bucket marked.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), dropTimeout)
+	defer cancel()
+	revision, err := g.members.SetDeleting(ctx, name, true)
+	if err != nil {
+		return err
+	}
+	if !force {
+		if err := g.checkEmpty(ctx, name, revision); err != nil {
+			_, unmark := g.members.SetDeleting(ctx, name, false)
+			return errors.Join(err, unmark)
+		}
+	}
+	path, query := internalBucket(name, "drop", revision)
+	if _, err := AskTargets[struct{}](ctx, g, dropTimeout, http.MethodPost, path, query); err != nil {
+		return fmt.Errorf("bucket %s is partly deleted; delete it again: %w", name, err)
+	}
+	if _, err := g.members.RemoveBucket(ctx, name); err != nil && !errors.Is(err, membership.ErrNoBucket) {
+		return err
+	}
+	g.log.InfoContext(ctx, "bucket deleted", "bucket", name, "force", force)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (g *Gateway) checkEmpty(ctx context.Context, name string, revision int64) error {
+	path, query := internalBucket(name, "empty", revision)
+	answers, err := AskTargets[struct{ Empty bool }](ctx, g, pageTimeout, http.MethodGet, path, query)
+	if err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if !a.Empty {
+			return api.Errorf(http.StatusConflict, api.CodeNotEmpty,
+				"bucket %s holds objects; delete them first, or delete it with force=true", name)
+		}
+	}
+	return nil
+}
+
+func internalBucket(name, verb string, revision int64) (string, url.Values) {
+	return "/v1/internal/buckets/" + url.PathEscape(name) + "/" + verb,
+		url.Values{"revision": {strconv.FormatInt(revision, 10)}}
+}
+
+// boolean is a parameter of the query; absent: false.
+func boolean(r *http.Request, name string) (bool, error) {
+	value := r.URL.Query().Get(name)
+	if value == "" {
+		return false, nil
+	}
+	b, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s=%q is neither true nor false", name, value)
+	}
+	return b, nil
+}

@@ -1,0 +1,77 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// AsError is the error document for an error of the cluster.
+func AsError(err error) *api.Error {
+	var (
+		answer      *api.Error
+		name        *store.NameError
+		unavailable *membership.UnavailableError
+	)
+	message := func(status int, code string) *api.Error { return api.Errorf(status, code, "%s", err.Error()) }
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &name):
+		return message(http.StatusBadRequest, api.CodeBadName)
+	case errors.Is(err, membership.ErrNoBucket):
+		return message(http.StatusNotFound, api.CodeNoBucket)
+	case errors.Is(err, membership.ErrBucketExists):
+		return message(http.StatusConflict, api.CodeExists)
+	case errors.As(err, &unavailable), errors.Is(err, membership.ErrConflict):
+		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
+	}
+	return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "the gateway failed on this request; see its log")
+}
+
+// WriteError answers with an error document.
+func WriteError(w http.ResponseWriter, e *api.Error) {
+	w.Header().Set(api.HeaderError, e.Code)
+	write(w, e.Status, append(api.MarshalError(e), '\n'))
+}
+
+// WriteJSON answers with a document.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	document, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	write(w, status, append(document, '\n'))
+	return nil
+}
+
+func write(w http.ResponseWriter, status int, document []byte) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyTimeout)) // not all writers have one
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(document) // the client is gone: nobody to tell
+}
+
+// ReadJSON reads a document of at most limit bytes.
+func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, out any) error {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // not all writers have one
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "the body is larger than %d bytes", limit)
+	case err != nil:
+		return api.Errorf(http.StatusBadRequest, api.CodeIncomplete, "the body broke off: %v", err)
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "the body is not the JSON that was expected: %v", err)
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+// Package node wires one node of a cluster and runs it: identity, listener, etcd or the way to it,
+// membership, and the gateway's or target's server. What the parts do is theirs; this package decides
+// only in which order they start and stop.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+)
+
+// Config describes a node.
+type Config struct {
+	ID        string   // "": the one in the data directory, or a new one
+	Role      string   // api.RoleGateway or api.RoleTarget
+	Listen    string   // host:port; port 0 takes any free one
+	Advertise string   // host:port under which the others reach the node; "": as it listens
+	DataDirs  []string // a target's disks; a gateway has one, for etcd
+	Join      string   // URL of a gateway; "" on the first gateway, which holds etcd
+	Weight    float64  // a target's share of the objects; 0: 1. Counts on the first start only
+	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
+	Version   string   // of the software
+	Logger    *slog.Logger
+	LeaseTTL  time.Duration // 0: membership.DefaultLeaseTTL
+
+	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
+	Ready func(api.Node)
+}
+
+// check lists all faults at once.
+func (c *Config) check() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	switch c.Role {
+	case api.RoleGateway:
+		if len(c.DataDirs) != 1 {
+			fault("a gateway has one data directory, not %d", len(c.DataDirs))
+		}
+	case api.RoleTarget:
+		if len(c.DataDirs) == 0 {
+			fault("a target needs a data directory for each of its disks")
+		}
+		if c.Join == "" {
+			fault("a target needs the URL of a gateway to join")
+		}
+	default:
+		fault("role %q is neither %s nor %s", c.Role, api.RoleGateway, api.RoleTarget)
+	}
+	if c.ID != "" && !validID(c.ID) {
+		fault("node id %q: 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-' are allowed, beginning with a letter or digit", c.ID)
+	}
+	if c.Join != "" {
+		if u, err := url.Parse(c.Join); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			fault("join %q is not the URL of a gateway, such as %s", c.Join, api.DefaultEndpoint)
+		}
+	}
+	if c.Weight < 0 {
+		fault("weight %v is negative", c.Weight)
+	}
+	if err := checkListen(c.Listen, c.Insecure); err != nil {
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
+}
+
+// checkListen refuses what would open the node to a network: there are no credentials and no TLS yet.
+func checkListen(address string, insecure bool) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("listen address %q is not host:port", address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("listen address %q: %q is not a port number", address, port)
+	}
+	if insecure || host == "localhost" {
+		return nil
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("listen address %q can be reached from other machines, and there is no TLS and no login yet: "+
+		"listen on 127.0.0.1, or pass --insecure on a network you trust", address)
+}
+
+func validID(id string) bool {
+	for i := range len(id) {
+		c := id[i]
+		alphanumeric := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !alphanumeric && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return id != "" && len(id) <= 64
+}
