@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Layout is the directory of a local cluster.
@@ -28,6 +29,9 @@ func NewLayout(dir string) (Layout, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return Layout{}, err
+	}
+	if strings.ContainsAny(abs, ",\"\n") { // commas separate the disks on a node's command line
+		return Layout{}, fmt.Errorf("the directory's path %q has a comma, a quote or a line end in it: choose another --dir", abs)
 	}
 	return Layout{Dir: abs}, nil
 }

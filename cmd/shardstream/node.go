@@ -2,8 +2,14 @@ package main
 
 import (
 	"errors"
+	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/node"
+	"github.com/shardstream/shardstream/cluster/telemetry"
 )
 
 func newNode(a *app) *cobra.Command {
@@ -13,5 +19,52 @@ func newNode(a *app) *cobra.Command {
 }
 
 func newNodeRun(a *app) *cobra.Command {
-	return &cobra.Command{Use: "run", Short: "Run one node", RunE: func(*cobra.Command, []string) error { return errors.New("not yet") }}
+	config := node.Config{Version: versionText()}
+	var log telemetry.Log
+	command := &cobra.Command{
+		Use:   "run --role ROLE --data DIR[,DIR] --listen ADDR",
+		Short: "Run one node of a cluster, until Ctrl-C or SIGTERM",
+		Long: `run runs one node of a cluster: a gateway, which clients talk to, or a target,
+which stores. The first gateway begins a cluster; every other node joins it by
+the URL of any gateway. Logs go to stderr.`,
+		Example: `  shardstream node run --role gateway --data /var/lib/shardstream --listen 127.0.0.1:7070
+  shardstream node run --role target --join http://127.0.0.1:7070 --data /disk1,/disk2 --listen 127.0.0.1:7071`,
+		Args: cobra.NoArgs,
+	}
+	flags := command.Flags()
+	flags.StringVar(&config.Role, "role", "", "what the node is: gateway or target (required)")
+	flags.StringVar(&config.ID, "id", "", "name of the node; the one in its data directory, or a new one")
+	flags.StringVar(&config.Join, "join", "", "URL of a gateway of the cluster to join")
+	flags.StringSliceVar(&config.DataDirs, "data", nil, "directories of the node's data, one for each disk (required)")
+	flags.StringVar(&config.Listen, "listen", "", "address to listen on, host:port (required)")
+	flags.StringVar(&config.Advertise, "advertise", "", "address at which others reach the node, where it is another one")
+	flags.Float64Var(&config.Weight, "weight", 0, "share of the objects that a new target takes (1)")
+	flags.BoolVar(&config.Insecure, "insecure", false, "listen on a network without TLS and login")
+	logFlags(command, &log)
+	command.RunE = func(c *cobra.Command, _ []string) error {
+		if config.Role != api.RoleGateway && config.Role != api.RoleTarget {
+			return usagef("--role must be %s or %s, not %q", api.RoleGateway, api.RoleTarget, config.Role)
+		}
+		if len(config.DataDirs) == 0 || config.Listen == "" {
+			return usagef("a node needs --data and --listen")
+		}
+		logger, err := telemetry.NewLogger(a.err, log)
+		if err != nil {
+			return usagef("%v", err)
+		}
+		config.Logger = logger
+		debug.SetTraceback("all") // a crash must show what every goroutine was at
+		err = node.Run(c.Context(), config)
+		if stopped := c.Context().Err(); stopped != nil {
+			if err != nil && !errors.Is(err, stopped) {
+				logger.Warn("the node did not stop cleanly", "error", err)
+			}
+			return nil // as it was asked to
+		}
+		if err != nil { // of the configuration, all faults at once
+			return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+		return nil
+	}
+	return command
 }

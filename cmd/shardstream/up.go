@@ -83,7 +83,7 @@ func (a *app) upHere(ctx context.Context, f *upFlags) error {
 	}
 	reported := false
 	err = local.Up(ctx, local.Options{
-		Dir: f.dir, Size: f.size, Port: f.port, Logger: log.With(slog.String("node", "supervisor")),
+		Dir: f.dir, Size: f.size, Port: f.port, Logger: log.With(slog.String("part", "supervisor")),
 		NodeArgs: nodeLogArgs(f.log),
 	}, func(spec local.Spec) {
 		if !f.report {
