@@ -29,7 +29,8 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	if err := identify(&c); err != nil {
+	keep, err := identify(&c)
+	if err != nil {
 		return err
 	}
 	c.Logger = c.Logger.With("node", c.ID)
@@ -44,7 +45,10 @@ func Run(ctx context.Context, c Config) error {
 	}
 	self := api.Node{ID: c.ID, Role: c.Role, Addr: addr, PID: os.Getpid(), Weight: c.Weight}
 	if c.Role == api.RoleTarget {
-		return runTarget(ctx, c, self, listener)
+		return runTarget(ctx, c, self, keep, listener)
+	}
+	if err := keep(); err != nil {
+		return err
 	}
 	return runGateway(ctx, c, self, listener)
 }
@@ -74,15 +78,19 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	g := gateway.New(gateway.Config{
 		ID: c.ID, Version: c.Version, Members: members, Metrics: c.metrics(), Logger: c.Logger,
 	})
+	g.ServeStreams(noETL)
 	return c.serve(ctx, self, members, failed, func(ctx context.Context) error { return g.Serve(ctx, listener) })
 }
 
-func runTarget(ctx context.Context, c Config, self api.Node, listener net.Listener) (err error) {
+func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, listener net.Listener) (err error) {
 	s, err := store.Open(store.Options{Disks: disks(c.DataDirs), Logger: c.Logger})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := keep(); err != nil {
+		return err
+	}
 	self.Disks = target.Disks(s)
 	members, err := join(ctx, c, self, nil)
 	if err != nil {
@@ -94,6 +102,11 @@ func runTarget(ctx context.Context, c Config, self api.Node, listener net.Listen
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
+	streams, err := target.NewStreams(t, noETLs{}, filepath.Join(c.DataDirs[0], "snapshots"))
+	if err != nil {
+		return err
+	}
+	defer streams.Wait() // before the store closes
 	return c.serve(ctx, self, members, nil, func(ctx context.Context) error { return t.Serve(ctx, listener) })
 }
 
