@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -37,6 +38,7 @@ type EtcdConfig struct {
 type Etcd struct {
 	server *embed.Etcd
 	client string
+	closed *atomic.Bool
 }
 
 // addresses are chosen once and kept, so that clients find a restarted server where it was.
@@ -58,11 +60,12 @@ func StartEtcd(ctx context.Context, c EtcdConfig) (*Etcd, error) {
 	if err != nil {
 		return nil, err
 	}
-	server, err := embed.StartEtcd(etcdConfig(c, addr))
+	closed := new(atomic.Bool)
+	server, err := embed.StartEtcd(etcdConfig(c, addr, closed))
 	if err != nil {
 		return nil, fmt.Errorf("start etcd in %s: %w", c.Dir, err)
 	}
-	e := &Etcd{server: server, client: "http://" + addr.Client}
+	e := &Etcd{server: server, client: "http://" + addr.Client, closed: closed}
 	select {
 	case <-server.Server.ReadyNotify():
 		return e, nil
@@ -81,9 +84,12 @@ func (e *Etcd) Endpoints() []string { return []string{e.client} }
 func (e *Etcd) Err() <-chan error { return e.server.Err() }
 
 // Close stops the server; its state stays.
-func (e *Etcd) Close() { e.server.Close() }
+func (e *Etcd) Close() {
+	e.closed.Store(true)
+	e.server.Close()
+}
 
-func etcdConfig(c EtcdConfig, addr addresses) *embed.Config {
+func etcdConfig(c EtcdConfig, addr addresses, closed *atomic.Bool) *embed.Config {
 	client, peer := url.URL{Scheme: "http", Host: addr.Client}, url.URL{Scheme: "http", Host: addr.Peer}
 	config := embed.NewConfig()
 	config.Name = c.Name
@@ -95,7 +101,7 @@ func etcdConfig(c EtcdConfig, addr addresses) *embed.Config {
 	config.QuotaBackendBytes = maxEtcdBytes
 	config.AutoCompactionMode, config.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	config.EnableGRPCGateway = false
-	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newLogCore(c.Logger)))
+	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(newLogCore(c.Logger, closed)))
 	return config
 }
 

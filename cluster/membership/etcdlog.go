@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap/zapcore"
 )
@@ -11,14 +12,17 @@ import (
 type logCore struct {
 	log    *slog.Logger
 	fields []zapcore.Field
+	closed *atomic.Bool // it calls the end of its own listeners errors
 }
 
-func newLogCore(log *slog.Logger) zapcore.Core { return &logCore{log: log.With("part", "etcd")} }
+func newLogCore(log *slog.Logger, closed *atomic.Bool) zapcore.Core {
+	return &logCore{log: log.With("part", "etcd"), closed: closed}
+}
 
 func (c *logCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
 
 func (c *logCore) With(fields []zapcore.Field) zapcore.Core {
-	return &logCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return &logCore{log: c.log, closed: c.closed, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
 func (c *logCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -38,7 +42,7 @@ func (c *logCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		attrs = append(attrs, slog.Any(k, v))
 	}
 	level := slog.LevelDebug // etcd warns of slow disks and lost streams all day
-	if e.Level >= zapcore.ErrorLevel {
+	if e.Level >= zapcore.ErrorLevel && !c.closed.Load() {
 		level = slog.LevelError
 	}
 	c.log.Log(context.Background(), level, e.Message, attrs...)

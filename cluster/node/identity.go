@@ -21,13 +21,14 @@ type identity struct {
 
 const identityFile = "node.json"
 
-// identify settles the node's id and writes it where it is not yet.
-func identify(c *Config) error {
+// identify settles the node's id. The returned function keeps it in the directories that do not have it
+// yet; a target calls it once its disks are formatted, which must find them empty.
+func identify(c *Config) (keep func() error, err error) {
 	var known identity
 	var blank []string
 	for _, dir := range c.DataDirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("data directory: %w", err)
+			return nil, fmt.Errorf("data directory: %w", err)
 		}
 		found, err := readIdentity(dir)
 		switch {
@@ -35,10 +36,10 @@ func identify(c *Config) error {
 			blank = append(blank, dir)
 			continue
 		case err != nil:
-			return err
+			return nil, err
 		}
 		if known.ID != "" && found != known {
-			return fmt.Errorf("data directory %s belongs to %s %s, the others to %s %s", dir, found.Role, found.ID, known.Role, known.ID)
+			return nil, fmt.Errorf("data directory %s belongs to %s %s, the others to %s %s", dir, found.Role, found.ID, known.Role, known.ID)
 		}
 		known = found
 	}
@@ -51,15 +52,17 @@ func identify(c *Config) error {
 		}
 	}
 	if known.Role != c.Role || c.ID != "" && known.ID != c.ID {
-		return fmt.Errorf("the data directory belongs to %s %s: it can't be started as %s %s", known.Role, known.ID, c.Role, c.ID)
+		return nil, fmt.Errorf("the data directory belongs to %s %s: it can't be started as %s %s", known.Role, known.ID, c.Role, c.ID)
 	}
 	c.ID = known.ID
-	for _, dir := range blank {
-		if err := writeIdentity(dir, known); err != nil {
-			return err
+	return func() error {
+		for _, dir := range blank {
+			if err := writeIdentity(dir, known); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	}, nil
 }
 
 func readIdentity(dir string) (identity, error) {
