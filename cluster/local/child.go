@@ -71,7 +71,7 @@ func (c *child) run(ctx context.Context, grace time.Duration) error {
 		return err
 	}
 	defer pipe.close()
-	defer os.Remove(c.layout.pid(c.spec.ID))
+	defer func() { _ = os.Remove(c.layout.pid(c.spec.ID)) }()
 
 	backoff := time.Duration(0)
 	for {
@@ -115,7 +115,7 @@ func (c *child) once(ctx context.Context, output *os.File, grace time.Duration) 
 }
 
 func (c *child) start(output *os.File) (*exec.Cmd, error) {
-	cmd := exec.Command(ownBinary, c.args...) //nolint:gosec // our own binary
+	cmd := exec.Command(ownBinary, c.args...)
 	cmd.Args[0] = "shardstream"
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -136,13 +136,15 @@ func (c *child) stop(cmd *exec.Cmd, done <-chan error, grace time.Duration) {
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
+	var err error
 	select {
-	case <-done:
+	case err = <-done:
 	case <-timer.C:
 		c.log.Warn("node did not stop in time, killing it", "node", c.spec.ID, "after", grace)
 		_ = cmd.Process.Kill()
-		<-done
+		err = <-done
 	}
+	c.log.Debug("node stopped", "node", c.spec.ID, "ended", ending(err))
 }
 
 func ending(err error) string {

@@ -51,7 +51,7 @@ func Detach(ctx context.Context, dir string, args []string) (Report, error) {
 	}
 	defer reader.Close()
 
-	cmd := exec.Command(ownBinary, args...) //nolint:gosec // our own binary
+	cmd := exec.Command(ownBinary, args...)
 	cmd.Args[0] = "shardstream"
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.ExtraFiles = []*os.File{writer} // becomes ReportFD

@@ -65,7 +65,7 @@ func awaitEnd(ctx context.Context, fd int, limit time.Duration) (ended bool, err
 			return false, err
 		}
 		// In slices, so that Ctrl-C is heard.
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100) //nolint:gosec // a descriptor fits
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return false, err
 		}

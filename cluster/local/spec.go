@@ -141,7 +141,7 @@ func plan(want Size, port int) (Spec, error) {
 	if port == AnyPort {
 		// Below the range from which the system serves outgoing connections: one of those must not
 		// sit on a node's port while the node restarts.
-		ports.next = 10000 + rand.IntN(20000) //nolint:gosec // not a secret
+		ports.next = 10000 + rand.IntN(20000)
 		ports.pick()
 	}
 	spec := Spec{Version: specVersion, Disks: disks}

@@ -23,7 +23,7 @@ type processCollector struct {
 
 func newProcessCollector() *processCollector {
 	return &processCollector{
-		pid:      int32(os.Getpid()), //nolint:gosec // a pid fits int32 on every system that runs this
+		pid:      int32(os.Getpid()),
 		cpu:      desc("process_cpu_seconds_total", "User and system CPU time of the node's process."),
 		resident: desc("process_resident_memory_bytes", "Resident memory of the node's process."),
 		virtual:  desc("process_virtual_memory_bytes", "Virtual memory of the node's process."),

@@ -113,7 +113,7 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 	p := a.progressOf("batches", total, f.json)
 	defer p.close()
 	before, started := l.Stats(), time.Now()
-	if err := l.Start(f.run); err != nil {
+	if err := l.Start(f.run); err != nil { //nolint:contextcheck // ended by Close, which follows the context here
 		return streamed{}, err
 	}
 	result := streamed{Epoch: f.run.Epoch}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,7 +107,7 @@ func (a *app) upHere(ctx context.Context, f *upFlags) error {
 // upDetached starts a supervisor of its own and waits for its word.
 func (a *app) upDetached(c *cobra.Command, f *upFlags) error {
 	started := time.Now()
-	args := append(os.Args[1:len(os.Args):len(os.Args)], "--report")
+	args := append(slices.Clone(os.Args[1:]), "--report")
 	report, err := local.Detach(c.Context(), f.dir, args)
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ func runAll(m *testing.M) int {
 		if err != nil {
 			panic(err)
 		}
-		defer os.RemoveAll(dir)
+		defer func() { _ = os.RemoveAll(dir) }()
 		program = filepath.Join(dir, "shardstream")
 		build := exec.Command("go", "build", "-o", program, "github.com/shardstream/shardstream/cmd/shardstream")
 		if out, err := build.CombinedOutput(); err != nil {
@@ -58,6 +58,9 @@ type cluster struct {
 // start brings up a cluster in dir that is down when the test ends. flags size it.
 func start(t *testing.T, dir string, flags ...string) *cluster {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("runs a cluster; -short is for what needs none")
+	}
 	c := &cluster{t: t, dir: dir}
 	started := time.Now()
 	var report struct {
