@@ -176,6 +176,7 @@ func TestBadInput(t *testing.T) {
 	file := write("file", []byte("content"))
 	ok(t, run("put", file, "ss://"+b+"/file"))
 	shard := tarOf(t, 10)
+	ok(t, run("put", write("shard.tar", shard), "ss://"+b+"/"))
 	truncated, garbage := write("truncated.tar", shard[:len(shard)/2]), write("garbage.tar", bytes.Repeat([]byte("garbage!"), 1000))
 	twice := write("twice.tar", append(append([]byte{}, shard[:len(shard)-1024]...), shard...))
 
@@ -214,7 +215,7 @@ func TestBadInput(t *testing.T) {
 			require.Equal(t, 1, strings.Count(r.err, "\n"), r.err)
 		})
 	}
-	require.Len(t, document(t, run("ls", "ss://"+b, "--json"))["objects"], 1, "nothing half-done is left")
+	require.Len(t, document(t, run("ls", "ss://"+b, "--json"))["objects"], 2, "nothing half-done is left")
 	ok(t, run("put", truncated, "ss://"+b+"/opaque.tar", "--opaque"))
 }
 
