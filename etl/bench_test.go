@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/etl"
 )
@@ -30,6 +31,7 @@ func BenchmarkIdentity(b *testing.B) {
 				}}
 			}
 			out := make([]etl.Result, n)
+			cpu := cpuTime(b)
 			require.NoError(b, pool.Transform(b.Context(), in, out)) // workers are up
 			b.SetBytes(int64(c.size))
 			b.ResetTimer()
@@ -39,11 +41,26 @@ func BenchmarkIdentity(b *testing.B) {
 				require.NoError(b, pool.Transform(b.Context(), in[:m], out[:m]))
 			}
 			b.ReportMetric(float64(time.Since(begun).Microseconds())/float64(b.N), "us/sample")
+			b.StopTimer()
+			require.NoError(b, pool.Close()) // its processes' CPU time counts once they are reaped
+			b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(b.N+n), "cpu-us/sample")
 			for i := range out[:min(n, b.N)] {
 				require.NoError(b, out[i].Err)
 			}
 		})
 	}
+}
+
+// cpuTime is what this process and its ended children have used.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var total int64
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var use unix.Rusage
+		require.NoError(b, unix.Getrusage(who, &use))
+		total += use.Utime.Nano() + use.Stime.Nano()
+	}
+	return time.Duration(total)
 }
 
 // BenchmarkCopy copies 110 kB there and back.

@@ -182,7 +182,7 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 	go p.readLog(output, s.logs)
 
 	p.tick = &tickReader{conn: p.conn}
-	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 256<<10), s.opts.MaxSample)
+	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), s.opts.MaxSample)
 	p.writer.conn = p.conn
 	return p, nil
 }
@@ -331,12 +331,14 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 		return err
 	}
 	deadline := time.Now().Add(s.opts.StartTimeout)
-	p.tick.every = 50 * time.Millisecond
-	p.tick.check = func() error {
+	err = p.tick.watch(50*time.Millisecond, func() error {
 		if time.Now().After(deadline) {
 			return errTimedOut
 		}
 		return ctx.Err()
+	})
+	if err != nil {
+		return err
 	}
 	_ = p.conn.SetWriteDeadline(deadline)
 	err = p.writer.request(requestInit, 0, 0, &Sample{Fields: []Field{{Name: "definition", Value: BytesValue(init)}}})
@@ -377,9 +379,6 @@ type tickReader struct {
 
 func (t *tickReader) Read(b []byte) (int, error) {
 	for {
-		if err := t.conn.SetReadDeadline(time.Now().Add(t.every)); err != nil {
-			return 0, err
-		}
 		n, err := t.conn.Read(b)
 		if n > 0 {
 			t.reads++
@@ -391,5 +390,14 @@ func (t *tickReader) Read(b []byte) (int, error) {
 		if err := t.check(); err != nil {
 			return 0, err
 		}
+		if err := t.watch(t.every, t.check); err != nil {
+			return 0, err
+		}
 	}
+}
+
+// watch begins to ask check at the given intervals.
+func (t *tickReader) watch(every time.Duration, check func() error) error {
+	t.every, t.check = every, check
+	return t.conn.SetReadDeadline(time.Now().Add(every))
 }

@@ -42,8 +42,9 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 	p.seq += uint64(len(todo))
 	w := &watch{p: p, c: c, timeout: timeout, closed: closed, begun: time.Now(), n: len(todo)}
 	w.since = w.begun
-	p.tick.every = min(max(timeout/10, 5*time.Millisecond), 100*time.Millisecond)
-	p.tick.check = w.check
+	if err := p.tick.watch(min(max(timeout/10, 5*time.Millisecond), 100*time.Millisecond), w.check); err != nil {
+		return todo, p.diagnose(err, p.ended(), w, todo, todo, base)
+	}
 
 	var stop atomic.Bool
 	wrote := make(chan error, 1)

@@ -438,7 +438,7 @@ class _Worker:
     """Reads samples, applies the function, writes results."""
 
     def __init__(self) -> None:
-        self.reader = io.BufferedReader(io.FileIO(SOCKET_FD, "rb", closefd=False), 128 << 10)
+        self.reader = io.BufferedReader(io.FileIO(SOCKET_FD, "rb", closefd=False), 16 << 10)
         self.output = _Output()
         self.status = memoryview(mmap.mmap(STATUS_FD, mmap.PAGESIZE)).cast("Q")
         os.close(STATUS_FD)
