@@ -39,23 +39,23 @@ def transform(sample):
 	got := run(t, open(t, c, withETL), loader.Run{})
 	require.Equal(t, c.planned(0), keysOf(got))
 	for _, b := range got {
-		cls, size := b.cols["cls"], b.cols["size"]
-		require.EqualValues(t, 9, cls.dtype)
-		require.EqualValues(t, 0, cls.kind, "dense")
-		require.EqualValues(t, 12, size.dtype)
-		require.Len(t, cls.dense, 8*len(b.keys))
-		for i, k := range b.keys {
+		cls, size := b.Columns["cls"], b.Columns["size"]
+		require.EqualValues(t, 9, cls.DType)
+		require.EqualValues(t, 0, cls.Kind, "dense")
+		require.EqualValues(t, 12, size.DType)
+		require.Len(t, cls.Dense, 8*len(b.Keys))
+		for i, k := range b.Keys {
 			var shard, at int
 			_, err := fmt.Sscanf(k, "s%d/%d", &shard, &at)
 			require.NoError(t, err)
-			require.EqualValues(t, shard*21+at, binary.LittleEndian.Uint64(cls.dense[8*i:]), k)
-			require.Equal(t, "é"+k, string(b.cols["name"].ragged[i]))
+			require.EqualValues(t, shard*21+at, binary.LittleEndian.Uint64(cls.Dense[8*i:]), k)
+			require.Equal(t, "é"+k, string(b.Columns["name"].Ragged[i]))
 		}
 	}
-	again := run(t, open(t, c, withETL), loader.Run{Position: got[0].next})
+	again := run(t, open(t, c, withETL), loader.Run{Position: got[0].Next})
 	require.Equal(t, got[1:], renumber(again, 1), "random numbers are the sample's own, also after a resume")
 	other := run(t, open(t, c, withETL), loader.Run{Epoch: 1})
-	require.NotEqual(t, got[0].cols["noise"], other[0].cols["noise"])
+	require.NotEqual(t, got[0].Columns["noise"], other[0].Columns["noise"])
 }
 
 func TestArraysDenseRaggedAndFailed(t *testing.T) {
@@ -78,18 +78,18 @@ def transform(sample):
 	l := open(t, c, func(cfg *loader.Config) { withETL(cfg); cfg.OnError = loader.Skip })
 	total := 0
 	for _, b := range run(t, l, loader.Run{}) {
-		image, tokens := b.cols["image"], b.cols["tokens"]
-		require.EqualValues(t, 0, image.kind)
-		require.Equal(t, []int64{3, 4}, image.dims)
-		require.EqualValues(t, 1, tokens.kind, "ragged")
-		for i, k := range b.keys {
+		image, tokens := b.Columns["image"], b.Columns["tokens"]
+		require.EqualValues(t, 0, image.Kind)
+		require.Equal(t, []int64{3, 4}, image.Dims)
+		require.EqualValues(t, 1, tokens.Kind, "ragged")
+		for i, k := range b.Keys {
 			total++
 			var shard, at int
 			_, err := fmt.Sscanf(k, "s%d/%d", &shard, &at)
 			require.NoError(t, err)
 			want := byte(shard*40 + at)
-			require.Equal(t, strings.Repeat(string([]byte{want}), 12), string(image.dense[12*i:12*i+12]), k)
-			require.Len(t, tokens.ragged[i], 4*(int(want)%5))
+			require.Equal(t, strings.Repeat(string([]byte{want}), 12), string(image.Dense[12*i:12*i+12]), k)
+			require.Len(t, tokens.Ragged[i], 4*(int(want)%5))
 		}
 	}
 	require.Equal(t, 79, total)
@@ -122,8 +122,8 @@ def transform(sample):
 func TestFieldsAreChosen(t *testing.T) {
 	c := newCluster(t, 2).fill(2, 20, 300)
 	for _, b := range run(t, open(t, c, func(cfg *loader.Config) { cfg.Fields = []string{"cls"} }), loader.Run{}) {
-		require.Len(t, b.cols, 1)
-		require.Contains(t, b.cols, "cls")
+		require.Len(t, b.Columns, 1)
+		require.Contains(t, b.Columns, "cls")
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/loader"
 	"github.com/shardstream/shardstream/sampler"
+	"github.com/shardstream/shardstream/tests/arena"
 )
 
 // target is a store with a stream server on a loopback port.
@@ -205,66 +206,10 @@ func (c *cluster) fill(shards, samples, mean int) *cluster {
 	return c
 }
 
-// view is a batch as a reader of the arena sees it.
-type view struct {
-	index, start, next int64
-	keys               []string
-	mask               []byte
-	cols               map[string]col
-}
-
-type col struct {
-	dtype, kind int64
-	dims        []int64
-	dense       []byte
-	ragged      [][]byte
-}
-
-// parse reads the table as documented in loader/table.go, without its code.
-func parse(mem []byte, at int64) view {
-	w := func(off int64) int64 { return int64(binary.LittleEndian.Uint64(mem[off:])) }
-	n := w(at + 8)
-	v := view{index: w(at + 24), start: w(at + 32), next: w(at + 40), cols: map[string]col{}}
-	keys, ends := w(at+64), w(at+80)
-	var from int64
-	for i := range n {
-		end := w(ends + 8*i)
-		v.keys = append(v.keys, string(mem[keys+from:keys+end]))
-		from = end
-	}
-	if m := w(at + 88); m != 0 {
-		v.mask = append([]byte{}, mem[m:m+n]...)
-	}
-	for c := range w(at + 16) {
-		b := at + 128*(c+1)
-		name := string(mem[w(b) : w(b)+w(b+8)])
-		col := col{dtype: w(b + 16), kind: w(b + 24)}
-		if col.kind == 0 {
-			size := wire.ItemSize(uint8(col.dtype)) * n
-			for d := range w(b + 32) {
-				col.dims = append(col.dims, w(b+40+8*d))
-				size *= col.dims[d]
-			}
-			col.dense = append([]byte{}, mem[w(b+104):w(b+104)+size]...)
-		} else {
-			for i := range n {
-				off, length := w(w(b+104)+16*i), w(w(b+104)+16*i+8)
-				if length < 0 {
-					col.ragged = append(col.ragged, nil)
-					continue
-				}
-				col.ragged = append(col.ragged, append([]byte{}, mem[off:off+length]...))
-			}
-		}
-		v.cols[name] = col
-	}
-	return v
-}
-
 // drain iterates to the end and returns every batch.
-func drain(t testing.TB, l *loader.Loader) ([]view, error) {
+func drain(t testing.TB, l *loader.Loader) ([]arena.Batch, error) {
 	t.Helper()
-	var out []view
+	var out []arena.Batch
 	for {
 		v, err := next(t, l)
 		if errors.Is(err, loader.ErrEnd) {

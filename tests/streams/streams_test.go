@@ -16,19 +16,20 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/loader"
 	"github.com/shardstream/shardstream/sampler"
+	"github.com/shardstream/shardstream/tests/arena"
 )
 
 const patience = 30 * time.Second
 
-func next(t testing.TB, l *loader.Loader) (view, error) {
+func next(t testing.TB, l *loader.Loader) (arena.Batch, error) {
 	t.Helper()
 	slot, at, err := l.Next(patience)
 	if err != nil {
-		return view{}, err
+		return arena.Batch{}, err
 	}
 	mem, err := l.View(slot)
 	require.NoError(t, err)
-	v := parse(mem, at)
+	v := arena.Read(mem, at)
 	require.NoError(t, l.Release(slot))
 	return v, nil
 }
@@ -45,7 +46,7 @@ func open(t testing.TB, c *cluster, edit func(*loader.Config)) *loader.Loader {
 	return l
 }
 
-func run(t testing.TB, l *loader.Loader, r loader.Run) []view {
+func run(t testing.TB, l *loader.Loader, r loader.Run) []arena.Batch {
 	t.Helper()
 	require.NoError(t, l.Start(r))
 	out, err := drain(t, l)
@@ -53,10 +54,10 @@ func run(t testing.TB, l *loader.Loader, r loader.Run) []view {
 	return out
 }
 
-func keysOf(batches []view) (keys []string) {
+func keysOf(batches []arena.Batch) (keys []string) {
 	for _, b := range batches {
-		for i, k := range b.keys {
-			if b.mask == nil || b.mask[i] == 1 {
+		for i, k := range b.Keys {
+			if b.Mask == nil || b.Mask[i] == 1 {
 				keys = append(keys, k)
 			}
 		}
@@ -90,7 +91,7 @@ func TestEpochArrivesInPlannedOrderWithItsBytes(t *testing.T) {
 }
 
 // checkBytes compares every sample with the shard it was made for.
-func (c *cluster) checkBytes(t testing.TB, batches []view, mean int) {
+func (c *cluster) checkBytes(t testing.TB, batches []arena.Batch, mean int) {
 	t.Helper()
 	want := map[string][]byte{}
 	for s := range c.snap.NumShards() {
@@ -100,9 +101,9 @@ func (c *cluster) checkBytes(t testing.TB, batches []view, mean int) {
 		}
 	}
 	for _, b := range batches {
-		for i, k := range b.keys {
-			require.Equal(t, want[k], b.cols["jpg"].ragged[i], k)
-			require.NotEmpty(t, b.cols["cls"].ragged[i])
+		for i, k := range b.Keys {
+			require.Equal(t, want[k], b.Columns["jpg"].Ragged[i], k)
+			require.NotEmpty(t, b.Columns["cls"].Ragged[i])
 		}
 	}
 }
@@ -120,9 +121,9 @@ func TestRanksAndWorkersShareOneSequence(t *testing.T) {
 						l := open(t, c, func(cfg *loader.Config) { cfg.BatchSize = 8 })
 						for _, b := range run(t, l, loader.Run{Epoch: 3, Rank: rank, World: world, Worker: worker, Workers: workers}) {
 							batches[rank]++
-							if k := keysOf([]view{b}); len(k) > 0 {
-								require.NotContains(t, byStart, b.start)
-								byStart[b.start] = k
+							if k := keysOf([]arena.Batch{b}); len(k) > 0 {
+								require.NotContains(t, byStart, b.Start)
+								byStart[b.Start] = k
 							}
 						}
 					}
@@ -151,23 +152,23 @@ func TestResumeAtEveryCheckpoint(t *testing.T) {
 			var got []string
 			for rank := range world {
 				l := open(t, c, nil)
-				rest := run(t, l, loader.Run{Position: b.next, Rank: rank, World: world, Snapshot: c.snap.ID()})
+				rest := run(t, l, loader.Run{Position: b.Next, Rank: rank, World: world, Snapshot: c.snap.ID()})
 				if world == 1 {
 					require.Equal(t, first[i+1:], renumber(rest, i+1), "bit for bit after batch %d", i)
 				}
 				got = append(got, keysOf(rest)...)
 			}
-			require.ElementsMatch(t, want[b.next:], got)
+			require.ElementsMatch(t, want[b.Next:], got)
 		}
 	}
 }
 
-func renumber(batches []view, from int) []view {
+func renumber(batches []arena.Batch, from int) []arena.Batch {
 	for i := range batches {
-		batches[i].index += int64(from)
+		batches[i].Index += int64(from)
 	}
 	if len(batches) == 0 {
-		return []view{}
+		return []arena.Batch{}
 	}
 	return batches
 }
@@ -358,7 +359,7 @@ func TestKeptBatchesGetNewMemory(t *testing.T) {
 		slots = append(slots, slot)
 		mem, err := l.View(slot)
 		require.NoError(t, err)
-		got = append(got, parse(mem, at).keys...)
+		got = append(got, arena.Read(mem, at).Keys...)
 	}
 	require.Equal(t, c.planned(0), got)
 	require.Len(t, slots, 16)
