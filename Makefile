@@ -63,7 +63,7 @@ lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(VENV)/bin/ruff check $(PY_LINT)
 	$(VENV)/bin/ruff format --check $(PY_LINT)
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy --strict python/examples tests/tools tests/docs
+	MYPYPATH=python/src $(VENV)/bin/mypy --strict --allow-untyped-calls python/examples tests/tools tests/docs
 	for script in .ci/run $$(git ls-files '*.sh'); do bash -n "$$script"; done
 
 .PHONY: format

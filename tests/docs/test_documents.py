@@ -16,11 +16,13 @@ import nbformat
 import pytest
 from conftest import Workplace
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```(bash|python) run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -36,11 +38,17 @@ def execute(notebook: nbformat.NotebookNode, workplace: Workplace) -> None:
     client = NotebookClient(
         notebook, timeout=120, resources={"metadata": {"path": str(workplace.path)}}
     )
-    client.execute(env=workplace.env)
+    failure = ""
+    try:
+        client.execute(env=workplace.env)
+    except CellExecutionError as error:
+        failure = COLOR.sub("", str(error))
+    if failure:
+        pytest.fail(failure, pytrace=False)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("path", filter(blocks_of, DOCUMENTS), ids=name_of)
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks_of(path)], ids=name_of)
 def test_blocks_run(path: Path, workplace: Workplace) -> None:
     blocks = blocks_of(path)
     if any("import torch" in code or "from torch" in code for _, code in blocks):
