@@ -1,8 +1,7 @@
-package clustertest_test
+package api_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -66,5 +65,4 @@ func TestPutAndGet(t *testing.T) {
 		require.ErrorAs(t, err, &answer)
 		assert.Equal(t, api.CodeNotFound, answer.Code)
 	}
-	_ = context.Background()
 }

@@ -1,0 +1,51 @@
+package gateway_test
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/gateway"
+	"github.com/shardstream/shardstream/cluster/telemetry"
+)
+
+func writeFile(t testing.TB, path string, data []byte) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path, data, 0o600))
+}
+
+func TestOpenAPIDescribesTheRoutes(t *testing.T) {
+	g := gateway.New(gateway.Config{
+		ID: "gateway-1", Metrics: telemetry.New(telemetry.Identity{Node: "gateway-1", Role: api.RoleGateway}), Logger: slog.Default(),
+	})
+	g.ServeStreams(nil)
+	recorder := httptest.NewRecorder()
+	g.ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/openapi.yaml", nil))
+	var document struct {
+		Paths map[string]map[string]any
+	}
+	require.NoError(t, yaml.Unmarshal(recorder.Body.Bytes(), &document))
+	var described []string
+	for path, methods := range document.Paths {
+		for method := range methods {
+			if method != "parameters" {
+				described = append(described, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(described)
+	routes := g.Routes()
+	for i, r := range routes {
+		routes[i] = strings.ReplaceAll(r, "...}", "}")
+	}
+	slices.Sort(routes)
+	assert.Equal(t, described, routes)
+}
