@@ -15,6 +15,10 @@ import (
 // becomes an error that names it. Damage in a larger one can only cut the answer short.
 const maxWhole = 4 << 20
 
+// firstPiece is what is verified of a larger body before its status is sent: at least as much as the
+// store reads and verifies at once.
+const firstPiece = 1 << 20
+
 var wholePool = sync.Pool{New: func() any { b := make([]byte, maxWhole); return &b }}
 
 // sectionBody sends a range of an object. It implements io.WriterTo, which fasthttp calls with the
@@ -38,6 +42,10 @@ type sectionBody struct {
 func newSectionBody(r *Request, object *store.Object, off, n int64) (*sectionBody, error) {
 	b := &sectionBody{object: object, off: off, n: n, conn: r.Conn(), target: r.Target}
 	if n > maxWhole {
+		// The head leaves with the first piece: damage in that would otherwise be an answer without one.
+		if err := object.VerifyRange(off, firstPiece); err != nil {
+			return nil, err
+		}
 		// The server's limit for whole answers would end a slow download; each piece gets its own.
 		return b, r.SetWriteDeadline(time.Now().Add(downloadPause))
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -131,8 +132,35 @@ func TestFlippedByteIsNeverServed(t *testing.T) {
 	require.Contains(t, string(errs), names)
 }
 
-func readRange(c *cluster, o api.GetOptions) ([]byte, error) {
-	reader, err := c.client.GetObject(c.t.Context(), "flips", "train-0.tar", o)
+// TestDamageInALargeObject flips bytes where the answer's head has not left yet, where it has, and
+// near the end. Whatever was sent before the damage is right, and the error names it.
+func TestDamageInALargeObject(t *testing.T) {
+	c := start(t, t.TempDir(), "--targets", "1")
+	c.mustRun("bucket", "create", "flips")
+	good := randomBytes(7, 12<<20)
+	for i, at := range []int{10, 1<<20 - 5, 1<<20 + 5, 5 << 20, 12<<20 - 1000} {
+		key := fmt.Sprintf("large-%d", i)
+		_, err := c.client.PutObject(t.Context(), "flips", key, bytes.NewReader(good), int64(len(good)), api.PutOptions{})
+		require.NoError(t, err)
+		location, err := c.client.Locate(t.Context(), "flips", key)
+		require.NoError(t, err)
+		flip(t, location.Copies[0].Files[0], good, at)
+
+		started := time.Now()
+		got, err := readObject(c, key, api.GetOptions{})
+		var answer *api.Error
+		require.ErrorAs(t, err, &answer, "flipped at %d", at)
+		require.Equal(t, api.CodeCorrupt, answer.Code)
+		require.Contains(t, answer.Message, fmt.Sprintf("block %d ", at/(64<<10)))
+		require.True(t, bytes.HasPrefix(good, got), "wrong bytes came out")
+		require.Less(t, time.Since(started), 5*time.Second)
+	}
+}
+
+func readRange(c *cluster, o api.GetOptions) ([]byte, error) { return readObject(c, "train-0.tar", o) }
+
+func readObject(c *cluster, key string, o api.GetOptions) ([]byte, error) {
+	reader, err := c.client.GetObject(c.t.Context(), "flips", key, o)
 	if err != nil {
 		return nil, err
 	}
