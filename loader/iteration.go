@@ -264,17 +264,6 @@ func (it *iteration) judge(b *batch) error {
 	return nil
 }
 
-// SampleError is a sample that could not be read or transformed.
-type SampleError struct {
-	Key           string
-	Position      int64 // in the epoch
-	Code, Message string
-}
-
-func (e *SampleError) Error() string {
-	return fmt.Sprintf("sample %q at position %d: %s", e.Key, e.Position, e.Message)
-}
-
 // finish records how the pullers ended. Batches that are complete are delivered before an error is.
 func (it *iteration) finish(err error) {
 	it.mu.Lock()

@@ -75,15 +75,6 @@ const (
 	chunkBatches    = 16 // plan chunk: batches between a target's marks
 )
 
-// ErrClosed is returned by calls on a closed loader.
-var ErrClosed = errors.New("the loader is closed")
-
-// ErrEnd is returned by Next when the iteration is complete.
-var ErrEnd = errors.New("end of the epoch")
-
-// ErrTimeout is returned by Next when no batch was ready in time; the iteration goes on.
-var ErrTimeout = errors.New("no batch was ready in time")
-
 // Loader assembles batches. Make one with New.
 type Loader struct {
 	cfg     Config
@@ -94,6 +85,16 @@ type Loader struct {
 	run    *iteration
 	closed bool
 	total  counters // of finished iterations
+}
+
+// Connect makes a loader of the cluster that a gateway's URL names; where endpoint or token is empty, the
+// environment's is taken. It touches no network yet.
+func Connect(endpoint, token string, cfg Config) (*Loader, error) {
+	client, err := api.NewClient(api.Options{Endpoint: endpoint, Token: token})
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	return New(cfg, client)
 }
 
 // New checks the configuration; it touches neither network nor memory.
@@ -126,10 +127,6 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("%v", err)
 	}
 	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch + 1)}, nil
-}
-
-func badRequest(format string, args ...any) error {
-	return api.Errorf(400, api.CodeBadRequest, format, args...)
 }
 
 // Start begins an iteration and ends an earlier one. It returns at once; faults of the network or the

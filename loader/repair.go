@@ -9,12 +9,6 @@ import (
 	"github.com/shardstream/shardstream/core/wire"
 )
 
-// Codes that the loader adds to those of the REST contract.
-const (
-	codeSnapshotChanged = "snapshot_changed"
-	codeTimeout         = "timeout"
-)
-
 // describe fills in what all requests of an iteration share.
 func (it *iteration) describe(r *wire.ReadRequest) {
 	cfg, v := &it.l.cfg, &it.view

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/loader"
 )
 
@@ -68,18 +67,14 @@ func Open(config string) (id int64, err error) {
 	defer guard(&err)
 	var c openConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
-		return 0, coded(api.Errorf(400, api.CodeBadRequest, "configuration: %v", err))
+		return 0, fmt.Errorf("bad_request|configuration: %w", err)
 	}
-	client, err := api.NewClient(api.Options{Endpoint: c.Endpoint, Token: c.Token})
-	if err != nil {
-		return 0, coded(err)
-	}
-	l, err := loader.New(loader.Config{
+	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)),
 		Logger:  slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	}, client)
+	})
 	if err != nil {
 		return 0, coded(err)
 	}
@@ -99,7 +94,7 @@ func Start(id int64, iteration string) (ok int64, err error) {
 	}
 	var c startConfig
 	if err := json.Unmarshal([]byte(iteration), &c); err != nil {
-		return 0, coded(api.Errorf(400, api.CodeBadRequest, "iteration: %v", err))
+		return 0, fmt.Errorf("bad_request|iteration: %w", err)
 	}
 	return 0, coded(l.Start(loader.Run{
 		Epoch: c.Epoch, Position: c.Position, Rank: c.Rank, World: c.World,
@@ -200,27 +195,16 @@ func lookup(id int64) (*loader.Loader, error) {
 
 // coded puts the error's code before its message.
 func coded(err error) error {
-	var (
-		ae     *api.Error
-		sample *loader.SampleError
-	)
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case errors.As(err, &sample):
-		return fmt.Errorf("sample_error|%s: %w", sample.Code, err)
-	case errors.As(err, &ae):
-		return fmt.Errorf("%s|%s", ae.Code, ae.Message)
-	case errors.Is(err, loader.ErrClosed):
-		return fmt.Errorf("closed|%w", err)
-	default:
-		return fmt.Errorf("%s|%w", api.CodeInternal, err)
 	}
+	code, message := loader.Describe(err)
+	return errors.New(code + "|" + message)
 }
 
 // guard turns a panic into an error.
 func guard(err *error) {
 	if r := recover(); r != nil {
-		*err = fmt.Errorf("%s|panic: %v\n%s", api.CodeInternal, r, debug.Stack())
+		*err = fmt.Errorf("internal|panic: %v\n%s", r, debug.Stack())
 	}
 }

@@ -1,0 +1,59 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/shardstream/shardstream/cluster/api"
+)
+
+// Codes that the loader adds to those of the REST contract.
+const (
+	codeSnapshotChanged = "snapshot_changed"
+	codeTimeout         = "timeout"
+	codeClosed          = "closed"
+	codeSample          = "sample_error"
+)
+
+// ErrClosed is returned by calls on a closed loader.
+var ErrClosed = errors.New("the loader is closed")
+
+// ErrEnd is returned by Next when the iteration is complete.
+var ErrEnd = errors.New("end of the epoch")
+
+// ErrTimeout is returned by Next when no batch was ready in time; the iteration goes on.
+var ErrTimeout = errors.New("no batch was ready in time")
+
+// SampleError is a sample that could not be read or transformed.
+type SampleError struct {
+	Key           string
+	Position      int64 // in the epoch
+	Code, Message string
+}
+
+func (e *SampleError) Error() string {
+	return fmt.Sprintf("sample %q at position %d: %s", e.Key, e.Position, e.Message)
+}
+
+// Describe gives an error's code, one of the REST contract's or the loader's own, and its message: the
+// form in which errors leave Go.
+func Describe(err error) (code, message string) {
+	var (
+		sample *SampleError
+		answer *api.Error
+	)
+	switch {
+	case errors.As(err, &sample):
+		return codeSample, sample.Code + ": " + err.Error()
+	case errors.As(err, &answer):
+		return answer.Code, answer.Message
+	case errors.Is(err, ErrClosed):
+		return codeClosed, err.Error()
+	default:
+		return api.CodeInternal, err.Error()
+	}
+}
+
+func badRequest(format string, args ...any) error {
+	return api.Errorf(400, api.CodeBadRequest, format, args...)
+}
