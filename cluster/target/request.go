@@ -133,7 +133,25 @@ func (u *upload) Read(p []byte) (int, error) {
 	}
 	n, err := u.stream.Read(p)
 	u.r.received += int64(n)
+	if isEOF(err) && u.r.Request.Header.ContentLength() == chunked && !u.ended() {
+		err = io.ErrUnexpectedEOF
+	}
 	return n, err
+}
+
+// chunked is what fasthttp gives for the length of a body that says its length piece by piece.
+const chunked = -1
+
+// ended tells a chunked body's end from a connection that broke off between two chunks, for which
+// fasthttp gives io.EOF just the same. At the end of the body another read touches nothing; elsewhere
+// it goes on to the connection, whose deadline is over.
+func (u *upload) ended() bool {
+	var b [1]byte
+	if err := u.r.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		return false
+	}
+	_, err := u.stream.Read(b[:])
+	return err == io.EOF //nolint:errorlint // as io.Reader has it
 }
 
 // Bounds of what is read of a body that was refused, so that its sender sees the answer and not a

@@ -1,0 +1,197 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/etls"
+	"github.com/shardstream/shardstream/etl"
+)
+
+// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
+const retireTimeout = 5 * time.Minute
+
+// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes a pool of
+// workers when one is first used, and lets it go when its definition changes or ends.
+type ETLs struct {
+	target      *Target
+	definitions etls.Definitions
+	options     etl.Options
+
+	mu      sync.Mutex
+	known   map[string]*deployed
+	closed  bool
+	ctx     context.Context //nolint:containedctx // ends the pools that are being retired
+	cancel  context.CancelFunc
+	retired sync.WaitGroup
+}
+
+// deployed is one definition, and its pool once it was used.
+type deployed struct {
+	definition api.ETL
+	once       sync.Once
+	pool       *etl.Pool
+	err        error
+}
+
+// NewETLs makes the target's transformations and adds what serves them: GET ?etl= and the routes that gateways
+// use. Call it before Serve, and Run beside it.
+func NewETLs(t *Target) *ETLs {
+	e := &ETLs{
+		target: t, definitions: etls.Of(t.members), options: etl.Options{Logger: t.log}, known: map[string]*deployed{},
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	t.SetTransform(e.transform)
+	t.Handle("POST", "/v1/internal/etls/{name}/refresh", e.postRefresh)
+	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
+	return e
+}
+
+// Run follows the definitions until the context ends, then closes all pools and joins what they own.
+func (e *ETLs) Run(ctx context.Context) error {
+	err := e.definitions.Watch(ctx, e.apply)
+	e.mu.Lock()
+	e.closed = true
+	for name := range e.known {
+		e.forget(name)
+	}
+	e.mu.Unlock()
+	e.cancel()
+	e.retired.Wait()
+	return err
+}
+
+// apply takes over all definitions as the watch saw them.
+func (e *ETLs) apply(list []api.ETL) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen := make(map[string]bool, len(list))
+	for _, definition := range list {
+		seen[definition.Name] = true
+		e.learn(definition)
+	}
+	for name := range e.known {
+		if !seen[name] {
+			e.forget(name)
+		}
+	}
+}
+
+// learn takes over a definition that is newer than the one known. The caller holds mu.
+func (e *ETLs) learn(definition api.ETL) *deployed {
+	if old := e.known[definition.Name]; old != nil {
+		if definition.Version <= old.definition.Version {
+			return old
+		}
+		e.forget(definition.Name)
+	}
+	d := &deployed{definition: definition}
+	e.known[definition.Name] = d
+	return d
+}
+
+// forget drops a definition; what its pool has in hand may finish. The caller holds mu.
+func (e *ETLs) forget(name string) {
+	d := e.known[name]
+	delete(e.known, name)
+	e.retired.Go(func() {
+		d.once.Do(func() { d.err = etl.ErrClosed })
+		if d.pool == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
+		defer cancel()
+		if err := d.pool.Shutdown(ctx); err != nil {
+			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
+		}
+	})
+}
+
+// refresh reads one definition as of now.
+func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
+	definition, err := e.definitions.Get(ctx, name)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var answer *api.Error
+	switch {
+	case e.closed:
+		return nil, unavailable("target %s is stopping", e.target.id)
+	case err == nil:
+		return e.learn(definition), nil
+	case errors.As(err, &answer) && answer.Code == api.CodeNoETL && e.known[name] != nil:
+		e.forget(name)
+	}
+	return nil, err
+}
+
+// Pool finds the workers of a transformation. Errors are *api.Error: CodeNoETL where there is none. A pool that
+// answers ErrClosed was replaced meanwhile: look it up again.
+func (e *ETLs) Pool(name string) (*etl.Pool, error) {
+	e.mu.Lock()
+	d := e.known[name]
+	e.mu.Unlock()
+	if d == nil {
+		var err error
+		if d, err = e.refresh(e.target.Context(), name); err != nil {
+			return nil, AsError(err)
+		}
+	}
+	d.once.Do(func() { d.pool, d.err = etl.NewPool(etls.Definition(d.definition), e.options) })
+	if d.err != nil {
+		return nil, etlError(e.target.id, d.err)
+	}
+	return d.pool, nil
+}
+
+func (e *ETLs) postRefresh(r *Request) error {
+	_, err := e.refresh(r.Context(), r.Param("name"))
+	var answer *api.Error
+	if err != nil && !(errors.As(err, &answer) && answer.Code == api.CodeNoETL) {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// getLogs answers with what user code printed here, nothing where it has not run.
+func (e *ETLs) getLogs(r *Request) error {
+	e.mu.Lock()
+	d := e.known[r.Param("name")]
+	e.mu.Unlock()
+	var answer struct{ Log string }
+	if d != nil {
+		d.once.Do(func() { d.pool, d.err = etl.NewPool(etls.Definition(d.definition), e.options) })
+		if d.pool != nil {
+			answer.Log = d.pool.Logs()
+		}
+	}
+	return r.WriteJSON(http.StatusOK, answer)
+}
+
+// etlError is the error document for an error of package etl; about is what was being transformed.
+func etlError(about string, err error) *api.Error {
+	var (
+		answer *api.Error
+		fault  *etl.UserError
+		size   *etl.SizeError
+	)
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &fault), errors.As(err, &size):
+		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
+	case errors.Is(err, etl.ErrClosed):
+		return unavailable("%s: %v while it was in use; try again", about, err)
+	case errors.Is(err, etl.ErrNoPython), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return unavailable("%s: %v", about, err)
+	}
+	return AsError(err)
+}
+
+func unavailable(format string, args ...any) *api.Error {
+	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, format, args...)
+}
