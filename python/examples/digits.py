@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,14 @@ def cluster(folder: Path) -> Iterator[ss.Client]:
     size = ["--gateways", "1", "--targets", "3", "--disks", "2", "--port", str(port)]
     try:
         began = time.perf_counter()
-        subprocess.run([binary, "up", "--dir", folder, *size, "--detach"], check=True)
+        subprocess.run(
+            [binary, "up", "--dir", folder, *size, "--detach"], check=True, stdout=DEVNULL
+        )
         print(f"cluster of 1 gateway and 3 targets x 2 disks: {time.perf_counter() - began:.1f} s")
         os.environ["SHARDSTREAM_ENDPOINT"] = f"http://127.0.0.1:{port}"
         yield ss.Client()
     finally:
-        subprocess.run([binary, "down", "--dir", folder], check=True)
+        subprocess.run([binary, "down", "--dir", folder], check=True, stdout=DEVNULL)
 
 
 def classifier() -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.context import get_spawning_popen
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -303,11 +304,13 @@ class IterableDataset:
         """The description, and what the next iteration takes; nothing of the running one."""
         names = (
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "timeout", "prefetch", "endpoint", "_token", "_ledger",
+            "world_size", "on_error", "timeout", "prefetch", "endpoint", "_token",
         )  # fmt: skip
         state = {name: getattr(self, name) for name in names}
         state["_default"] = tuple(self._pending())
         state["_snapshot"] = self._ledger.snapshot
+        if get_spawning_popen() is not None:  # for a worker: it goes on with this very dataset
+            state["_ledger"] = self._ledger
         # A spawned DataLoader worker does not see the trainer's torch.distributed.
         state["_inherited"] = self._ranks_now()
         return state
@@ -317,7 +320,8 @@ class IterableDataset:
         snapshot = state.pop("_snapshot")
         self.__dict__.update(state)
         self._default = Plan(*state["_default"])
-        if not self._ledger.snapshot:  # a plain copy has a ledger of its own
+        if "_ledger" not in state:
+            self._ledger = Ledger()
             self._ledger.snapshot = snapshot
 
     # -- inside ------------------------------------------------------------------------------

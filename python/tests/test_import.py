@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+import os, sys
+before = len(os.listdir("/proc/self/task"))
+import shardstream
+client = shardstream.Client("http://127.0.0.1:1")
+assert len(os.listdir("/proc/self/task")) == before == 1, "a thread was started"
+heavy = [m for m in ("numpy", "torch") if m in sys.modules]
+heavy += [m for m in sys.modules if m.startswith("shardstream._core")]
+assert not heavy, heavy
+assert "_pybind" not in open("/proc/self/maps").read(), "Go is loaded"
+"""
+
+
+def test_import_starts_no_thread_and_loads_no_go_numpy_or_torch() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], check=True, timeout=60)
+
+
+def test_making_a_dataset_loads_no_go() -> None:
+    script = SCRIPT.split("heavy =")[0] + (
+        'ds = shardstream.IterableDataset("ss://b/*.tar", batch_size=2)\n'
+        "iter(ds); ds.state_dict(); repr(ds)\n"
+        'assert "_pybind" not in open("/proc/self/maps").read(), "Go is loaded"\n'
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -1,0 +1,143 @@
+"""What of a user's function can travel as text, and what is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json as js
+import os.path
+import xml.dom.minidom
+from collections.abc import Callable
+from math import sqrt as root
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shardstream._source import source_of
+
+SCALE = 2.5
+NAMES = ("a", "b")
+MODEL = object()
+
+
+def helper(value: float) -> float:
+    return root(value) * SCALE
+
+
+def recursive(n: int) -> int:
+    return 1 if n == 0 else n * recursive(n - 1)
+
+
+def transform(sample: dict[str, Any], options: Path | None = None) -> dict[str, np.ndarray]:
+    def inner(x: float) -> float:
+        return helper(x) + len(NAMES)
+
+    blob = io.BytesIO(js.dumps({"n": recursive(3)}).encode())
+    scaled: np.ndarray = np.float32([inner(v) for v in sample["values"]])
+    return {
+        "x": scaled,
+        "blob": np.frombuffer(blob.read(), np.uint8),
+        "base": np.array(os.path.basename("a/b") == "b"),
+        "dom": np.array(xml.dom.minidom.Document is not None),
+    }
+
+
+def uses_model(sample: dict[str, Any]) -> Any:
+    return (MODEL, sample)
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args) + 1
+
+    return wrapper
+
+
+@decorated
+def increment(x: int) -> int:
+    return x + SCALE  # type: ignore[return-value]
+
+
+class Holder:
+    def method(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return sample
+
+
+def run(source: str, entry: str, *args: Any) -> Any:
+    namespace: dict[str, Any] = {"__name__": "elsewhere"}
+    exec(compile(source, "<etl>", "exec"), namespace)
+    return namespace[entry](*args)
+
+
+def test_a_function_travels_with_what_it_uses() -> None:
+    source, entry = source_of(transform, None)
+    assert entry == "transform"
+    result = run(source, entry, {"values": [4.0, 9.0]})
+    assert result["x"].tolist() == [7.0, 9.5]
+    assert result["blob"].tobytes() == b'{"n": 6}'
+    assert "import xml.dom.minidom" in source
+    assert "SCALE = 2.5" in source
+    assert "MODEL" not in source
+
+
+def test_a_decorator_travels_too() -> None:
+    source, entry = source_of(increment, None)
+    assert run(source, entry, 1) == 4.5
+
+
+def test_a_nested_function_without_a_closure() -> None:
+    def local(sample: int) -> int:
+        return sample * 2
+
+    source, entry = source_of(local, None)
+    assert run(source, entry, 4) == 8
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda sample: sample, "lambda"),
+        (uses_model, "'MODEL' .object."),
+        (Holder().method, "not a plain function"),
+        (Holder.method, "is a method"),
+        (functools.partial(transform), "not a plain function"),
+        (len, "not a plain function"),
+        (3, "not a plain function"),
+    ],
+)
+def test_what_can_not_travel(function: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        source_of(function, None)
+
+
+def test_closures_are_named() -> None:
+    mean = 0.5
+
+    def transform(sample: float) -> float:
+        return sample - mean
+
+    with pytest.raises(ValueError, match="closure over mean"):
+        source_of(transform, None)
+
+
+def test_functions_typed_at_a_prompt() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("def transform(sample): return sample", namespace)
+    with pytest.raises(ValueError, match="prompt"):
+        source_of(namespace["transform"], None)
+
+
+def test_text_and_files(tmp_path: Path) -> None:
+    text = "def augment(sample):\n    return sample\n"
+    assert source_of(text, "augment") == (text, "augment")
+    assert source_of(text, None) == (text, "transform")
+    file = tmp_path / "etl.py"
+    file.write_text(text)
+    assert source_of(file, "augment") == (text, "augment")
+    assert source_of(str(file), None) == (text, "transform")
+    with pytest.raises(FileNotFoundError):
+        source_of(tmp_path / "missing.py", None)
+    with pytest.raises(ValueError, match="entry"):
+        source_of(transform, "transform")
