@@ -112,7 +112,7 @@ type Node struct {
 	Addr   string  `json:"addr"`  // host:port
 	PID    int     `json:"pid"`
 	Weight float64 `json:"weight,omitempty"` // placement weight of a target; 1 unless set
-	Disks  []Disk  `json:"disks,omitempty"`
+	Disks  []Disk  `json:"disks,omitzero"`
 }
 
 // Map is the versioned cluster map: all that placement needs. Membership is durable: a target that
