@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/zeebo/xxh3"
@@ -157,27 +158,36 @@ func (c *checker) strays(k *disk) error {
 		if _, used := c.used[k][id]; used && ok && path == id.path() {
 			return nil
 		}
-		detail := "not a name that the store gives"
-		var f Finding
+		f := Finding{Detail: "not a name that the store gives"}
 		if ok {
 			if k.isBusy(id) {
 				return nil
 			}
-			detail = "no metadata name it"
-			r, err := k.readRecord(id)
-			switch {
-			case path != id.path():
-				detail = "left by a write that did not finish"
-			case errors.Is(err, fs.ErrNotExist): // deleted since the directory was read
+			f.Detail = "left by a write that did not finish"
+			if path == id.path() {
+				r, err := k.readRecord(id)
+				if err == nil && c.current(copyOf{r, k}) { // put since the metadata were read
+					return nil
+				}
+				if f.Detail = "no metadata name it"; err == nil {
+					f.Bucket, f.Name = r.info.Bucket, r.info.Name
+				}
+			}
+			// Overwritten or removed while we looked: busy until it is gone.
+			if k.isBusy(id) || !k.exists(path) {
 				return nil
-			case err == nil && c.current(copyOf{r, k}): // put since the metadata were read
-				return nil
-			case err == nil:
-				f.Bucket, f.Name = r.info.Bucket, r.info.Name
 			}
 		}
-		f.Disk, f.File, f.Block, f.Detail = k.ID, filepath.Join(k.Path, filepath.FromSlash(path)), -1, detail
+		f.Disk, f.File, f.Block = k.ID, filepath.Join(k.Path, filepath.FromSlash(path)), -1
 		c.report.Stray = append(c.report.Stray, f)
 		return nil
 	})
+}
+
+func (k *disk) exists(path string) bool {
+	f, err := k.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err == nil {
+		_ = f.Close() // nothing was done with it
+	}
+	return !errors.Is(err, fs.ErrNotExist)
 }
