@@ -2,6 +2,7 @@ package loader
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -14,6 +15,9 @@ import (
 // readPiece is how much of a payload is read before the samples in it are verified: they are still in
 // the cache then, and verification costs next to nothing.
 const readPiece = 512 << 10
+
+// maxGarbled is how often malformed frames at one place are put down to the wire.
+const maxGarbled = 4
 
 // puller reads one target's stream. Its buffers are its own; only placing and committing a frame take
 // the batch's lock.
@@ -58,7 +62,9 @@ func (p *puller) run(ctx context.Context) error {
 			retry.reset()
 			stuck = 0
 		}
-		stuck++
+		if stuck++; stuck > maxGarbled && errors.Is(err, wire.ErrMalformed) {
+			return api.Errorf(502, api.CodeInternal, "%s (%s) sends what is no stream (another version, or another server?): %v", p.node, p.addr.Load(), err)
+		}
 		p.it.count(func(c *counters) {
 			c.retries++
 			c.target(p.node, func(t *TargetStats) { t.Reconnects++ })

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/loader"
 	"github.com/shardstream/shardstream/sampler"
 	"github.com/shardstream/shardstream/tests/arena"
@@ -385,6 +388,46 @@ func TestStopInTheMiddleLeavesNothingRunning(t *testing.T) {
 	require.ErrorIs(t, err, loader.ErrClosed)
 	// The targets' ends find out by themselves that nobody listens.
 	goleak.VerifyNone(t, ignore)
+}
+
+// babbler answers the handshake and then anything at all.
+type babbler struct {
+	net.Conn
+	random *rand.Rand
+	frame  bool // begin with headers that look right
+}
+
+func (b *babbler) Write([]byte) (int, error) {
+	p := make([]byte, 4096)
+	for i := range p {
+		p[i] = byte(b.random.Uint32())
+	}
+	if b.frame {
+		head := p[:b.random.IntN(100)]
+		p = append(wire.AppendHeader(nil, wire.FrameType(1+b.random.IntN(4)), head, b.random.Int64N(1<<20)), head...)
+	}
+	if _, err := b.Conn.Write(p); err != nil {
+		return 0, err
+	}
+	return 0, io.ErrClosedPipe
+}
+
+func TestRandomBytesAreACleanErrorWithinBounds(t *testing.T) {
+	c := newCluster(t, 1).fill(1, 10, 100)
+	for seed := range uint64(20) {
+		c.targets[0].setWrap(func(nc net.Conn) net.Conn {
+			return &babbler{Conn: nc, random: rand.New(rand.NewPCG(seed, 0)), frame: seed%2 == 0}
+		})
+		l := open(t, c, func(cfg *loader.Config) { cfg.Timeout = time.Second })
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := next(t, l)
+		require.Error(t, err)
+		require.NotErrorIs(t, err, loader.ErrEnd)
+		runtime.ReadMemStats(&after)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "a claimed length is not believed")
+	}
 }
 
 func TestBadSettings(t *testing.T) {
