@@ -409,6 +409,18 @@ def transform(data):
 	require.ErrorIs(t, err, etl.ErrLevel)
 }
 
+// Numbers and text that one function of a chain returns reach the next without numpy.
+func TestTypedInputWithoutNumpy(t *testing.T) {
+	pool := newPool(t, "def transform(sample):\n    return {k: repr(v) for k, v in sample.items() if k != '__key__'}\n")
+	values := newPool(t, "def transform(sample):\n    return {'a': 1, 'b': 0.5, 'c': True, 'd': 'x', 'e': b'y', 'f': -2**63}\n")
+	in := transform(t, values, sample("k"))[0].Sample
+	r := transform(t, pool, in)[0]
+	require.NoError(t, r.Err)
+	for i, want := range []string{"1", "0.5", "True", "'x'", "b'y'", "-9223372036854775808"} {
+		require.Equal(t, want, string(r.Fields[i].Value.Data))
+	}
+}
+
 func TestTypedInput(t *testing.T) {
 	needNumpy(t)
 	pool := newPool(t, `

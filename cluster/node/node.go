@@ -78,7 +78,8 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	g := gateway.New(gateway.Config{
 		ID: c.ID, Version: c.Version, Members: members, Metrics: c.metrics(), Logger: c.Logger,
 	})
-	g.ServeStreams(noETL)
+	g.ServeETLs()
+	g.ServeStreams(g.ETL)
 	return c.serve(ctx, self, members, failed, func(ctx context.Context) error { return g.Serve(ctx, listener) })
 }
 
@@ -102,12 +103,18 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
-	streams, err := target.NewStreams(t, noETLs{}, filepath.Join(c.DataDirs[0], "snapshots"))
+	transformations := target.NewETLs(t)
+	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"))
 	if err != nil {
 		return err
 	}
 	defer streams.Wait() // before the store closes
-	return c.serve(ctx, self, members, nil, func(ctx context.Context) error { return t.Serve(ctx, listener) })
+	return c.serve(ctx, self, members, nil, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return t.Serve(ctx, listener) })
+		group.Go(func() error { return transformations.Run(ctx) })
+		return group.Wait()
+	})
 }
 
 func (c *Config) metrics() *telemetry.Metrics {

@@ -30,7 +30,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 SOCKET_FD = 3
 STATUS_FD = 4
@@ -50,6 +50,7 @@ SIGNED = {1: 3, 2: 5, 4: 7, 8: 9}
 UNSIGNED = {1: 2, 2: 4, 4: 6, 8: 8}
 FLOATS = {2: 10, 4: 11, 8: 12}
 NUMPY_NAMES = ("", "?", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
+STRUCT_NAMES = ("", "?", "B", "b", "<H", "<h", "<I", "<i", "<Q", "<q", "<e", "<f", "<d")
 
 MAX_DIMS = 8
 MAX_FIELDS = 4096
@@ -81,6 +82,23 @@ class ReturnError(TypeError):
 
 class BrokenError(Exception):
     """The definition can't be loaded; the text goes to the user as it is."""
+
+
+class Typed(NamedTuple):
+    """A field that is not plain bytes: what an earlier function of a chain returned."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    data: bytes
+
+    def decode(self) -> object:
+        """Return what user code gets: str, a Python number or a numpy array."""
+        if self.dtype == TEXT:
+            return self.data.decode("utf-8", "replace")
+        if not self.shape:
+            return struct.unpack(STRUCT_NAMES[self.dtype], self.data)[0]
+        numpy = importlib.import_module("numpy")
+        return numpy.frombuffer(self.data, NUMPY_NAMES[self.dtype]).reshape(self.shape)
 
 
 class _Output:
@@ -506,17 +524,7 @@ class _Worker:
             name = meta[at : at + name_len].decode("utf-8", "surrogateescape")
             at += name_len
             data = self.exactly(size)
-            if dtype == BYTES:
-                out.append((name, data))
-            elif dtype == TEXT:
-                out.append((name, data.decode("utf-8", "replace")))
-            else:
-                array = (
-                    importlib.import_module("numpy")
-                    .frombuffer(data, NUMPY_NAMES[dtype])
-                    .reshape(shape)
-                )
-                out.append((name, array if ndim else array.item()))
+            out.append((name, data if dtype == BYTES else Typed(dtype, shape, data)))
         return out
 
     def sample(
@@ -530,6 +538,9 @@ class _Worker:
         def make() -> dict[str, object]:
             made: dict[str, object] = {"__key__": key}
             made.update(fields)
+            for name, value in fields:
+                if type(value) is Typed:
+                    made[name] = value.decode()
             return made
 
         self.status[0] = seq
