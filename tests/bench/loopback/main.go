@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -154,14 +155,20 @@ func touched(n int) []byte {
 	return b
 }
 
-func usage() (u unix.Rusage) {
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
-	return u
-}
-
 func cpuSeconds() float64 {
-	u := usage()
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
 	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
 
-func peakRSS() float64 { return float64(usage().Maxrss) * 1024 / 1e6 }
+// peakRSS is this program's, in MB; ru_maxrss would count what its parent had before the exec, too.
+func peakRSS() float64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	var kib float64
+	_, _ = fmt.Sscan(after, &kib)
+	return kib * 1024 / 1e6
+}
