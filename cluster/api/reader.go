@@ -126,13 +126,15 @@ func (r *ObjectReader) first(response *http.Response) {
 	r.Object = objectOf(response.Header, r.Object.Bucket, r.Object.Name)
 	r.Object.Size = response.ContentLength
 	r.want = strings.TrimPrefix(response.Header.Get(HeaderBodyChecksum), "xxh3=")
-	if !r.plain() || response.ContentLength < 0 {
+	if !r.plain() {
 		return
 	}
 	if response.StatusCode == http.StatusOK {
 		r.want = r.Object.XXH3
 	}
-	r.end = r.next + response.ContentLength
+	if response.ContentLength >= 0 {
+		r.end = r.next + response.ContentLength
+	}
 }
 
 // Read implements io.Reader.

@@ -83,10 +83,11 @@ func (e *Etcd) Endpoints() []string { return []string{e.client} }
 // Err reports an error that ended the server.
 func (e *Etcd) Err() <-chan error { return e.server.Err() }
 
-// Close stops the server; its state stays.
+// Close stops the server; its state stays. Closing twice does nothing.
 func (e *Etcd) Close() {
-	e.closed.Store(true)
-	e.server.Close()
+	if e.closed.CompareAndSwap(false, true) {
+		e.server.Close()
+	}
 }
 
 func etcdConfig(c EtcdConfig, addr addresses, closed *atomic.Bool) *embed.Config {

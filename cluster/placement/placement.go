@@ -111,4 +111,3 @@ func negLog(hash uint64) float64 {
 	ln := float64(2*s*sum) + float64(float64(exponent)*math.Ln2)
 	return -ln
 }
-

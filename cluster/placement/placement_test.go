@@ -43,6 +43,7 @@ func TestSharesFollowWeights(t *testing.T) {
 		for _, n := range set {
 			total += max(n.Weight, 0)
 		}
+		got := counts(set)
 		for _, n := range set {
 			share := 1 / float64(len(set))
 			if total > 0 {
@@ -50,7 +51,7 @@ func TestSharesFollowWeights(t *testing.T) {
 			}
 			// Five standard deviations of a binomial.
 			want, slack := share*keys, 5*math.Sqrt(share*(1-share)*keys)+1
-			assert.InDelta(t, want, counts(set)[n.ID], slack, "%v of %v", n, set)
+			assert.InDelta(t, want, got[n.ID], slack, "%v of %v", n, set)
 		}
 	}
 }
