@@ -63,6 +63,16 @@ func (c *cache) get(key objectKey) *handle {
 	return h
 }
 
+// info describes an object that is in the cache.
+func (c *cache) info(key objectKey) (Info, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.byKey[key]; h != nil {
+		return h.info, true
+	}
+	return Info{}, false
+}
+
 // put adds a handle, with a reference of the cache's own.
 func (c *cache) put(key objectKey, h *handle) {
 	c.mu.Lock()

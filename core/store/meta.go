@@ -95,7 +95,7 @@ func (l engineLog) Fatalf(format string, args ...any) {
 }
 
 // guard runs a change of the disk's metadata. Where the engine fails for good, the disk is out of use
-// until the store is opened anew: what it holds then is decided by its log.
+// until the process starts anew (the engine may still hold its locks): what it holds then is decided by its log.
 func (k *disk) guard(change func(db *pebble.DB) error) (err error) {
 	if k.failed.Load() {
 		return fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)

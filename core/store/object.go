@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/shardstream/shardstream/core/archive"
 )
 
@@ -127,6 +129,44 @@ func (o *Object) Close() error {
 		return nil
 	}
 	return o.h.release()
+}
+
+// ReadSample reads sample i of an indexed archive at once, with the tar headers that lie between its members:
+// member m of it begins at Member(m).Offset - base. Each member is verified against its own checksum in the
+// index, so that a small sample does not cost whole blocks. buf is used if it is large enough.
+func (o *Object) ReadSample(i int, buf []byte) (span []byte, base int64, err error) {
+	x, err := o.Index()
+	if err != nil {
+		return nil, 0, err
+	}
+	if x == nil || i < 0 || i >= x.NumSamples() {
+		return nil, 0, fmt.Errorf("object %s/%s: sample %d: %w", o.h.info.Bucket, o.h.info.Name, i, ErrRange)
+	}
+	first, count := x.Sample(i)
+	last := x.Member(first + count - 1)
+	base = x.Member(first).Offset
+	n := last.Offset + last.Size - base
+	if n < 0 || base+n > o.h.info.Size {
+		return nil, 0, o.h.explain(damaged(o.h.footer.indexAt(), "its member index points outside"))
+	}
+	if int64(cap(buf)) < n {
+		buf = make([]byte, n)
+	}
+	span = buf[:n]
+	if err := readFull(o.h.file, span, base); err != nil {
+		return nil, 0, o.h.explain(err)
+	}
+	for k := first; k < first+count; k++ {
+		m := x.Member(k)
+		at := m.Offset - base
+		if at < 0 || at+m.Size > n || xxh3.Hash(span[at:at+m.Size]) != m.Sum {
+			clear(span)
+			return nil, 0, o.h.explain(&damage{
+				block: m.Offset / BlockSize, offset: m.Offset, detail: "member " + m.Name + " does not match its checksum",
+			})
+		}
+	}
+	return span, base, nil
 }
 
 // spanSize is how much is read and verified at once.

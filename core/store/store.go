@@ -213,6 +213,9 @@ func (s *Store) leave() { s.life.RUnlock() }
 
 // Stat describes an object.
 func (s *Store) Stat(bucket, name string) (Info, error) {
+	if info, ok := s.cache.info(objectKey{bucket, name}); ok {
+		return info, nil
+	}
 	c, err := s.stat(bucket, name)
 	if err != nil {
 		return Info{}, err

@@ -389,6 +389,40 @@ func TestArchive(t *testing.T) {
 	clean(t, s, o, 2)
 }
 
+func TestReadSample(t *testing.T) {
+	s, _ := fresh(t)
+	files := map[string][]byte{"a.cls": []byte("1"), "a.jpg": payload(1, 1000), "b.cls": nil, "b.jpg": payload(2, 200_000)}
+	_, err := s.Put(ctx, "b", "s.tar", bytes.NewReader(tarOf(t, files)), store.PutOptions{Size: -1, Archive: archive.Tar})
+	require.NoError(t, err)
+	obj, err := s.Open("b", "s.tar")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, obj.Close()) }()
+	x, err := obj.Index()
+	require.NoError(t, err)
+	buf := make([]byte, 10_000)
+	for i := range 2 {
+		span, base, err := obj.ReadSample(i, buf)
+		require.NoError(t, err)
+		first, count := x.Sample(i)
+		for m := first; m < first+count; m++ {
+			at := x.Member(m).Offset - base
+			require.True(t, bytes.Equal(files[x.Member(m).Name], span[at:at+x.Member(m).Size]))
+		}
+	}
+	_, _, err = obj.ReadSample(2, buf)
+	require.ErrorIs(t, err, store.ErrRange)
+	_, files2, err := s.Locate("b", "s.tar")
+	require.NoError(t, err)
+	m, _ := x.Lookup("b.jpg")
+	flip(t, files2[0], m.Offset+150_000)
+	_, _, err = obj.ReadSample(1, buf)
+	var bad *store.CorruptError
+	require.ErrorAs(t, err, &bad)
+	require.Contains(t, err.Error(), "member b.jpg")
+	_, _, err = obj.ReadSample(0, buf)
+	require.NoError(t, err)
+}
+
 func TestSmallCaches(t *testing.T) {
 	o := options(t.TempDir(), t.TempDir())
 	o.OpenFiles, o.CacheBytes = 2, 2000
@@ -489,6 +523,50 @@ func TestDisksShareObjects(t *testing.T) {
 	}
 	require.Positive(t, moved)
 	clean(t, s, o, 400)
+}
+
+// TestFailedDisk: what can't be known without the disk is an error, and not "not found".
+func TestFailedDisk(t *testing.T) {
+	s, _ := fresh(t)
+	at := map[string]string{}
+	for i := range 40 {
+		info := put(t, s, "b", fmt.Sprint(i), []byte("x"))
+		at[info.Disk] = info.Name
+	}
+	defer store.MendDisks(s)
+	store.FailDisk(s, "disk-1")
+	require.Equal(t, "failed", s.Disks()[0].State)
+	_, err := s.Stat("b", at["disk-1"])
+	require.ErrorIs(t, err, store.ErrDiskFailed)
+	_, err = s.Stat("b", at["disk-2"])
+	require.NoError(t, err)
+	_, _, err = s.List("b", "", "", 0)
+	require.ErrorIs(t, err, store.ErrDiskFailed)
+	require.Equal(t, "disk-2", put(t, s, "b", at["disk-1"], []byte("new")).Disk, "another disk takes it")
+	require.Equal(t, "new", string(read(t, s, "b", at["disk-1"])))
+	_, err = s.Put(ctx, "b", "fresh", strings.NewReader(""), store.PutOptions{Condition: store.Condition{IfNoneMatch: "*"}})
+	require.ErrorIs(t, err, store.ErrDiskFailed)
+	store.FailDisk(s, "disk-2")
+	_, err = s.Put(ctx, "b", "o", strings.NewReader(""), store.PutOptions{})
+	require.ErrorIs(t, err, store.ErrDiskFailed)
+}
+
+// TestTwoCopies: a crash left an older copy on another disk. The newer one counts, and the older one goes.
+func TestTwoCopies(t *testing.T) {
+	o := options(t.TempDir(), t.TempDir())
+	for i, text := range []string{"old", "new"} {
+		one := o
+		one.Disks = o.Disks[i : i+1]
+		s := open(t, one)
+		put(t, s, "b", "o", []byte(text))
+		require.NoError(t, s.Close())
+	}
+	s := open(t, o)
+	require.Equal(t, "new", string(read(t, s, "b", "o")))
+	clean(t, s, o, 1)
+	require.NoError(t, s.Delete(ctx, "b", "o", store.Condition{}))
+	_, err := s.Stat("b", "o")
+	require.ErrorIs(t, err, store.ErrNotFound)
 }
 
 var errBody = errors.New("the network is down")
