@@ -189,6 +189,8 @@ def main() -> None:
             bucket.create()
             for path in tqdm(sorted(shards.iterdir()), desc="put", leave=False, disable=None):
                 bucket.put(path.name, path)
+            samples = sum(shard.samples for shard in bucket.list())
+            print(f"put {samples:,} digits in {TRAIN_SHARDS} + {TEST_SHARDS} tar shards")
             for function in (augment, decode):
                 client.etl.create(
                     function.__name__, function=function, requirements=["pillow", "numpy"]
