@@ -75,7 +75,7 @@ func (r *Reader) send(ctx context.Context, out *sender, meter Meter, free chan<-
 	var sinceMark, total int64
 	for index := r.req.From; index < r.req.To; index++ {
 		j, err := next(ctx, out, ready)
-		if err != nil {
+		if err != nil || j == nil {
 			return err
 		}
 		n := int64(len(j.frame.Samples))
@@ -105,25 +105,19 @@ func (r *Reader) send(ctx context.Context, out *sender, meter Meter, free chan<-
 }
 
 // next takes a prepared batch; where none is ready yet, what is buffered goes out first, so that the
-// client never waits for bytes that are here.
+// client never waits for bytes that are here. It returns nil where plan has failed, whose error counts.
 func next(ctx context.Context, out *sender, ready <-chan *job) (*job, error) {
 	select {
-	case j, ok := <-ready:
-		if ok {
-			return j, nil
-		}
-		return nil, context.Canceled // plan failed and says why
+	case j := <-ready:
+		return j, nil
 	default:
 	}
 	if err := out.flush(); err != nil {
 		return nil, err
 	}
 	select {
-	case j, ok := <-ready:
-		if ok {
-			return j, nil
-		}
-		return nil, context.Canceled
+	case j := <-ready:
+		return j, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
