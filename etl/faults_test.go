@@ -280,7 +280,7 @@ def transform(sample):
 		wg.Go(func() {
 			for i, r := range transform(t, pool, numbered(110)...) {
 				if i%37 == 5 || i%101 == 7 {
-					userError(t, r)
+					_ = userError(t, r)
 					continue
 				}
 				require.NoError(t, r.Err)

@@ -86,7 +86,8 @@ func fits(s *Sample, limit int64) error {
 // request gathers one request for a sample that fits.
 func (w *frameWriter) request(kind, flags uint8, seq uint64, s *Sample) error {
 	meta, data := measure(s)
-	b := append(w.small, "SSQ1"...)
+	b := w.small
+	b = append(b, "SSQ1"...)
 	b = append(b, kind, flags)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(s.Fields)))
 	b = binary.LittleEndian.AppendUint64(b, seq)

@@ -309,10 +309,10 @@ func TestWrongReturns(t *testing.T) {
 		"many fields":  {`{str(i): 1 for i in range(5000)}`, "5000 fields; 4096 are allowed"},
 		"char pointer": {`{"a": memoryview(b"ab").cast("c")}`, "returned memoryview for field 'a'"},
 	}
+	pool := newPool(t, "def transform(sample):\n    return eval(sample['x'])\n")
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			pool := newPool(t, "def transform(sample):\n    return "+c.expression+"\n")
-			fault := userError(t, transform(t, pool, sample("k"))[0])
+			fault := userError(t, transform(t, pool, sample("k", "x", c.expression))[0])
 			require.Contains(t, fault.Summary, "TypeError: the function returned ")
 			require.Contains(t, fault.Summary, c.want)
 			require.Empty(t, fault.Traceback)
@@ -329,10 +329,10 @@ func TestWrongNumpyReturns(t *testing.T) {
 		"dates":      {`np.zeros(3, "M8[s]")`, "numpy.ndarray of dtype datetime64[s]"},
 		"dimensions": {`np.zeros((1,) * 9)`, "array of 9 dimensions for field 'a'; 8 are allowed"},
 	}
+	pool := newPool(t, "import numpy as np\ndef transform(sample):\n    return {'a': eval(sample['x'])}\n")
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			pool := newPool(t, "import numpy as np\ndef transform(sample):\n    return {'a': "+c.expression+"}\n")
-			require.Contains(t, userError(t, transform(t, pool, sample("k"))[0]).Summary, c.want)
+			require.Contains(t, userError(t, transform(t, pool, sample("k", "x", c.expression))[0]).Summary, c.want)
 		})
 	}
 }

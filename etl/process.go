@@ -56,8 +56,10 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spawner{def: def, opts: opts, python: python, logs: newLogRing(opts.LogBytes),
-		log: opts.Logger.With("etl", def.Name)}, nil
+	return &spawner{
+		def: def, opts: opts, python: python,
+		logs: newLogRing(opts.LogBytes), log: opts.Logger.With("etl", def.Name),
+	}, nil
 }
 
 // home returns the spawner's directory, which holds the worker script.

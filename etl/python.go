@@ -30,18 +30,18 @@ func FindPython(ctx context.Context, preferred string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if real, ok := resolved.Load(path); ok {
-		return real.(string), nil
+	if found, ok := resolved.Load(path); ok {
+		return found.(string), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "-I", "-c", "import sys; print(sys.executable)").Output()
-	real := strings.TrimSpace(string(out))
-	if err != nil || real == "" {
+	interpreter := strings.TrimSpace(string(out))
+	if err != nil || interpreter == "" {
 		return "", fmt.Errorf("%w: %s does not run: %w", ErrNoPython, path, err)
 	}
-	resolved.Store(path, real)
-	return real, nil
+	resolved.Store(path, interpreter)
+	return interpreter, nil
 }
 
 func lookPython(preferred string) (string, error) {

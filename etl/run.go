@@ -64,7 +64,7 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 	p.kill()
 	if len(rest) > 0 { // the writer may be blocked on a worker that no longer reads
 		_ = p.conn.SetWriteDeadline(time.Now())
-		<-wrote
+		_ = <-wrote // the reader's error says more
 	}
 	return rest, p.diagnose(err, ended, w, rest, todo, base)
 }

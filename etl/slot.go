@@ -41,7 +41,7 @@ func (s *slot) run() {
 		}
 		if broken != nil {
 			s.refuse(broken)
-			broken, again = nil, true
+			again = true
 		}
 		if !again || s.pool.counts.waiting.Load() == 0 {
 			select {

@@ -26,6 +26,7 @@ func TestOpenAPIDescribesTheRoutes(t *testing.T) {
 	g := gateway.New(gateway.Config{
 		ID: "gateway-1", Metrics: telemetry.New(telemetry.Identity{Node: "gateway-1", Role: api.RoleGateway}), Logger: slog.Default(),
 	})
+	g.ServeETLs()
 	g.ServeStreams(nil)
 	recorder := httptest.NewRecorder()
 	g.ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/openapi.yaml", nil))
