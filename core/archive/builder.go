@@ -33,7 +33,7 @@ func (c *columns) add(name []byte, offset, size int64) bool {
 		return false
 	}
 	c.names = append(c.names, name...)
-	c.ends = append(c.ends, uint32(len(c.names))) //nolint:gosec // bounded by maxNames
+	c.ends = append(c.ends, uint32(len(c.names))) // bounded by maxNames
 	c.offsets = append(c.offsets, offset)
 	c.sizes = append(c.sizes, size)
 	c.sums = append(c.sums, 0)
@@ -93,7 +93,7 @@ func (b *builder) add(name []byte, offset, size int64) (refused string) {
 	if !b.members.add(name, offset, size) {
 		return fmt.Sprintf("member %q comes twice", name)
 	}
-	b.keyLen = append(b.keyLen, uint16(keyLen)) //nolint:gosec // bounded by maxName
+	b.keyLen = append(b.keyLen, uint16(keyLen)) // bounded by maxName
 	if fresh {
 		b.startSample(hash)
 	}
@@ -101,7 +101,7 @@ func (b *builder) add(name []byte, offset, size int64) (refused string) {
 }
 
 func (b *builder) startSample(hash uint64) {
-	b.starts = append(b.starts, uint32(len(b.members.ends)-1)) //nolint:gosec // bounded by maxMembers
+	b.starts = append(b.starts, uint32(len(b.members.ends)-1)) // bounded by maxMembers
 	if b.keys.full() {
 		b.keys.rebuild(len(b.starts), func(i int) uint64 { return xxh3.Hash(b.key(i)) })
 	} else {
@@ -120,10 +120,10 @@ func (b *builder) index() *Index {
 	}
 	samples := b.starts
 	if len(samples) > 0 {
-		samples = append(samples, uint32(len(c.ends))) //nolint:gosec // bounded by maxMembers
+		samples = append(samples, uint32(len(c.ends))) // bounded by maxMembers
 	}
 	if len(b.loose.ends) > 0 {
-		base := uint32(len(c.names)) //nolint:gosec // bounded by maxNames
+		base := uint32(len(c.names)) // bounded by maxNames
 		c.names = append(c.names, b.loose.names...)
 		for _, end := range b.loose.ends {
 			c.ends = append(c.ends, base+end)

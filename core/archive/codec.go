@@ -26,11 +26,11 @@ func (x *Index) MarshalBinary() ([]byte, error) {
 	for m := range x.NumMembers() {
 		name := x.name(m)
 		shared := sharedPrefix(prev, name)
-		out = binary.AppendUvarint(out, uint64(shared)) //nolint:gosec // a length
+		out = binary.AppendUvarint(out, uint64(shared)) // a length
 		out = binary.AppendUvarint(out, uint64(len(name)-shared))
 		out = append(out, name[shared:]...)
 		out = binary.AppendVarint(out, x.offsets[m]-end)
-		out = binary.AppendUvarint(out, uint64(x.sizes[m])) //nolint:gosec // not negative
+		out = binary.AppendUvarint(out, uint64(x.sizes[m])) // not negative
 		out = binary.LittleEndian.AppendUint64(out, x.sums[m])
 		prev, end = name, x.offsets[m]+x.sizes[m]
 	}
@@ -53,7 +53,7 @@ func UnmarshalIndex(data []byte) (*Index, error) {
 		return nil, &FormatError{Offset: int64(r.at), Reason: "member index is cut off"}
 	}
 	var b builder
-	b.members.reserve(int(n), int(min(names, uint64(4*len(data))))) //nolint:gosec // both bounded
+	b.members.reserve(int(n), int(min(names, uint64(4*len(data))))) // both bounded
 	b.keyLen = make([]uint16, 0, n)
 	var name []byte
 	var end int64
@@ -67,7 +67,7 @@ func UnmarshalIndex(data []byte) (*Index, error) {
 			break
 		}
 		name = append(name[:shared], r.bytes(suffix)...)
-		offset, size, sum := end+r.varint(), int64(r.uvarint()), r.fixed() //nolint:gosec // checked below
+		offset, size, sum := end+r.varint(), int64(r.uvarint()), r.fixed() // checked below
 		if offset < 0 || size < 0 || offset > math.MaxInt64/4 || size > math.MaxInt64/4 || r.bad {
 			r.bad = true
 			break
@@ -142,8 +142,8 @@ func (r *indexReader) bytes(n uint64) []byte {
 		r.bad = true
 		return nil
 	}
-	b := r.data[r.at : r.at+int(n)] //nolint:gosec // fits
-	r.at += int(n)                  //nolint:gosec // fits
+	b := r.data[r.at : r.at+int(n)] // fits
+	r.at += int(n)                  // fits
 	return b
 }
 

@@ -28,6 +28,7 @@ func FuzzIndexer(f *testing.F) {
 		if len(data) > 1<<16 {
 			return
 		}
+		data = mend(data)
 		x := archive.NewIndexer(archive.Tar)
 		var err error
 		for rest := data; len(rest) > 0 && err == nil; {
@@ -67,6 +68,16 @@ func FuzzIndexer(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, members(got), members(again))
 	})
+}
+
+// mend sets the checksum of every block that looks like a header, so that the fuzzer gets past it.
+func mend(data []byte) []byte {
+	for at := 0; at+512 <= len(data); at += 512 {
+		if string(data[at+257:at+262]) == "ustar" {
+			data = patch(data, at, func([]byte) {})
+		}
+	}
+	return data
 }
 
 // readAll reads an archive with archive/tar: the checksum of each member by name. Not ok: it can't be

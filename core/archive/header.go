@@ -109,7 +109,7 @@ func checksumOK(b *block) bool {
 			w := binary.LittleEndian.Uint64(b[j:])
 			lanes += w&even + w>>8&even
 		}
-		sum += int64(lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48) //nolint:gosec // small
+		sum += int64(lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48) // small
 	}
 	for _, c := range b[148:156] { // counts as spaces
 		sum += ' ' - int64(c)
@@ -122,7 +122,7 @@ func checksumOK(b *block) bool {
 		if i >= 148 && i < 156 {
 			c = ' '
 		}
-		signed += int64(int8(c)) //nolint:gosec // as those programs sum
+		signed += int64(int8(c)) // as those programs sum
 	}
 	return signed == want
 }
@@ -148,9 +148,9 @@ func parseNumber(f []byte) (int64, bool) {
 		x = x<<8 | uint64(c)
 	}
 	if invert != 0 {
-		return ^int64(x), true //nolint:gosec // below 1<<63
+		return ^int64(x), true // below 1<<63
 	}
-	return int64(x), true //nolint:gosec // below 1<<63
+	return int64(x), true // below 1<<63
 }
 
 // parseOctal reads an octal field, padded with spaces or NULs on either side; an empty one is 0.

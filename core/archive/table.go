@@ -31,7 +31,7 @@ func (t *nameTable) add(hash uint64, index int) {
 	for t.slots[at] != 0 {
 		at = (at + 1) & mask
 	}
-	t.slots[at] = uint32(index) + 1 //nolint:gosec // bounded by maxMembers
+	t.slots[at] = uint32(index) + 1 // bounded by maxMembers
 	t.used++
 }
 

@@ -136,7 +136,7 @@ func crashRound(t *testing.T, o store.Options, life time.Duration, acked, pendin
 	for _, d := range o.Disks {
 		dirs = append(dirs, d.Path)
 	}
-	child := exec.Command(os.Args[0], "-test.run=^$") //nolint:gosec // this very binary
+	child := exec.Command(os.Args[0], "-test.run=^$") // this very binary
 	child.Env = append(os.Environ(), crashDirs+"="+strings.Join(dirs, ","))
 	out, err := child.StdoutPipe()
 	require.NoError(t, err)

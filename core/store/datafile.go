@@ -45,7 +45,7 @@ func appendTrailer(out []byte, f *footer, sums, index, header []byte) []byte {
 	out = append(append(append(out, sums...), index...), header...)
 	foot := append(make([]byte, 0, footerSize), footerMagic...)
 	for _, v := range []uint64{
-		uint64(f.size), uint64(f.indexLen), uint64(f.headerLen), //nolint:gosec // lengths
+		uint64(f.size), uint64(f.indexLen), uint64(f.headerLen), // lengths
 		f.sumsXXH, f.indexXXH, f.headerXXH, f.version, 0,
 	} {
 		foot = binary.LittleEndian.AppendUint64(foot, v)
@@ -87,7 +87,7 @@ func readFooter(f File) (footer, error) {
 	}
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(b[8*i:]) }
 	ft := footer{
-		size: int64(word(1)), indexLen: int64(word(2)), headerLen: int64(word(3)), //nolint:gosec // checked below
+		size: int64(word(1)), indexLen: int64(word(2)), headerLen: int64(word(3)), // checked below
 		sumsXXH: word(4), indexXXH: word(5), headerXXH: word(6), version: word(7), seal: word(9),
 	}
 	if string(b[:8]) != footerMagic || xxh3.Hash(b[:footerSize-8]) != ft.seal {

@@ -10,23 +10,23 @@ import (
 
 func usage(dir *os.File) (used, free, capacity int64, err error) {
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil { //nolint:gosec // a descriptor fits
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil { // a descriptor fits
 		return 0, 0, 0, fmt.Errorf("statfs: %w", err)
 	}
 	unit := st.Bsize
-	capacity = int64(st.Blocks) * unit                                             //nolint:gosec // below 8 EiB
-	return capacity - int64(st.Bfree)*unit, int64(st.Bavail) * unit, capacity, nil //nolint:gosec // as above
+	capacity = int64(st.Blocks) * unit                                             // below 8 EiB
+	return capacity - int64(st.Bfree)*unit, int64(st.Bavail) * unit, capacity, nil // as above
 }
 
 // startWrite lets the disk work while the rest of the object still comes in, so that the fsync at the
 // end has little to wait for.
 func startWrite(f *os.File, off, n int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) //nolint:gosec // only a hint
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE) // only a hint
 }
 
 // lockFile takes the exclusive lock that lives as long as the file is open.
 func lockFile(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor fits
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return errors.New("in use by another process")
 	}

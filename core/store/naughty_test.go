@@ -147,7 +147,7 @@ func TestNaughtyDisk(t *testing.T) {
 				require.Equal(t, 1, n.hits)
 				require.LessOrEqual(t, strings.Count(strings.Join(n.calls, " "), "sync"), 2, "a failed sync is not tried again")
 				var full *store.NoSpaceError
-				require.Equal(t, fault != syscall.EIO, errors.As(err, &full))
+				require.Equal(t, !errors.Is(fault, syscall.EIO), errors.As(err, &full))
 				if full != nil {
 					require.Equal(t, "disk-1", full.Disk)
 					require.Positive(t, full.Capacity)

@@ -41,15 +41,18 @@ func TestAbortedPut(t *testing.T) {
 		check func(t *testing.T, err error)
 	}{
 		"reader fails": {
-			io.MultiReader(bytes.NewReader(data), iotest.ErrReader(errBody)), store.PutOptions{Size: -1},
+			io.MultiReader(bytes.NewReader(data), iotest.ErrReader(errBody)),
+			store.PutOptions{Size: -1},
 			func(t *testing.T, err error) { require.ErrorIs(t, err, errBody) },
 		},
 		"cut off, length unknown": {
-			io.MultiReader(bytes.NewReader(data), iotest.ErrReader(io.ErrUnexpectedEOF)), store.PutOptions{Size: -1},
+			io.MultiReader(bytes.NewReader(data), iotest.ErrReader(io.ErrUnexpectedEOF)),
+			store.PutOptions{Size: -1},
 			func(t *testing.T, err error) { require.ErrorIs(t, err, io.ErrUnexpectedEOF) },
 		},
 		"cut off": {
-			io.MultiReader(bytes.NewReader(data[:100]), iotest.ErrReader(io.ErrUnexpectedEOF)), store.PutOptions{Size: int64(len(data))},
+			io.MultiReader(bytes.NewReader(data[:100]), iotest.ErrReader(io.ErrUnexpectedEOF)),
+			store.PutOptions{Size: int64(len(data))},
 			func(t *testing.T, err error) {
 				var short *store.ShortBodyError
 				require.ErrorAs(t, err, &short)
@@ -57,7 +60,8 @@ func TestAbortedPut(t *testing.T) {
 			},
 		},
 		"short": {
-			bytes.NewReader(data[:len(data)-1]), store.PutOptions{Size: int64(len(data))},
+			bytes.NewReader(data[:len(data)-1]),
+			store.PutOptions{Size: int64(len(data))},
 			func(t *testing.T, err error) {
 				var short *store.ShortBodyError
 				require.ErrorAs(t, err, &short)
@@ -66,7 +70,8 @@ func TestAbortedPut(t *testing.T) {
 			},
 		},
 		"long": {
-			bytes.NewReader(data), store.PutOptions{Size: int64(len(data) - 1)},
+			bytes.NewReader(data),
+			store.PutOptions{Size: int64(len(data) - 1)},
 			func(t *testing.T, err error) {
 				var short *store.ShortBodyError
 				require.ErrorAs(t, err, &short)
@@ -74,11 +79,13 @@ func TestAbortedPut(t *testing.T) {
 			},
 		},
 		"stuck": {
-			stuckReader{}, store.PutOptions{Size: 10},
+			stuckReader{},
+			store.PutOptions{Size: 10},
 			func(t *testing.T, err error) { require.ErrorIs(t, err, io.ErrNoProgress) },
 		},
 		"xxh3": {
-			bytes.NewReader(data), store.PutOptions{Size: -1, XXH3: &wrong64},
+			bytes.NewReader(data),
+			store.PutOptions{Size: -1, XXH3: &wrong64},
 			func(t *testing.T, err error) {
 				var sum *store.ChecksumError
 				require.ErrorAs(t, err, &sum)
@@ -86,7 +93,8 @@ func TestAbortedPut(t *testing.T) {
 			},
 		},
 		"crc32": {
-			bytes.NewReader(data), store.PutOptions{Size: -1, CRC32: &wrong32},
+			bytes.NewReader(data),
+			store.PutOptions{Size: -1, CRC32: &wrong32},
 			func(t *testing.T, err error) {
 				var sum *store.ChecksumError
 				require.ErrorAs(t, err, &sum)
@@ -94,25 +102,29 @@ func TestAbortedPut(t *testing.T) {
 			},
 		},
 		"garbage archive": {
-			bytes.NewReader(data), store.PutOptions{Size: -1, Archive: archive.Tar},
+			bytes.NewReader(data),
+			store.PutOptions{Size: -1, Archive: archive.Tar},
 			func(t *testing.T, err error) {
 				var bad *archive.FormatError
 				require.ErrorAs(t, err, &bad)
 			},
 		},
 		"truncated archive": {
-			bytes.NewReader(good[:len(good)-1024]), store.PutOptions{Size: -1, Archive: archive.Tar},
+			bytes.NewReader(good[:len(good)-1024]),
+			store.PutOptions{Size: -1, Archive: archive.Tar},
 			func(t *testing.T, err error) {
 				var bad *archive.FormatError
 				require.ErrorAs(t, err, &bad)
 			},
 		},
 		"unknown archive": {
-			bytes.NewReader(data), store.PutOptions{Size: -1, Archive: "rar"},
+			bytes.NewReader(data),
+			store.PutOptions{Size: -1, Archive: "rar"},
 			func(t *testing.T, err error) { require.ErrorContains(t, err, "rar") },
 		},
 		"negative size": {
-			bytes.NewReader(data), store.PutOptions{Size: -2},
+			bytes.NewReader(data),
+			store.PutOptions{Size: -2},
 			func(t *testing.T, err error) { require.ErrorContains(t, err, "size -2") },
 		},
 	} {

@@ -106,7 +106,7 @@ type decoder struct {
 func (d *decoder) info(i *Info) {
 	i.Bucket, i.Name = d.string(), d.string()
 	i.Version, i.Size = d.uvarint(), d.varint()
-	i.XXH3, i.CRC32 = d.fixed(), uint32(d.uvarint()) //nolint:gosec // was one
+	i.XXH3, i.CRC32 = d.fixed(), uint32(d.uvarint()) // was one
 	i.Created = time.Unix(0, d.varint()).UTC()
 	i.ContentType, i.Archive = d.string(), archive.Format(d.string())
 	i.Members, i.Samples, i.MaxSample = d.varint(), d.varint(), d.varint()
@@ -167,5 +167,5 @@ func (d *decoder) string() string {
 		d.bad = true
 		return ""
 	}
-	return string(d.take(int(n))) //nolint:gosec // fits
+	return string(d.take(int(n))) // fits
 }

@@ -273,7 +273,7 @@ func (s *Store) stripe(bucket, name string) *stripe {
 func (s *Store) nextVersion() uint64 {
 	for {
 		last := s.last.Load()
-		next := max(uint64(s.o.Now().UnixNano()), last+1) //nolint:gosec // after 1970
+		next := max(uint64(s.o.Now().UnixNano()), last+1) // after 1970
 		if s.last.CompareAndSwap(last, next) {
 			return next
 		}
