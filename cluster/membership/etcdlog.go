@@ -15,6 +15,9 @@ type logCore struct {
 	closed *atomic.Bool // it calls the end of its own listeners errors
 }
 
+// newStore is an error to etcd until a new store has its first snapshot. It tries again by itself.
+const newStore = "failed to update storage version"
+
 func newLogCore(log *slog.Logger, closed *atomic.Bool) zapcore.Core {
 	return &logCore{log: log.With("part", "etcd"), closed: closed}
 }
@@ -42,7 +45,7 @@ func (c *logCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		attrs = append(attrs, slog.Any(k, v))
 	}
 	level := slog.LevelDebug // etcd warns of slow disks and lost streams all day
-	if e.Level >= zapcore.ErrorLevel && !c.closed.Load() {
+	if e.Level >= zapcore.ErrorLevel && !c.closed.Load() && e.Message != newStore {
 		level = slog.LevelError
 	}
 	c.log.Log(context.Background(), level, e.Message, attrs...)
