@@ -192,7 +192,11 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 // workerEnv is all that a worker sees of the node's environment. Maths libraries get one thread each,
 // as there is a worker for every CPU.
 func workerEnv(tmp string) []string {
-	env := []string{"TMPDIR=" + tmp, "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1"}
+	env := []string{
+		"TMPDIR=" + tmp, "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1",
+		// Samples come and go at the same sizes: fresh pages for each would cost more than copying it.
+		"MALLOC_MMAP_THRESHOLD_=33554432", "MALLOC_TRIM_THRESHOLD_=134217728",
+	}
 	for _, name := range []string{"PATH", "HOME", "LANG"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
