@@ -20,7 +20,13 @@ import (
 	"github.com/shardstream/shardstream/etl"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(nodeDirEnv); dir != "" {
+		runNode(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // newPool makes a pool that is closed, and checked for debris, at the end of the test.
 func newPool(t testing.TB, source string, change ...func(*etl.Definition, *etl.Options)) *etl.Pool {

@@ -31,8 +31,9 @@ type spawner struct {
 	logs   *logRing
 	log    *slog.Logger
 
-	mu  sync.Mutex
-	dir string // of the worker script and the workers' directories; made with the first process
+	mu   sync.Mutex
+	dir  string   // of the worker script and the workers' directories; made with the first process
+	lock *os.File // says that dir is in use
 }
 
 func newSpawner(def Definition, opts Options) (*spawner, error) {
@@ -69,14 +70,16 @@ func (s *spawner) home() (string, error) {
 	if s.dir != "" {
 		return s.dir, nil
 	}
-	dir, err := os.MkdirTemp(s.opts.Dir, "shardstream-etl-"+s.def.Name+"-")
+	sweep(s.opts.Dir)
+	dir, err := os.MkdirTemp(s.opts.Dir, dirPrefix+s.def.Name+"-")
 	if err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "worker.py"), workerSource, 0o600); err != nil {
+	lock, err := claim(dir)
+	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
-	s.dir = dir
+	s.dir, s.lock = dir, lock
 	return dir, nil
 }
 
@@ -89,7 +92,7 @@ func (s *spawner) cleanup() error {
 	}
 	dir := s.dir
 	s.dir = ""
-	return os.RemoveAll(dir)
+	return errors.Join(os.RemoveAll(dir), s.lock.Close())
 }
 
 // process is one running worker. Its owner alone talks to it; kill and the exit may come from elsewhere.
