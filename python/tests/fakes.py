@@ -143,15 +143,14 @@ class FakeBinding:
             raise RuntimeError("bad_request|start position past the end")
         order, size, world = self.order(run["epoch"]), config["batch_size"], run["world_size"]
         self._run = []
-        number = 0
-        for first in range(run["position"], self.samples, size * world):
+        firsts = range(run["position"], self.samples, size * world)
+        for number, first in enumerate(firsts):
             left = min(size * world, self.samples - first)
             if config["drop_last"] and left < size * world:
                 break
             mine = number % run["workers"] == run["worker"]
-            number += 1
             if mine:
-                self._run.append(self._batch(order, first, left, run["rank"], world, number - 1))
+                self._run.append(self._batch(order, first, left, run["rank"], world, number))
         return 0
 
     def _batch(

@@ -19,8 +19,10 @@ def batch_of(columns: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "dtype",
-    ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
-    + ["float16", "float32", "float64"],
+    [
+        *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+        *("float16", "float32", "float64"),
+    ],
 )
 @pytest.mark.parametrize("shape", [(), (2,), (2, 0, 3), (4, 3, 2)])
 def test_dense_columns(dtype: str, shape: tuple[int, ...]) -> None:
@@ -56,7 +58,7 @@ def test_bytes_are_views_and_missing_ones_are_none() -> None:
     assert [None if v is None else bytes(v) for v in column] == [b"one", None, b""]
     assert column.tolist() == [b"one", None, b""]
     assert isinstance(column[0], memoryview)
-    assert column[-1] == b""
+    assert column[-1] == memoryview(b"")
     assert column[:2] == [b"one", None]
     assert (len(column), column.nbytes) == (3, 3)
     with pytest.raises(IndexError):

@@ -153,7 +153,7 @@ def test_ranks_come_from_torch_distributed_first(
         get_rank=lambda: 2,
         get_world_size=lambda: 4,
     )
-    monkeypatch.setitem(sys.modules, "torch.distributed", module)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch.distributed", module)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     next(iter(dataset()))

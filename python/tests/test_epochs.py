@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+from typing import Any
 
 from shardstream._epochs import Began, Ledger, Plan
 
@@ -131,7 +132,8 @@ def _begin(ledger: Ledger) -> None:
 def test_a_child_of_any_kind_shares_the_page() -> None:
     ledger = Ledger()
     for epoch, method in enumerate(("fork", "spawn", "forkserver"), start=1):
-        process = multiprocessing.get_context(method).Process(target=_begin, args=(ledger,))
+        context: Any = multiprocessing.get_context(method)
+        process = context.Process(target=_begin, args=(ledger,))
         process.start()
         process.join(60)
         assert process.exitcode == 0

@@ -34,7 +34,7 @@ def transform(sample: dict[str, Any], options: Path | None = None) -> dict[str, 
         return helper(x) + len(NAMES)
 
     blob = io.BytesIO(js.dumps({"n": recursive(3)}).encode())
-    scaled: np.ndarray = np.float32([inner(v) for v in sample["values"]])
+    scaled: np.ndarray = np.array([inner(v) for v in sample["values"]], np.float32)
     return {
         "x": scaled,
         "blob": np.frombuffer(blob.read(), np.uint8),

@@ -43,7 +43,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._batch import Batch, BytesColumn
-    from ._dataset import IterableDataset
+    from .torch import IterableDataset
 
 __all__ = [
     "BadArchiveError",

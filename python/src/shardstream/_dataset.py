@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import _native
 from ._arguments import integer, rank_pair, source_list
@@ -21,6 +21,8 @@ from ._ranks import Worker, ranks_of_process, this_worker
 
 if TYPE_CHECKING:
     from ._batch import Batch
+
+_Dataset = TypeVar("_Dataset", bound="IterableDataset")  # typing.Self came with Python 3.11
 
 _STATE_VERSION = 1
 _SHUFFLES = ("global", "window", "shards", None)
@@ -287,7 +289,7 @@ class IterableDataset:
         if stream is not None:
             stream.close()
 
-    def __enter__(self) -> IterableDataset:
+    def __enter__(self: _Dataset) -> _Dataset:
         return self
 
     def __exit__(

@@ -125,6 +125,13 @@ class _Pool:
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, {}
+        self._close_all(idle)
+
+    def __del__(self) -> None:
+        self._close_all(self._idle)  # in a forked child too: its copies of the parent's sockets
+
+    @staticmethod
+    def _close_all(idle: dict[tuple[str, str], list[http.client.HTTPConnection]]) -> None:
         for connections in idle.values():
             for connection in connections:
                 connection.close()
@@ -246,7 +253,8 @@ class Transport:
         deadline: float,
         retry: bool,
     ) -> Response:
-        url = urljoin(self.endpoint + "/", url)
+        if url.startswith("/"):
+            url = self.endpoint + url  # as it stands: joining would resolve .. in a key
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._send(method, url, headers, body, stream, length, deadline, retry)
             location = response.headers.get("Location")

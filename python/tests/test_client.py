@@ -1,0 +1,313 @@
+"""The client against a real cluster."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import shardstream as ss
+from clusters import Cluster, payload, tar_of, wait_for
+from shardstream._client import _Body
+
+
+@pytest.fixture
+def bucket(client: ss.Client, request: pytest.FixtureRequest) -> ss.Bucket:
+    return client.bucket(f"b{abs(hash(request.node.name)) % 10**9}").create(exist_ok=True)
+
+
+def test_status(client: ss.Client) -> None:
+    status = client.status()
+    assert status["state"] == "ok"
+    assert [n["id"] for n in status["nodes"]] == ["gateway-1", "target-1", "target-2", "target-3"]
+
+
+def test_life_of_a_bucket(client: ss.Client) -> None:
+    bucket = client.bucket("life")
+    assert not bucket.exists()
+    with pytest.raises(ss.NotFoundError) as caught:
+        bucket.info()
+    assert (caught.value.code, caught.value.status) == ("no_such_bucket", 404)
+    assert bucket.create() is bucket
+    with pytest.raises(ss.ConflictError):
+        bucket.create()
+    bucket.create(exist_ok=True)
+    info = bucket.info()
+    assert (info.name, info.mirror) == ("life", 1)
+    assert info.created is not None and info.created.tzinfo is not None
+    assert "life" in [b.name for b in client.buckets()]
+    bucket.put("x", b"1")
+    with pytest.raises(ss.ConflictError):
+        bucket.drop()
+    bucket.drop(force=True)
+    assert not bucket.exists()
+
+
+KEYS = ["plain", "a/b/c.bin", "späße & 100%?#.txt", "+plus +", "...", "x" * 900]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_put_get_head_delete(bucket: ss.Bucket, key: str) -> None:
+    data = payload(1)
+    info = bucket.put(key, data, content_type="text/x", meta={"who": "me"})
+    assert (info.bucket, info.name, info.size) == (bucket.name, key, len(data))
+    assert int(info.crc32, 16) == zlib.crc32(data)
+    assert bucket.get(key) == data
+    head = bucket.head(key)
+    assert (head.version, head.etag, head.xxh3) == (info.version, info.etag, info.xxh3)
+    assert (head.content_type, head.meta) == ("text/x", {"who": "me"})
+    assert head.size == len(data)
+    assert [o.name for o in bucket.list()] == [key]
+    bucket.delete(key)
+    for call in (bucket.get, bucket.head, bucket.delete):
+        with pytest.raises(ss.NotFoundError):
+            call(key)
+
+
+def test_kinds_of_data(bucket: ss.Bucket, tmp_path: Path) -> None:
+    data = payload(2) * 700  # more than one chunk
+    file = tmp_path / "file"
+    file.write_bytes(data)
+    with file.open("rb") as opened:
+        opened.read(10)
+        kinds: list[Any] = [data, bytearray(data), memoryview(data), file, str(file)]
+        for kind in kinds:
+            assert bucket.put("k", kind).size == len(data)
+            assert bucket.get("k") == data
+        bucket.put("k", opened)
+        assert bucket.get("k") == data[10:]
+    assert bucket.put("empty", b"").size == 0
+    assert bucket.get("empty") == b""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe:
+        os.write(writer, b"piped")
+        os.close(writer)
+        bucket.put("p", pipe)
+    assert bucket.get("p") == b"piped"
+    with pytest.raises(TypeError, match="bytes, a path"):
+        bucket.put("k", 3)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        bucket.put("k", tmp_path / "missing")
+
+
+def test_ranges(bucket: ss.Bucket) -> None:
+    data = bytes(range(256))
+    bucket.put("k", data)
+    for offset, length in ((0, 1), (10, 20), (255, 1), (250, 100), (0, None), (7, None)):
+        end = None if length is None else offset + length
+        assert bucket.get("k", offset=offset, length=length) == data[offset:end]
+    assert bucket.get("k", offset=-5) == data[-5:]
+    with pytest.raises(ss.RangeError):
+        bucket.get("k", offset=256)
+    for offset, length in ((0, 0), (0, -1), (-3, 2)):
+        with pytest.raises(ValueError, match="length"):
+            bucket.get("k", offset=offset, length=length)
+
+
+def test_members_of_an_archive(bucket: ss.Bucket) -> None:
+    info = bucket.put("a.tar", tar_of({"d/1.jpg": b"one", "d/1.cls": b"7", "d/2.jpg": b"two"}))
+    assert (info.archive, info.members, info.samples) == ("tar", 3, 2)
+    assert (bucket.head("a.tar").samples, bucket.head("a.tar").members) == (2, 3)
+    assert bucket.get("a.tar", member="d/1.cls") == b"7"
+    assert bucket.get("a.tar", member="d/2.jpg", offset=1) == b"wo"
+    with pytest.raises(ss.NotFoundError, match=r"d/3\.jpg"):
+        bucket.get("a.tar", member="d/3.jpg")
+
+
+def test_damaged_archives_are_refused_whole(bucket: ss.Bucket) -> None:
+    whole = tar_of({"1.jpg": b"x" * 3000})
+    for damaged in (whole[:1000], whole[:512], b"garbage" * 400):
+        with pytest.raises(ss.BadArchiveError):
+            bucket.put("a.tar", damaged)
+    assert list(bucket.list()) == []
+    assert bucket.put("a.tar", b"garbage", index=False).archive == ""
+    assert bucket.get("a.tar") == b"garbage"
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a\0b", "x" * 2000, "/x", "a//b", "a/", "."])
+def test_bad_names(bucket: ss.Bucket, key: str) -> None:
+    with pytest.raises(ss.RequestError) as caught:
+        bucket.put(key, b"x")
+    assert caught.value.status == 400
+
+
+def test_conditions(bucket: ss.Bucket) -> None:
+    first = bucket.put("k", b"1", if_none_match="*")
+    with pytest.raises(ss.PreconditionError):
+        bucket.put("k", b"2", if_none_match="*")
+    second = bucket.put("k", b"2", if_match=first.etag)
+    with pytest.raises(ss.PreconditionError):
+        bucket.put("k", b"3", if_match=first.etag)
+    with pytest.raises(ss.PreconditionError):
+        bucket.delete("k", if_match=first.etag)
+    assert second.version > first.version
+    bucket.delete("k", if_match=second.etag)
+
+
+def test_listing_pages_and_prefixes(bucket: ss.Bucket) -> None:
+    names = [f"{folder}/{i}" for folder in ("a", "b") for i in range(5)] + ["top"]
+    for name in names:
+        bucket.put(name, b"x")
+    assert [o.name for o in bucket.list(page=3)] == names
+    assert [o.name for o in bucket.list("b/", page=2)] == names[5:10]
+    assert [o.name for o in bucket.list(start_after="b/3")] == ["b/4", "top"]
+    assert list(bucket.prefixes()) == ["a/", "b/"]
+
+
+def test_locate_names_the_files(bucket: ss.Bucket) -> None:
+    missing = bucket.locate("k")
+    assert (missing.version, missing.copies) == (0, ())
+    info = bucket.put("k", b"located")
+    where = bucket.locate("k")
+    assert where.version == info.version
+    assert where.object == f"ss://{bucket.name}/k"
+    (copy,) = where.copies
+    assert b"located" in Path(copy.files[0]).read_bytes()
+
+
+def test_put_goes_straight_to_the_owner(bucket: ss.Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = bucket.locate("k").url
+    sent: list[str] = []
+    request = bucket._http.request
+
+    def spy(method: str, url: str, **options: Any) -> Any:
+        if method == "PUT":
+            sent.append(url)
+        return request(method, url, **options)
+
+    monkeypatch.setattr(bucket._http, "request", spy)
+    bucket.put("k", b"x")
+    assert sent == [owner]
+    assert owner.split("/")[2] != bucket._http.endpoint.split("/")[2]
+
+
+def test_bytes_that_change_on_their_way_are_refused(
+    bucket: ss.Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(body: _Body) -> Any:
+        yield b"others"
+
+    monkeypatch.setattr(_Body, "chunks", damaged)
+    with pytest.raises(ss.IntegrityError):
+        bucket.put("k", b"theirs")
+    assert list(bucket.list()) == []
+
+
+def test_download(bucket: ss.Bucket, tmp_path: Path) -> None:
+    data = payload(3) * 500
+    bucket.put("k", data)
+    info = bucket.download("k", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert info.size == len(data)
+    with pytest.raises(ss.NotFoundError):
+        bucket.download("missing", tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_a_flipped_byte_is_an_error_not_data(bucket: ss.Bucket) -> None:
+    bucket.put("k", payload(4) * 100)
+    file = Path(bucket.locate("k").copies[0].files[0])
+    stored = bytearray(file.read_bytes())
+    stored[100] ^= 1
+    file.write_bytes(stored)
+    with pytest.raises(ss.IntegrityError, match="k") as caught:
+        bucket.get("k")
+    assert caught.value.code in ("corrupt", "incomplete_body")
+
+
+def upper(data: bytes) -> bytes:
+    return data.upper()
+
+
+def label(sample: dict[str, Any]) -> dict[str, Any]:
+    print("labelling", sample["__key__"])
+    return {"label": int(sample["cls"])}
+
+
+def test_life_of_a_transformation(client: ss.Client, bucket: ss.Bucket) -> None:
+    made = client.etl.create("upper", upper, level="object")
+    assert (made.name, made.entry, made.level) == ("upper", "upper", "object")
+    assert "data.upper()" in made.source
+    assert client.etl.show("upper") == made
+    assert "upper" in [e.name for e in client.etl.list()]
+    bucket.put("k", b"text")
+    assert bucket.get("k", etl="upper") == b"TEXT"
+    again = client.etl.create(
+        "upper", "def transform(data):\n    return data * 2\n", level="object"
+    )
+    assert again.version > made.version
+    wait_for(lambda: bucket.get("k", etl="upper") == b"texttext")
+    client.etl.delete("upper")
+    for call in (client.etl.show, client.etl.delete):
+        with pytest.raises(ss.NotFoundError) as caught:
+            call("upper")
+        assert caught.value.code == "no_such_etl"
+
+
+def test_bad_transformations(client: ss.Client) -> None:
+    with pytest.raises(ss.ShardstreamError, match="SyntaxError"):
+        client.etl.create("bad", "def transform(:\n")
+    with pytest.raises(ss.ShardstreamError, match="no_such_package"):
+        client.etl.create("bad", "import no_such_package\ndef transform(s):\n    return s\n")
+    with pytest.raises(ss.ShardstreamError, match="augment"):
+        client.etl.create("bad", "def transform(s):\n    return s\n", entry="augment")
+    with pytest.raises(ValueError, match="level"):
+        client.etl.create("bad", upper, level="batch")
+    with pytest.raises(ValueError, match="lambda"):
+        client.etl.create("bad", lambda sample: sample)
+    assert "bad" not in [e.name for e in client.etl.list()]
+
+
+def test_no_cluster_there() -> None:
+    with (
+        ss.Client("http://127.0.0.1:9", timeout=1) as client,
+        pytest.raises(ss.UnavailableError, match="SHARDSTREAM_ENDPOINT"),
+    ):
+        client.status()
+
+
+def test_closed_client(cluster: Cluster) -> None:
+    client = ss.Client(cluster.endpoint)
+    client.status()
+    client.close()
+    client.close()
+    with pytest.raises(ss.ClosedError):
+        client.status()
+
+
+def test_one_client_in_many_threads_and_in_a_forked_child(client: ss.Client) -> None:
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(20):
+                assert client.status()["state"] == "ok"
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if client.status()["state"] == "ok" else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert client.status()["state"] == "ok"
+
+
+def test_plain_http_works_on_the_same_addresses(cluster: Cluster, bucket: ss.Bucket) -> None:
+    bucket.put("k", b"plain")
+    with urlopen(f"{cluster.endpoint}/v1/objects/{bucket.name}/k") as answer:
+        assert answer.read() == b"plain"
+    assert isinstance(io.BytesIO(bucket.get("k")).read(), bytes)
