@@ -54,7 +54,7 @@ func parseHeader(b *block, buf []byte) (h header, _ []byte, refused string) {
 	}
 	h.kind = b[156]
 	size, ok := parseNumber(b[124:136])
-	if !ok || (size < 0 && !bodyless(h.kind)) || size > math.MaxInt64/4 {
+	if !ok || !bodyless(h.kind) && !sizeOK(size) {
 		return h, buf, "bad size in header"
 	}
 	h.size = size
@@ -65,6 +65,9 @@ func parseHeader(b *block, buf []byte) (h header, _ []byte, refused string) {
 	h.name = buf
 	return h, buf, ""
 }
+
+// sizeOK refuses sizes with which offsets could overflow.
+func sizeOK(size int64) bool { return size >= 0 && size <= math.MaxInt64/4 }
 
 // headerPrefix is the field that holds the first part of a long name, which differs between dialects.
 func headerPrefix(b *block) []byte {
@@ -193,13 +196,15 @@ func isASCII(s []byte) bool {
 
 // paxRecords are the pax records that change where and what a member is.
 type paxRecords struct {
-	path []byte // empty: none
-	size int64  // -1: none
+	path    []byte // empty: none
+	size    int64
+	hasSize bool
+	refused string // why the member that they apply to is refused
 }
 
 // parsePax reads the data of an extended header. It says why it is refused, or "".
 func parsePax(data []byte, r *paxRecords) (refused string) {
-	*r = paxRecords{path: r.path[:0], size: -1}
+	r.reset()
 	for len(data) > 0 {
 		space := bytes.IndexByte(data, ' ')
 		if space < 1 || space > 8 {
@@ -221,6 +226,8 @@ func parsePax(data []byte, r *paxRecords) (refused string) {
 	return ""
 }
 
+func (r *paxRecords) reset() { *r = paxRecords{path: r.path[:0]} }
+
 func (r *paxRecords) set(key, value []byte) (refused string) {
 	switch {
 	case string(key) == "path":
@@ -229,17 +236,16 @@ func (r *paxRecords) set(key, value []byte) (refused string) {
 		}
 		r.path = append(r.path[:0], value...)
 	case string(key) == "size":
-		r.size = -1
-		if len(value) == 0 {
-			return ""
+		if r.size, r.hasSize = 0, false; len(value) == 0 {
+			break
 		}
 		n, err := strconv.ParseInt(string(value), 10, 64)
-		if err != nil || n < 0 || n > math.MaxInt64/4 {
-			return "bad size in extended header"
+		if err != nil {
+			r.refused = "bad size in extended header"
 		}
-		r.size = n
+		r.size, r.hasSize = n, true
 	case bytes.HasPrefix(key, []byte("GNU.sparse.")):
-		return "sparse members are not supported: make the archive without --sparse"
+		r.refused = "sparse members are not supported: make the archive without --sparse"
 	}
 	return ""
 }

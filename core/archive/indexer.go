@@ -43,9 +43,7 @@ const (
 
 // NewIndexer begins an archive. For None it takes any bytes and yields an empty index.
 func NewIndexer(f Format) *Indexer {
-	x := &Indexer{format: f, sum: xxh3.New()}
-	x.pax.size = -1
-	return x
+	return &Indexer{format: f, sum: xxh3.New()}
 }
 
 // Write takes the next bytes, in any chunking; it keeps none of p. Its only error is a *FormatError.
@@ -156,11 +154,15 @@ func (x *Indexer) entry(h header) {
 	if len(x.longName) > 0 {
 		h.name = x.longName
 	}
-	if x.pax.size >= 0 {
+	if x.pax.hasSize {
 		h.size = x.pax.size
 	}
 	oldDir := h.kind == typeRegOld && bytes.HasSuffix(h.name, []byte("/"))
 	switch {
+	case x.pax.refused != "":
+		x.fail(x.from, x.pax.refused)
+	case !bodyless(h.kind) && !sizeOK(h.size):
+		x.fail(x.from, "bad size in extended header")
 	case h.kind == typeSparse:
 		x.fail(x.from, "sparse members are not supported: make the archive without --sparse")
 	case bodyless(h.kind):
@@ -177,7 +179,8 @@ func (x *Indexer) entry(h header) {
 	default: // volume labels, vendors' own: nobody's member
 		x.begin(inGap, h.size)
 	}
-	x.pax.path, x.pax.size, x.longName = x.pax.path[:0], -1, x.longName[:0]
+	x.pax.reset()
+	x.longName = x.longName[:0]
 }
 
 // begin enters the data of an entry.
@@ -243,7 +246,7 @@ func (x *Indexer) extension() {
 	case typePaxGlobal:
 		if refused := parsePax(x.ext, &x.pax); refused != "" {
 			x.fail(x.from, refused)
-		} else if len(x.pax.path) > 0 || x.pax.size >= 0 {
+		} else if len(x.pax.path) > 0 || x.pax.hasSize || x.pax.refused != "" {
 			// Readers disagree on what that means.
 			x.fail(x.from, "global extended header that sets path or size")
 		}

@@ -2,8 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Delete removes an object. When it returns without an error, it is gone for good; readers that have it open
@@ -94,22 +95,85 @@ func (s *Store) DropBucket(ctx context.Context, bucket string) error {
 		return err
 	}
 	defer s.leave()
-	all := func(copies []copyOf) ([]copyOf, error) { return copies, nil }
 	for last, more := "", true; more; {
-		var infos []Info
-		var err error
-		if infos, more, err = s.list(bucket, "", last, defaultPage); err != nil {
+		if err := cancelled(ctx, "drop bucket "+bucket); err != nil {
 			return err
 		}
-		for _, i := range infos {
-			if err := cancelled(ctx, "drop bucket "+bucket); err != nil {
-				return err
-			}
-			if err := s.remove(bucket, i.Name, all); err != nil && !errors.Is(err, ErrNotFound) {
-				return err
-			}
-			last = i.Name
+		var infos []Info
+		var err error
+		if infos, more, err = s.list(bucket, "", last, defaultPage); err != nil || len(infos) == 0 {
+			return err
+		}
+		if err := s.dropPage(bucket, infos); err != nil {
+			return err
+		}
+		last = infos[len(infos)-1].Name
+	}
+	return nil
+}
+
+// dropPage removes objects with one synced write for each disk.
+func (s *Store) dropPage(bucket string, infos []Info) error {
+	numbers := map[*stripe]int{}
+	for _, i := range infos {
+		n := s.stripeNumber(bucket, i.Name)
+		numbers[&s.keys[n]] = n
+	}
+	// Others hold one stripe at a time, and we take ours in order: nobody waits in a circle.
+	inOrder := slices.SortedFunc(maps.Keys(numbers), func(a, b *stripe) int { return numbers[a] - numbers[b] })
+	for _, k := range inOrder {
+		k.Lock()
+	}
+	gone, several, err := s.dropPageLocked(bucket, infos)
+	version := s.nextVersion()
+	for _, k := range inOrder {
+		k.last = max(k.last, version)
+		k.Unlock()
+	}
+	s.unlink(gone)
+	if err != nil {
+		return fmt.Errorf("drop bucket %s: %w", bucket, err)
+	}
+	all := func(copies []copyOf) ([]copyOf, error) { return copies, nil }
+	for _, name := range several {
+		if err := s.remove(bucket, name, all); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// dropPageLocked returns the copies whose files are to be removed, and the names of objects that have several
+// copies, which must go in their order.
+func (s *Store) dropPageLocked(bucket string, infos []Info) (gone []copyOf, several []string, err error) {
+	byDisk := map[*disk][]copyOf{}
+	for _, i := range infos {
+		copies, err := s.copies(bucket, i.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		switch len(copies) {
+		case 0: // deleted meanwhile
+		case 1:
+			byDisk[copies[0].disk] = append(byDisk[copies[0].disk], copies[0])
+		default:
+			several = append(several, i.Name)
+		}
+	}
+	for k, copies := range byDisk {
+		keys := make([][]byte, len(copies))
+		for n, c := range copies {
+			k.begin(c.file)
+			s.cache.drop(objectKey{bucket, c.info.Name})
+			keys[n] = metaKey(bucket, c.info.Name)
+		}
+		if err := k.dropRecords(keys...); err != nil {
+			for _, c := range copies {
+				k.done(c.file)
+			}
+			return gone, nil, err
+		}
+		gone = append(gone, copies...)
+	}
+	return gone, several, nil
 }

@@ -264,8 +264,10 @@ func (s *Store) Disks() []DiskUsage {
 	return out
 }
 
-func (s *Store) stripe(bucket, name string) *stripe {
-	return &s.keys[(xxh3.HashString(bucket)*31+xxh3.HashString(name))%stripes]
+func (s *Store) stripe(bucket, name string) *stripe { return &s.keys[s.stripeNumber(bucket, name)] }
+
+func (s *Store) stripeNumber(bucket, name string) int {
+	return int((xxh3.HashString(bucket)*31 + xxh3.HashString(name)) % stripes)
 }
 
 // nextVersion gives a version above all that this store has seen, near the time of day, so that
