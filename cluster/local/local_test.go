@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 			os.Exit(supervise(os.Args[2]))
 		}
 	}
+	// Under -race every process would sleep for a second at its end.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	os.Exit(m.Run())
 }
 

@@ -50,18 +50,31 @@ func onCluster(t *testing.T) func(args ...string) result {
 	}
 }
 
-// takeDown ends the shared cluster, if there is one.
-func takeDown() {
+// takeDown ends the shared cluster, if there is one, and returns 1 where its nodes reported a data
+// race (the test binary is their program too).
+func takeDown() int {
 	if shared.dir == "" {
-		return
+		return 0
 	}
 	program, _ := os.Executable()
 	down := exec.CommandContext(context.Background(), program, "down", "--dir", shared.dir)
 	down.Env = append(os.Environ(), asCommand+"=1")
-	if out, err := down.CombinedOutput(); err != nil {
+	out, err := down.CombinedOutput()
+	code := 0
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "down: %v\n%s", err, out)
+		code = 1
+	}
+	logs, _ := filepath.Glob(filepath.Join(shared.dir, "logs", "*.log"))
+	for _, path := range logs {
+		content, _ := os.ReadFile(path)
+		if at := bytes.Index(content, []byte("WARNING: DATA RACE")); at >= 0 {
+			fmt.Fprintf(os.Stderr, "%s:\n%s", path, content[at:])
+			code = 1
+		}
 	}
 	_ = os.RemoveAll(shared.dir)
+	return code
 }
 
 // bucket makes a bucket for one test.

@@ -22,9 +22,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		os.Exit(run(os.Args[1:]))
 	}
+	// Under -race every process would sleep for a second at its end.
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
 	code := m.Run()
-	takeDown()
-	os.Exit(code)
+	os.Exit(max(code, takeDown()))
 }
 
 // result is what a command left.
