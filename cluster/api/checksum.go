@@ -52,7 +52,7 @@ func ParseChecksums(value string) (Checksums, error) {
 			if err != nil {
 				return Checksums{}, err
 			}
-			short := uint32(sum) //nolint:gosec // parsed as 32 bits
+			short := uint32(sum)
 			c.CRC32 = &short
 		default:
 			return Checksums{}, fmt.Errorf("checksum algorithm %q is not known: send xxh3=<16 hex> or crc32=<8 hex>", algorithm)

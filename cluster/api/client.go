@@ -238,7 +238,7 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 		if errors.Is(err, syscall.ECONNREFUSED) && c.isEndpoint(err) {
 			patience = min(patience, gatewayPatience)
 		}
-		wait := wait/2 + rand.N(wait) //nolint:gosec // jitter
+		wait := wait/2 + rand.N(wait)
 		if time.Since(start)+wait > patience {
 			return err
 		}

@@ -52,7 +52,7 @@ type ObjectReader struct {
 // GetObject opens an object for reading. The context bounds the reader too.
 func (c *Client) GetObject(ctx context.Context, bucket, key string, o GetOptions) (*ObjectReader, error) {
 	r := &ObjectReader{client: c, ctx: ctx, o: o, next: o.Offset, end: -1, hash: xxh3.New(), Object: Object{Bucket: bucket, Name: key}}
-	if err := c.retry(ctx, func() error { return r.open(0) }); err != nil {
+	if err := c.retry(ctx, func() error { return r.open(ctx, 0) }); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -62,9 +62,9 @@ func (c *Client) GetObject(ctx context.Context, bucket, key string, o GetOptions
 func (r *ObjectReader) plain() bool { return r.o.Member == "" && len(r.o.ETL) == 0 }
 
 // open asks for the bytes from r.next on; limit 0: all of them.
-func (r *ObjectReader) open(limit int64) error {
+func (r *ObjectReader) open(ctx context.Context, limit int64) error {
 	first := r.guard == nil
-	ctx, guard := newGuard(r.ctx, r.client.options.Timeout)
+	ctx, guard := newGuard(ctx, r.client.options.Timeout)
 	guard.begin()
 	query, header := r.request(limit, first)
 	response, err := r.client.send(ctx, http.MethodGet, r.Object.Bucket, r.Object.Name, query, header)
@@ -201,7 +201,7 @@ func (r *ObjectReader) resume() error {
 	if r.cuts > 0 {
 		limit = probeBytes
 	}
-	err := r.client.retry(r.ctx, func() error { return r.open(limit) })
+	err := r.client.retry(r.ctx, func() error { return r.open(r.ctx, limit) })
 	var answer *Error
 	if errors.As(err, &answer) && answer.Code == CodePrecondition {
 		return Errorf(http.StatusConflict, CodeChanged, "%s was overwritten while it was read; read it again",

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -141,8 +142,17 @@ func TestListingIsMergedSortedAndPaged(t *testing.T) {
 	}
 	slices.Sort(names)
 	for _, c := range []struct{ prefix, delimiter string }{
-		{"", ""}, {"dir", ""}, {"dir/", ""}, {"top-1", ""}, {"none", ""},
-		{"", "/"}, {"dir/", "/"}, {"dir", "/"}, {"dir-0", "/"}, {"", "-"}, {"dir/deep/", "/"},
+		{"", ""},
+		{"dir", ""},
+		{"dir/", ""},
+		{"top-1", ""},
+		{"none", ""},
+		{"", "/"},
+		{"dir/", "/"},
+		{"dir", "/"},
+		{"dir-0", "/"},
+		{"", "-"},
+		{"dir/deep/", "/"},
 	} {
 		want, wantPrefixes := expected(names, c.prefix, c.delimiter)
 		for _, limit := range []int{1, 7, 1000} {
@@ -282,6 +292,43 @@ func TestBuckets(t *testing.T) {
 		report, err := cluster.Client.Fsck(t.Context())
 		require.NoError(t, err)
 		assert.Zero(t, report.Objects, "objects of a deleted bucket are gone")
+	}
+}
+
+// An object that is still coming in when its bucket is deleted must not outlive it, nor turn up in a
+// later bucket of that name.
+func TestBucketDeletedWhileAnObjectComesIn(t *testing.T) {
+	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
+	for _, again := range []bool{false, true} {
+		createBucket(t, cluster, "b")
+		conn, err := net.Dial("tcp", cluster.Targets[0].Addr())
+		require.NoError(t, err)
+		require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+		half := strings.Repeat("x", 4<<20)
+		_, err = fmt.Fprintf(conn, "PUT /v1/objects/b/late HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%s", 2*len(half), half)
+		require.NoError(t, err)
+		cluster.Await("the object begins to be written", func() bool {
+			files, err := filepath.Glob(filepath.Join(cluster.Targets[0].Config.DataDirs[0], "tmp", "*"))
+			return err == nil && len(files) > 0
+		})
+		require.NoError(t, cluster.Client.DeleteBucket(t.Context(), "b", true))
+		if again {
+			createBucket(t, cluster, "b")
+		}
+		_, err = io.WriteString(conn, half)
+		require.NoError(t, err)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		answer, err := io.ReadAll(response.Body)
+		require.NoError(t, errors.Join(err, conn.Close()))
+		assert.Equal(t, http.StatusNotFound, response.StatusCode)
+		assert.Equal(t, api.CodeNoBucket, codeOf(t, answer))
+		report, err := cluster.Client.Fsck(t.Context())
+		require.NoError(t, err)
+		assert.Zero(t, report.Objects)
+		if again {
+			require.NoError(t, cluster.Client.DeleteBucket(t.Context(), "b", false))
+		}
 	}
 }
 

@@ -109,7 +109,7 @@ func etcdConfig(c EtcdConfig, addr addresses, closed *atomic.Bool) *embed.Config
 func loadAddresses(c EtcdConfig) (addresses, error) {
 	path := filepath.Join(c.Dir, "addresses.json")
 	var addr addresses
-	data, err := os.ReadFile(path) //nolint:gosec // a fixed name in the node's own directory
+	data, err := os.ReadFile(path)
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(data, &addr); err != nil {

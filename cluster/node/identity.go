@@ -67,7 +67,7 @@ func identify(c *Config) (keep func() error, err error) {
 
 func readIdentity(dir string) (identity, error) {
 	path := filepath.Join(dir, identityFile)
-	data, err := os.ReadFile(path) //nolint:gosec // a fixed name in the node's own directory
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return identity{}, fmt.Errorf("read the node's identity: %w", err)
 	}

@@ -27,8 +27,11 @@ func TestConfigFaultsAreAllNamed(t *testing.T) {
 	}{
 		{"nothing", node.Config{}, []string{"role", "listen address"}},
 		{"target alone", node.Config{Role: "target", Listen: "127.0.0.1:0"}, []string{"data directory", "gateway to join"}},
-		{"all wrong", node.Config{ID: "../x", Role: "target", Listen: "127.0.0.1:99999", Join: "localhost", Weight: -1},
-			[]string{"node id", "not a port", "join", "weight"}},
+		{
+			"all wrong",
+			node.Config{ID: "../x", Role: "target", Listen: "127.0.0.1:99999", Join: "localhost", Weight: -1},
+			[]string{"node id", "not a port", "join", "weight"},
+		},
 		{"other addresses", node.Config{Role: "gateway", Listen: "0.0.0.0:0", DataDirs: []string{"d"}}, []string{"--insecure"}},
 		{"no address", node.Config{Role: "gateway", Listen: ":7070", DataDirs: []string{"d"}}, []string{"--insecure"}},
 		{"a name", node.Config{Role: "gateway", Listen: "example.org:7070", DataDirs: []string{"d"}}, []string{"--insecure"}},

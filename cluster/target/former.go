@@ -17,8 +17,9 @@ import (
 // Until they are moved, the owner of today answers for them: it sends reads on to where the object is,
 // and makes sure that a write or delete here is not contradicted by an older copy there.
 
-// ask makes a short request about an object to an earlier owner, to be answered from its own disks.
-func (t *Target) ask(ctx context.Context, method string, node api.Node, path string, query url.Values, header http.Header) (*http.Response, error) {
+// ask makes a short request about an object to an earlier owner, to be answered from its own disks, and
+// returns the answer's headers; store.ErrNotFound where the owner does not have the object.
+func (t *Target) ask(ctx context.Context, method string, node api.Node, path string, query url.Values, header http.Header) (http.Header, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+node.Addr+path+"?"+query.Encode(), http.NoBody)
@@ -43,7 +44,7 @@ func (t *Target) ask(ctx context.Context, method string, node api.Node, path str
 		}
 		return nil, err
 	}
-	return response, nil
+	return response.Header, nil
 }
 
 var fromOwnDisks = url.Values{"local": {"true"}}
@@ -52,10 +53,10 @@ var fromOwnDisks = url.Values{"local": {"true"}}
 // store.ErrNotFound where none has it and all have said so.
 func (t *Target) findFormer(ctx context.Context, former []api.Node, bucket, key string) (api.Node, string, error) {
 	for _, node := range former {
-		response, err := t.ask(ctx, http.MethodHead, node, api.ObjectPath(bucket, key), fromOwnDisks, nil)
+		answer, err := t.ask(ctx, http.MethodHead, node, api.ObjectPath(bucket, key), fromOwnDisks, nil)
 		switch {
 		case err == nil:
-			return node, response.Header.Get("ETag"), nil
+			return node, answer.Get("ETag"), nil
 		case !errors.Is(err, store.ErrNotFound):
 			return api.Node{}, "", err
 		}

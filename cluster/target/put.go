@@ -52,7 +52,7 @@ func (t *Target) put(r *Request) error {
 	if err != nil {
 		return err
 	}
-	if err := t.stillThere(r.Context(), before, key); err != nil {
+	if err := t.stillThere(r.Context(), before, info); err != nil {
 		return err
 	}
 	t.dropFormer(r.Context(), former, info)
@@ -63,13 +63,14 @@ func (t *Target) put(r *Request) error {
 
 // stillThere makes sure that the bucket was not deleted while an object came in: then the object must
 // go, as the deletion did not see it.
-func (t *Target) stillThere(ctx context.Context, before membership.Bucket, key string) error {
+func (t *Target) stillThere(ctx context.Context, before membership.Bucket, info store.Info) error {
 	now, err := t.members.FindBucket(ctx, before.Name)
 	var away *membership.UnavailableError
 	if errors.As(err, &away) || err == nil && now.Identity == before.Identity {
 		return nil
 	}
-	if err := t.store.Delete(ctx, before.Name, key, store.Condition{}); err != nil && !errors.Is(err, store.ErrNotFound) {
+	err = t.store.Delete(ctx, info.Bucket, info.Name, store.Condition{IfMatch: info.ETag()})
+	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrPrecondition) {
 		return err
 	}
 	return fmt.Errorf("bucket %s was deleted meanwhile: %w", before.Name, membership.ErrNoBucket)

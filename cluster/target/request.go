@@ -151,7 +151,7 @@ func (u *upload) ended() bool {
 		return false
 	}
 	_, err := u.stream.Read(b[:])
-	return err == io.EOF //nolint:errorlint // as io.Reader has it
+	return err == io.EOF
 }
 
 // Bounds of what is read of a body that was refused, so that its sender sees the answer and not a
