@@ -375,38 +375,3 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 	}
 	return fault
 }
-
-var errTimedOut = errors.New("timed out")
-
-// tickReader reads from a worker and, while nothing comes, asks at intervals whether to go on waiting.
-type tickReader struct {
-	conn  *net.UnixConn
-	every time.Duration
-	check func() error
-	reads uint64 // grows with each arrival
-}
-
-func (t *tickReader) Read(b []byte) (int, error) {
-	for {
-		n, err := t.conn.Read(b)
-		if n > 0 {
-			t.reads++
-			return n, nil
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
-		}
-		if err := t.check(); err != nil {
-			return 0, err
-		}
-		if err := t.watch(t.every, t.check); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// watch begins to ask check at the given intervals.
-func (t *tickReader) watch(every time.Duration, check func() error) error {
-	t.every, t.check = every, check
-	return t.conn.SetReadDeadline(time.Now().Add(every))
-}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -47,12 +50,13 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 	}
 
 	var stop atomic.Bool
-	wrote := make(chan error, 1)
-	go func() { wrote <- p.send(c, todo, base, &stop) }()
+	var writing sync.WaitGroup
+	var unsent error
+	writing.Go(func() { unsent = p.send(c, todo, base, &stop) })
 	rest, err := p.receive(c, todo, base)
 	if err == nil {
-		err = <-wrote
-		if err == nil && len(rest) == 0 {
+		writing.Wait()
+		if err = unsent; err == nil {
 			return nil, nil
 		}
 	}
@@ -62,10 +66,8 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 	}
 	stop.Store(true)
 	p.kill()
-	if len(rest) > 0 { // the writer may be blocked on a worker that no longer reads
-		_ = p.conn.SetWriteDeadline(time.Now())
-		_ = <-wrote // the reader's error says more
-	}
+	_ = p.conn.SetWriteDeadline(time.Now()) // the writer may be blocked on a worker that no longer reads
+	writing.Wait()
 	return rest, p.diagnose(err, ended, w, rest, todo, base)
 }
 
@@ -186,4 +188,39 @@ func (w *watch) check() error {
 		return errTimedOut
 	}
 	return nil
+}
+
+var errTimedOut = errors.New("timed out")
+
+// tickReader reads from a worker and, while nothing comes, asks at intervals whether to go on waiting.
+type tickReader struct {
+	conn  *net.UnixConn
+	every time.Duration
+	check func() error
+	reads uint64 // grows with each arrival
+}
+
+func (t *tickReader) Read(b []byte) (int, error) {
+	for {
+		n, err := t.conn.Read(b)
+		if n > 0 {
+			t.reads++
+			return n, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		if err := t.check(); err != nil {
+			return 0, err
+		}
+		if err := t.watch(t.every, t.check); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// watch begins to ask check at the given intervals.
+func (t *tickReader) watch(every time.Duration, check func() error) error {
+	t.every, t.check = every, check
+	return t.conn.SetReadDeadline(time.Now().Add(every))
 }
