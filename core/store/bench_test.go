@@ -113,6 +113,33 @@ func BenchmarkSample(b *testing.B) {
 	}
 }
 
+// BenchmarkReadSample is BenchmarkSample by ReadSample, both members at once.
+func BenchmarkReadSample(b *testing.B) {
+	for _, size := range []int{1_000, 110_000} {
+		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
+			s, _ := fresh(b)
+			shard := benchShard(b, min(64<<20/size, 2000), size)
+			info, err := s.Put(ctx, "b", "s.tar", bytes.NewReader(shard), store.PutOptions{Size: -1, Archive: archive.Tar})
+			require.NoError(b, err)
+			buf := make([]byte, 2*size+4096)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				o, err := s.Open("b", "s.tar")
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, _, err := o.ReadSample(n*7919%int(info.Samples), buf); err != nil {
+					b.Fatal(err)
+				}
+				_ = o.Close()
+				n++
+			}
+		})
+	}
+}
+
 func BenchmarkStat(b *testing.B) {
 	s, _ := fresh(b)
 	put(b, s, "b", "o", payload(1, 1<<20))

@@ -145,6 +145,8 @@ func TestAbortedPut(t *testing.T) {
 		body := &countingReader{at: 2 << 20, then: func() { cancel(errBody) }}
 		_, err := s.Put(ctx, "b", "o", body, store.PutOptions{Size: -1})
 		require.ErrorIs(t, err, errBody)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, s.DropBucket(ctx, "b"), context.Canceled)
 		clean(t, s, o, 0)
 	})
 }

@@ -324,10 +324,15 @@ func (s *Store) newest(bucket, name string) (*copyOf, error) {
 	return &copies[0], nil
 }
 
-// cancelled is the context's cause, with what it stopped.
+// cancelled says that the context has ended, why, and what it stopped.
 func cancelled(ctx context.Context, what string) error {
-	if ctx.Err() == nil {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(cause, err):
+		return fmt.Errorf("%s: %w", what, cause)
+	default:
+		return fmt.Errorf("%s: %w: %w", what, err, cause)
 	}
-	return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 }
