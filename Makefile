@@ -59,7 +59,7 @@ test-python: install ## Python tests, the documentation's examples and the noteb
 
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
-	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --allow-parallel-runners ./...
 	$(VENV)/bin/ruff check $(PY_LINT)
 	$(VENV)/bin/ruff format --check $(PY_LINT)
 	$(VENV)/bin/mypy
