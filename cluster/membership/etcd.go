@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -122,8 +124,10 @@ func loadAddresses(c EtcdConfig) (addresses, error) {
 	if addr.Client, err = freeAddress(c.Host); err != nil {
 		return addr, err
 	}
-	if addr.Peer, err = freeAddress(c.Host); err != nil {
-		return addr, err
+	for addr.Peer == "" || addr.Peer == addr.Client {
+		if addr.Peer, err = freeAddress(c.Host); err != nil {
+			return addr, err
+		}
 	}
 	if data, err = json.Marshal(addr); err == nil {
 		err = os.WriteFile(path, data, 0o600)
@@ -134,11 +138,22 @@ func loadAddresses(c EtcdConfig) (addresses, error) {
 	return addr, nil
 }
 
+// Ports below those that systems give to outgoing connections (32768 and up on Linux): while the server
+// is down, none of those, least of all a client's that tries to reach it, can take its place.
+const (
+	firstPort    = 15_000
+	ports        = 17_000
+	portAttempts = 100
+)
+
 func freeAddress(host string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return "", fmt.Errorf("find a port for etcd: %w", err)
+	var err error
+	for range portAttempts {
+		address := net.JoinHostPort(host, strconv.Itoa(firstPort+mathrand.IntN(ports)))
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err == nil {
+			return address, l.Close()
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
+	return "", fmt.Errorf("find a port for etcd: %w", err)
 }
