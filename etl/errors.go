@@ -12,7 +12,7 @@ var (
 	// ErrLevel is returned when an object is given to a sample function, or the reverse.
 	ErrLevel = errors.New("wrong level of etl")
 	// ErrNoPython is returned when no interpreter was found.
-	ErrNoPython = errors.New("no python3 found: set SHARDSTREAM_PYTHON to a Python of 3.10 or later")
+	ErrNoPython = errors.New("no usable python3: set SHARDSTREAM_PYTHON to a Python of 3.10 or later")
 )
 
 // UserError is a fault of the user's function: it raised, ran out of time, killed its process or

@@ -3,7 +3,6 @@ package etl_test
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -459,7 +458,11 @@ func TestNoPython(t *testing.T) {
 	t.Setenv(etl.PythonEnv, "/nowhere/python3")
 	_, err := etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{})
 	require.ErrorIs(t, err, etl.ErrNoPython)
-	_, err = etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{Python: "/bin/false"})
-	require.ErrorIs(t, err, etl.ErrNoPython)
-	require.False(t, errors.Is(err, etl.ErrClosed))
+	old := filepath.Join(t.TempDir(), "python3")
+	require.NoError(t, os.WriteFile(old, []byte("#!/bin/sh\nprintf '/usr/bin/python3\\n3.9\\nFalse\\n'\n"), 0o700))
+	for python, want := range map[string]string{"/bin/false": "does not run", "/bin/true": "is no Python", old: "is Python 3.9"} {
+		_, err = etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{Python: python})
+		require.ErrorIs(t, err, etl.ErrNoPython)
+		require.ErrorContains(t, err, want)
+	}
 }

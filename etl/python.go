@@ -35,10 +35,18 @@ func FindPython(ctx context.Context, preferred string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "-I", "-c", "import sys; print(sys.executable)").Output()
-	interpreter := strings.TrimSpace(string(out))
-	if err != nil || interpreter == "" {
+	const ask = "import sys; print(sys.executable); print('%d.%d' % sys.version_info[:2]); print(sys.version_info >= (3, 10))"
+	out, err := exec.CommandContext(ctx, path, "-I", "-c", ask).Output()
+	if err != nil {
 		return "", fmt.Errorf("%w: %s does not run: %w", ErrNoPython, path, err)
+	}
+	told := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(told) != 3 || told[0] == "" {
+		return "", fmt.Errorf("%w: %s is no Python", ErrNoPython, path)
+	}
+	interpreter := told[0]
+	if told[2] != "True" {
+		return "", fmt.Errorf("%w: %s is Python %s", ErrNoPython, path, told[1])
 	}
 	resolved.Store(path, interpreter)
 	return interpreter, nil

@@ -497,10 +497,6 @@ class _Worker:
         self.limit = definition["max_sample"]
         function = None
         try:
-            if sys.version_info < (3, 10):  # noqa: UP036 - whatever python3 is, it ends up here
-                raise BrokenError(
-                    f"{sys.executable} is Python {sys.version.split()[0]}; 3.10 or later is needed"
-                )
             function = load(definition)
             frame = RESULT_HEAD.pack(RESULT_MAGIC, RESULT_READY, 0, 0, 0, 0, 0, 0)
         except BaseException as e:
