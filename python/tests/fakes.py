@@ -150,11 +150,11 @@ class FakeBinding:
                 break
             mine = number % run["workers"] == run["worker"]
             if mine:
-                self._run.append(self._batch(order, first, left, run["rank"], world, number))
+                self._run.append(self._batch(order, first, left, run["rank"], world))
         return 0
 
     def _batch(
-        self, order: list[int], first: int, left: int, rank: int, world: int, index: int
+        self, order: list[int], first: int, left: int, rank: int, world: int
     ) -> tuple[bytes, int]:
         mask = None
         if left >= world:
@@ -167,7 +167,7 @@ class FakeBinding:
         return slot_image(
             {"x": numbers, "raw": [b"%d" % i for i in numbers]},
             [f"{i:06}" for i in numbers],
-            index=index,
+            index=len(self._run),
             start=begin,
             following=first + left,
             mask=mask,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import shardstream as ss
 from fakes import FakeBinding
+from shardstream import _native
 from shardstream._dataset import IterableDataset
 
 
@@ -323,6 +324,24 @@ def test_a_failure_later_ends_the_pass_and_the_state_stands_before_it(fake: Fake
     assert ds.state_dict()["position"] == 6
 
 
+def test_a_batch_that_an_interrupt_swallowed_is_noticed(
+    fake: FakeBinding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dataset()
+    it = iter(ds)
+    first = next(it)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            _native.Stream, "_lease", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            next(it)
+    with pytest.raises(ss.ClosedError, match="lost"):
+        next(it)
+    ds.load_state_dict(ds.state_dict())
+    assert flat([first, *ds]) == fake.order(0)
+
+
 def test_a_late_batch_does_not_end_the_pass(fake: FakeBinding) -> None:
     ds = dataset(timeout=1e-9)
     it = iter(ds)
@@ -390,8 +409,6 @@ def test_skipped_samples_are_warned_of(fake: FakeBinding) -> None:
 
 
 def test_a_fork_after_use_is_an_error_in_the_child(fake: FakeBinding) -> None:
-    from shardstream import _native
-
     ds = dataset()
     it = iter(ds)
     next(it)

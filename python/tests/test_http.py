@@ -195,7 +195,7 @@ def test_redirects_end(server: Server) -> None:
 
 def test_silence_is_an_error_in_time(server: Server) -> None:
     held = threading.Event()
-    server.replies = [lambda handler: print(held.wait(10))]
+    server.replies = [lambda handler: setattr(handler, "held", held.wait(10))]
     start = time.monotonic()
     with pytest.raises(ss.DeadlineError, match="no answer within"):
         transport(server, timeout=0.3).json("GET", "/x")

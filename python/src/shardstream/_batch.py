@@ -69,14 +69,15 @@ class BytesColumn:
     apart down to single bytes. Pickling copies the bytes.
     """
 
-    __slots__ = ("_buffer", "_spans")
+    __slots__ = ("_array", "_buffer", "_list")
 
-    def __init__(self, buffer: memoryview, spans: list[list[int]]) -> None:
+    def __init__(self, buffer: memoryview, spans: Array) -> None:
         self._buffer = buffer
-        self._spans = spans  # [offset, length], length -1 = missing
+        self._array = spans  # int64[n, 2]: offset and length, length -1 = missing
+        self._list: list[list[int]] | None = None  # the same, once it is needed
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._array)
 
     @overload
     def __getitem__(self, index: int) -> memoryview | None: ...
@@ -108,22 +109,28 @@ class BytesColumn:
             spans.append([len(joined), length])
             if length > 0:
                 joined += self._buffer[offset : offset + length]
-        return _rebuild, (bytes(joined), spans)
+        return _rebuild, (bytes(joined), np.array(spans, np.int64).reshape(-1, 2))
 
     @property
     def nbytes(self) -> int:
         """The sum of the values' lengths."""
-        return sum(length for _, length in self._spans if length > 0)
+        return int(self._array[:, 1].clip(0).sum())
 
     def tolist(self) -> list[bytes | None]:
         """Copies of the values."""
         return [None if view is None else bytes(view) for view in self]
 
+    @property
+    def _spans(self) -> list[list[int]]:
+        if self._list is None:
+            self._list = self._array.tolist()
+        return self._list
+
     def _view(self, offset: int, length: int) -> memoryview | None:
         return None if length < 0 else self._buffer[offset : offset + length]
 
 
-def _rebuild(joined: bytes, spans: list[list[int]]) -> BytesColumn:
+def _rebuild(joined: bytes, spans: Array) -> BytesColumn:
     return BytesColumn(memoryview(joined), spans)
 
 
@@ -165,9 +172,10 @@ def _column(
         shape = [n, *dims]
         flat = np.frombuffer(memory, _DTYPES[dtype], math.prod(shape), words[13])
         return convert(flat.reshape(shape))
-    spans = np.frombuffer(memory, np.int64, 2 * n, words[13]).reshape(n, 2).tolist()
+    table = np.frombuffer(memory, np.int64, 2 * n, words[13]).reshape(n, 2)
     if dtype == _BYTES:
-        return BytesColumn(raw, spans)
+        return BytesColumn(raw, table)
+    spans = table.tolist()
     if dtype == _TEXT:
         return [
             None if length < 0 else str(raw[offset : offset + length], "utf-8")
@@ -193,4 +201,7 @@ def _strings(raw: memoryview, offset: int, length: int, ends: int, n: int) -> li
     blob = bytes(raw[offset : offset + length])
     starts = [0, *cuts[:-1]]
     # Names of members are bytes: what is not UTF-8 survives the round trip as surrogates.
+    text = blob.decode("utf-8", "surrogateescape")
+    if len(text) == length:  # one character for each byte
+        return [text[a:b] for a, b in zip(starts, cuts, strict=True)]
     return [blob[a:b].decode("utf-8", "surrogateescape") for a, b in zip(starts, cuts, strict=True)]

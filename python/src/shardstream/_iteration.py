@@ -83,6 +83,12 @@ class Iteration(Iterator["Batch"]):
             self._done = True
             raise StopIteration
         head, batch = read(*found, type(dataset)._convert)
+        if head.index != self._progress.batches:
+            self._done = True
+            raise ClosedError(
+                "a batch was lost when an earlier wait was interrupted: go on with "
+                "load_state_dict(state_dict()) and a new iteration"
+            )
         if self._progress.batches == 0:
             dataset._ledger.snapshot = str(stream.stats()["snapshot"])
         self._progress.handed_out(head.next_position)
