@@ -388,3 +388,28 @@ func TestUpInTheForegroundStopsOnInterrupt(t *testing.T) {
 	require.Zero(t, r.code)
 	require.Contains(t, r.out, "not running")
 }
+
+func TestInterruptEndsAPut(t *testing.T) {
+	run := onCluster(t)
+	b := bucket(t, run)
+	program, err := os.Executable()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	command := exec.CommandContext(ctx, program, "put", "-", "ss://"+b+"/endless")
+	command.Env = append(os.Environ(), asCommand+"=1", "SHARDSTREAM_ENDPOINT="+shared.endpoint)
+	var errs bytes.Buffer
+	command.Stderr = &errs
+	in, err := command.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	_, err = in.Write(make([]byte, 1<<20)) // more than the pipe holds: it is being read, and sent
+	require.NoError(t, err)
+	interrupted := time.Now()
+	require.NoError(t, command.Process.Signal(syscall.SIGINT))
+	require.Error(t, command.Wait())
+	require.Less(t, time.Since(interrupted), 3*time.Second)
+	require.Equal(t, exitFailed, command.ProcessState.ExitCode())
+	require.Equal(t, "shardstream: interrupted\n", errs.String())
+	require.Equal(t, []any{}, document(t, run("ls", "ss://"+b, "--json"))["objects"])
+}

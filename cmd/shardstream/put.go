@@ -165,7 +165,9 @@ func (a *app) putOne(ctx context.Context, client *api.Client, u upload, f *putFl
 	}
 	if u.path == "-" {
 		// Only a Reader is shown: what was read from a pipe can't be sent again.
-		return client.PutObject(ctx, u.bucket, u.key, io.TeeReader(a.in, p), -1, options)
+		body := cancellable(ctx, a.in)
+		defer body.Close()
+		return client.PutObject(ctx, u.bucket, u.key, io.TeeReader(body, p), -1, options)
 	}
 	file, err := os.Open(u.path)
 	if err != nil {
@@ -173,6 +175,18 @@ func (a *app) putOne(ctx context.Context, client *api.Client, u upload, f *putFl
 	}
 	defer file.Close()
 	return client.PutObject(ctx, u.bucket, u.key, &progressFile{file: file, progress: p}, u.size, options)
+}
+
+// cancellable is a reader that ends with the context, also while a read of r (a pipe that nobody
+// writes to) does not return. The goroutine that hangs there then ends with the process.
+func cancellable(ctx context.Context, r io.Reader) io.ReadCloser {
+	reader, writer := io.Pipe()
+	go func() {
+		_, err := io.CopyBuffer(struct{ io.Writer }{writer}, struct{ io.Reader }{r}, make([]byte, 1<<20))
+		_ = writer.CloseWithError(err)
+	}()
+	context.AfterFunc(ctx, func() { _ = writer.CloseWithError(context.Canceled) })
+	return reader
 }
 
 // progressFile is a file whose reading moves a bar, back again where the file is sent anew.
