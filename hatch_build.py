@@ -13,6 +13,8 @@ where one is missing.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shlex
@@ -20,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +47,9 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
             return
         build = Build(Path(self.root), self.metadata.version)
         build.check()
-        extension = build.extension()
-        command = build.command()
+        with build.alone():
+            extension = build.extension()
+            command = build.command()
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         # The exact files: a tree that has built for several Pythons holds several extensions.
@@ -91,6 +95,14 @@ class Build:
                 f"building shardstream needs Python's headers, and {self.include}/Python.h is not "
                 "there: install python3-dev (python3-devel)"
             )
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for another build in the same tree to end."""
+        self.out.mkdir(exist_ok=True)
+        with (self.out / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def extension(self) -> Path:
         """Generate and compile the binding; returns the extension in the source package."""

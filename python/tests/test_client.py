@@ -220,6 +220,16 @@ def test_a_flipped_byte_is_an_error_not_data(bucket: ss.Bucket) -> None:
     assert caught.value.code in ("corrupt", "incomplete_body")
 
 
+def test_a_node_that_is_killed_costs_time_but_no_error(cluster: Cluster, bucket: ss.Bucket) -> None:
+    for node in ("target-1", "target-2", "target-3"):
+        cluster.kill(node)
+        for number in range(10):
+            bucket.put(f"{node}/{number}", payload(number))
+        for number in range(10):
+            assert bucket.get(f"{node}/{number}") == payload(number)
+    assert len(list(bucket.list())) == 30
+
+
 def upper(data: bytes) -> bytes:
     return data.upper()
 

@@ -89,7 +89,7 @@ def server() -> Iterator[Server]:
 
 
 def transport(server: Server, **options: Any) -> Transport:
-    return Transport(server.url, **{"token": "", "timeout": 5.0, "retries": 4, **options})
+    return Transport(server.url, **{"token": "", "timeout": 5.0, "retry_for": 4.0, **options})
 
 
 def test_one_connection_serves_many_requests(server: Server) -> None:
@@ -101,7 +101,7 @@ def test_one_connection_serves_many_requests(server: Server) -> None:
 
 
 def test_a_kept_connection_that_went_stale_is_replaced(server: Server) -> None:
-    http = transport(server, retries=0)
+    http = transport(server, retry_for=0)
     server.replies = [ok, hang_up, ok]
     http.json("GET", "/x")
     assert http.json("GET", "/x") == {"ok": True}
@@ -120,8 +120,8 @@ def test_what_passes_is_tried_again(server: Server) -> None:
 def test_retries_end(server: Server) -> None:
     server.replies = [error(503, "unavailable", "a node is away")]
     with pytest.raises(ss.UnavailableError, match="a node is away"):
-        transport(server, retries=2).json("GET", "/x")
-    assert len(server.requests) == 3
+        transport(server, retry_for=0.5).json("GET", "/x")
+    assert len(server.requests) >= 3
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_the_code_of_a_head_is_in_a_header(server: Server) -> None:
 def test_errors_without_a_document(server: Server) -> None:
     server.replies = [lambda h: h.answer(502, b"<html>proxy</html>")]
     with pytest.raises(ss.InternalError, match="proxy"):
-        transport(server, retries=0).json("GET", "/x")
+        transport(server, retry_for=0).json("GET", "/x")
 
 
 def test_an_answer_that_is_no_json(server: Server) -> None:
@@ -235,7 +235,7 @@ def test_a_refusal_in_the_middle_of_a_body_is_heard(server: Server) -> None:
     thread = Refuses()
     thread.start()
     ready.wait(5)
-    http = Transport(f"http://127.0.0.1:{thread.port}", "", 5.0, 0)
+    http = Transport(f"http://127.0.0.1:{thread.port}", "", 5.0, 0.0)
     with pytest.raises(ss.NoSpaceError, match="disk full"):
         http.request("PUT", "/x", stream=lambda: iter([bytes(1 << 20)] * 8), length=8 << 20)
     http.close()

@@ -124,7 +124,8 @@ def test_nothing_in_time_says_what_is_held(stream: _native.Stream, fake: FakeBin
     ("text", "kind"),
     [
         ("etl_failed|Traceback ...", ss.ETLError),
-        ("sample_error|corrupt: k", ss.SampleError),
+        ("sample_error|it is gone", ss.SampleError),
+        ("snapshot_changed|x", ss.SnapshotChangedError),
         ("snapshot_changed|x", ss.SnapshotChangedError),
         ("corrupt|block 3", ss.CorruptError),
         ("no_match|x", ss.NotFoundError),
@@ -141,6 +142,21 @@ def test_errors_by_their_codes(
         stream.next()
     assert str(caught.value) == text.partition("|")[2] or "|" not in text
     assert caught.value.__cause__ is None
+
+
+def test_errors_of_samples_say_why(stream: _native.Stream, fake: FakeBinding) -> None:
+    fake.fail_at = {
+        1: "sample_error|etl_failed: sample 'k': Traceback ...",
+        2: "sample_error|corrupt: sample 'k': block 3",
+        3: "sample_error|changed: sample 'k': overwritten",
+    }
+    kinds = [(ss.SampleETLError, ss.ETLError), (ss.SampleCorruptError, ss.CorruptError)]
+    for kind in [*kinds, (ss.SampleError,)]:
+        with pytest.raises(kind[-1], match=r"^sample 'k'") as caught:
+            stream.next()
+        assert type(caught.value) is kind[0]
+        assert isinstance(caught.value, ss.SampleError)
+        assert caught.value.code in ("etl_failed", "corrupt", "changed")
 
 
 def test_a_forked_child_gets_an_error_and_releases_nothing(

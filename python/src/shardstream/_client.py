@@ -31,7 +31,7 @@ class Client:
         token: by default SHARDSTREAM_TOKEN.
         timeout: seconds without any answer after which a call raises DeadlineError; also the
             limit of a whole call that moves no object's bytes.
-        retries: how often a call that may be repeated is repeated when a node is away.
+        retry_for: seconds for which a call is repeated while a node that it needs is away.
 
     Raises:
         ValueError: the endpoint is no http address, or the timeout is not positive.
@@ -48,11 +48,11 @@ class Client:
         *,
         token: str | None = None,
         timeout: float = 60.0,
-        retries: int = 4,
+        retry_for: float = 10.0,
     ) -> None:
         endpoint = endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
         token = os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
-        self._http = Transport(endpoint, token, timeout, retries)
+        self._http = Transport(endpoint, token, timeout, retry_for)
 
     def __repr__(self) -> str:
         return f"Client({self.endpoint!r})"

@@ -14,6 +14,8 @@
     │   └── CorruptError             a stored copy is damaged: names object, block and disk
     ├── ETLError                     user code raised: carries its traceback
     ├── SampleError                  a sample could not be delivered: names it
+    │   ├── SampleETLError           because user code raised (also an ETLError)
+    │   └── SampleCorruptError       because its bytes are damaged (also a CorruptError)
     ├── UnavailableError             the cluster, or a node that is needed, can't answer now
     │   ├── BusyError                too many requests
     │   └── NoSpaceError             a disk is full
@@ -111,6 +113,18 @@ class SampleError(ShardstreamError):
     default_code = "sample_error"
 
 
+class SampleETLError(SampleError, ETLError):
+    """User code raised on a sample; the message names it and has the traceback."""
+
+    default_code = "etl_failed"
+
+
+class SampleCorruptError(SampleError, CorruptError):
+    """The stored bytes of a sample are damaged."""
+
+    default_code = "corrupt"
+
+
 class UnavailableError(ShardstreamError):
     """The cluster, or the one node that has the data, can't answer now."""
 
@@ -204,3 +218,12 @@ def from_code(code: str, message: str, status: int | None = None) -> Shardstream
     if kind is None and status is not None:
         kind = _BY_STATUS.get(status) or (RequestError if 400 <= status < 500 else None)
     return (kind or InternalError)(message, code=code, status=status)
+
+
+def from_sample(text: str) -> SampleError:
+    """The exception for a sample's failure: "code: message"."""
+    code, colon, message = text.partition(": ")
+    if not colon or " " in code:
+        return SampleError(text)
+    kinds = {"etl_failed": SampleETLError, "corrupt": SampleCorruptError}
+    return kinds.get(code, SampleError)(message, code=code)

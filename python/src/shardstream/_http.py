@@ -16,7 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from ._exceptions import ClosedError, DeadlineError, RequestError, UnavailableError, from_code
+from ._exceptions import (
+    ClosedError,
+    DeadlineError,
+    RequestError,
+    ShardstreamError,
+    UnavailableError,
+    from_code,
+)
 from ._version import __version__
 
 Body = bytes | bytearray | memoryview | None
@@ -25,6 +32,8 @@ BodyFactory = Callable[[], Iterable[bytes | memoryview]]
 
 _IDLE_PER_HOST = 4
 _MAX_REDIRECTS = 5
+#: A gateway that refuses connections is more likely not there than on its way.
+_GATEWAY_PATIENCE = 2.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_STATUS = frozenset({429, 502, 503, 504})
 _ERROR_BODY_LIMIT = 1 << 20
@@ -145,10 +154,10 @@ class Transport:
         token: bearer token, sent to the endpoint's own origin only.
         timeout: seconds of silence after which a request fails; for requests without a large
             body it bounds the whole call, retries included.
-        retries: how often a request that may be repeated is repeated.
+        retry_for: seconds for which a request is repeated while a node that it needs is away.
     """
 
-    def __init__(self, endpoint: str, token: str, timeout: float, retries: int) -> None:
+    def __init__(self, endpoint: str, token: str, timeout: float, retry_for: float) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(
@@ -159,7 +168,7 @@ class Transport:
             raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
         self.endpoint = endpoint.rstrip("/")
         self.timeout = timeout
-        self.retries = retries
+        self.retry_for = retry_for
         self._origin = (parts.scheme, parts.netloc)
         self._token = token
         self._pool = _Pool()
@@ -170,7 +179,7 @@ class Transport:
             "endpoint": self.endpoint,
             "token": self._token,
             "timeout": self.timeout,
-            "retries": self.retries,
+            "retry_for": self.retry_for,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -224,23 +233,30 @@ class Transport:
             length: the body's length where stream gives it; None sends it chunked.
             retry: whether the request may be sent twice (then also on a kept connection).
         """
-        deadline = time.monotonic() + self.timeout
-        attempt = 0
+        began = time.monotonic()
+        pause = 0.05
         while True:
             try:
                 return self._follow(
-                    method, url, dict(headers or {}), body, stream, length, deadline, retry
+                    method, url, dict(headers or {}), body, stream, length, began, retry
                 )
             except (UnavailableError, DeadlineError) as error:
-                if stream is not None and attempt == 0:
-                    deadline = time.monotonic() + self.timeout  # the upload itself took its time
-                pause = min(2.0, 0.1 * 2**attempt) * (0.5 + random.random() / 2)
-                attempt += 1
-                if not retry or attempt > self.retries or time.monotonic() + pause >= deadline:
+                now = time.monotonic()
+                if stream is not None and pause == 0.05:
+                    began = now  # the upload itself took its time
+                pause = min(2 * pause, 1.0)
+                wait = pause * (0.5 + random.random() / 2)
+                if not retry or now + wait > began + self._patience(error):
                     raise
-                if error.status is not None and error.status not in _RETRY_STATUS:
-                    raise
-                time.sleep(pause)
+                time.sleep(wait)
+
+    def _patience(self, error: ShardstreamError) -> float:
+        """For how long a request is repeated after this error."""
+        if error.status is not None and error.status not in _RETRY_STATUS:
+            return 0.0
+        if isinstance(error.__cause__, ConnectionRefusedError) and self.endpoint in str(error):
+            return min(self.retry_for, _GATEWAY_PATIENCE)
+        return min(self.retry_for, self.timeout)
 
     def _follow(
         self,
@@ -250,13 +266,13 @@ class Transport:
         body: Body,
         stream: BodyFactory | None,
         length: int | None,
-        deadline: float,
+        began: float,
         retry: bool,
     ) -> Response:
         if url.startswith("/"):
             url = self.endpoint + url  # as it stands: joining would resolve .. in a key
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._send(method, url, headers, body, stream, length, deadline, retry)
+            response = self._send(method, url, headers, body, stream, length, began, retry)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 break
@@ -276,7 +292,7 @@ class Transport:
         body: Body,
         stream: BodyFactory | None,
         length: int | None,
-        deadline: float,
+        began: float,
         retry: bool,
     ) -> Response:
         """One exchange; a kept connection that the server has closed meanwhile is replaced."""
@@ -294,7 +310,7 @@ class Transport:
         while True:
             silence = self.timeout
             if stream is None:
-                silence = max(0.001, min(silence, deadline - time.monotonic()))
+                silence = max(0.001, min(silence, began + self.timeout - time.monotonic()))
             connection, used = self._pool.get(url, silence, retry)
             try:
                 if connection.sock is None:

@@ -15,7 +15,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
-from ._exceptions import ClosedError, DeadlineError, ForkedError, InternalError, from_code
+from ._exceptions import (
+    ClosedError,
+    DeadlineError,
+    ForkedError,
+    InternalError,
+    from_code,
+    from_sample,
+)
 
 #: Python can act on Ctrl-C only between calls into Go, so that no call waits longer than this.
 _SLICE_MS = 50
@@ -94,6 +101,8 @@ def _translate(error: RuntimeError) -> Exception:
     code, bar, message = str(error).partition("|")
     if not bar:
         return InternalError(str(error))
+    if code == "sample_error":
+        return from_sample(message)
     return from_code(code, message)
 
 
