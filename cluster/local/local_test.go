@@ -284,12 +284,23 @@ func TestTakenPort(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("port %d of gateway-1", o.Port))
 	require.ErrorContains(t, err, "choose another --port")
 
-	o.Port = local.AnyPort // for a cluster that exists: the port that it has
-	_, err = up(t, o)
-	require.ErrorContains(t, err, "in use")
+	require.NoFileExists(t, filepath.Join(o.Dir, "cluster.json"), "a failed first up leaves the choice open")
 
 	require.NoError(t, listener.Close())
-	mustUp(t, o)
+	report := mustUp(t, o)
+	require.Equal(t, "http://"+listener.Addr().String(), report.Endpoint)
+	for _, node := range nodes(t, o.Dir)[1:] {
+		require.Less(t, node.Port, 32768, "%s has a port that an outgoing connection may take", node.ID)
+	}
+
+	// The port of a target is its own for good: taken, it is missed.
+	require.NoError(t, local.Down(t.Context(), o.Dir))
+	target := nodes(t, o.Dir)[1]
+	listener, err = net.Listen("tcp", target.Addr())
+	require.NoError(t, err)
+	defer listener.Close()
+	_, err = up(t, o)
+	require.ErrorContains(t, err, fmt.Sprintf("port %d of target-1 can't be used", target.Port))
 }
 
 func TestANodeThatCannotStartSaysWhy(t *testing.T) {

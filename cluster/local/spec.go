@@ -20,6 +20,9 @@ const (
 	AnyPort = -1
 
 	specVersion = 1
+	// Ports that nobody chose lie below the range from which systems serve outgoing connections: one
+	// of those must not sit on a node's port while the node restarts.
+	minSafePort, maxSafePort = 10_000, 30_000
 	// maxNodes and maxDisks bound what one machine is asked to run.
 	maxNodes = 64
 	maxDisks = 64
@@ -88,7 +91,7 @@ func LoadSpec(dir string) (Spec, error) {
 	return spec, nil
 }
 
-// resolve loads the cluster of the directory or plans a new one, and saves what changed.
+// resolve loads the cluster of the directory or plans a new one.
 func resolve(layout Layout, want Size, port int) (Spec, error) {
 	spec, err := LoadSpec(layout.Dir)
 	switch {
@@ -100,14 +103,15 @@ func resolve(layout Layout, want Size, port int) (Spec, error) {
 			spec.Nodes[0].Port = port // only the first gateway's port is the user's to choose
 		}
 	}
+	return spec, err
+}
+
+func (s Spec) save(layout Layout) error {
+	content, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
-		return Spec{}, err
+		return err
 	}
-	content, err := json.MarshalIndent(spec, "", "  ")
-	if err != nil {
-		return Spec{}, err
-	}
-	return spec, writeFile(layout.spec(), append(content, '\n'))
+	return writeFile(layout.spec(), append(content, '\n'))
 }
 
 // accept refuses a size that is not the existing cluster's: objects would be looked for in places
@@ -129,28 +133,26 @@ func (s Spec) accept(layout Layout, want Size) error {
 	return nil
 }
 
-// plan lays out a new cluster: the first gateway takes the given port, all other ports are the next
-// free ones.
+// plan lays out a new cluster: the first gateway takes the given port (if that is in use, the user
+// will hear so), all others take the next ones that are free.
 func plan(want Size, port int) (Spec, error) {
 	gateways, targets, disks := or(want.Gateways, 1), or(want.Targets, 3), or(want.Disks, 1)
 	if gateways < 1 || targets < 1 || disks < 1 || gateways > maxNodes || targets > maxNodes || disks > maxDisks {
 		return Spec{}, fmt.Errorf("a local cluster has 1 to %d gateways and targets and 1 to %d disks, not %d, %d and %d",
 			maxNodes, maxDisks, gateways, targets, disks)
 	}
-	ports := portPicker{next: or(port, DefaultPort)}
+	first := or(port, DefaultPort)
+	ports := portPicker{next: first + 1}
+	if port == AnyPort || first >= maxSafePort {
+		ports.next = minSafePort + rand.IntN((maxSafePort-minSafePort)/2)
+	}
 	if port == AnyPort {
-		// Below the range from which the system serves outgoing connections: one of those must not
-		// sit on a node's port while the node restarts.
-		ports.next = 10000 + rand.IntN(20000)
-		ports.pick()
+		first = ports.pick()
 	}
 	spec := Spec{Version: specVersion, Disks: disks}
 	for i := range gateways {
-		node := NodeSpec{ID: fmt.Sprintf("gateway-%d", i+1), Role: api.RoleGateway}
-		if i == 0 && port != AnyPort {
-			node.Port = ports.next // if it is in use, the user hears so
-			ports.next++
-		} else {
+		node := NodeSpec{ID: fmt.Sprintf("gateway-%d", i+1), Role: api.RoleGateway, Port: first}
+		if i > 0 {
 			node.Port = ports.pick()
 		}
 		spec.Nodes = append(spec.Nodes, node)

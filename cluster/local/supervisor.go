@@ -49,6 +49,9 @@ func Up(ctx context.Context, o Options, ready func(Spec)) error {
 	if err := checkPorts(spec, killStale(layout, spec)); err != nil {
 		return err
 	}
+	if err := spec.save(layout); err != nil { // not before: a first up that fails must leave the choice open
+		return err
+	}
 	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(), nodeArgs: o.NodeArgs}
 	defer s.forker.close()
 	return s.run(ctx, ready)
