@@ -10,8 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -62,7 +60,8 @@ type startConfig struct {
 	Snapshot string `json:"snapshot"`
 }
 
-// Open makes a loader from a JSON configuration and returns its id. It touches no network.
+// Open makes a loader from a JSON configuration and returns its id. It touches no network. The loader
+// logs nothing: what a user should see of it, Python says in its own way.
 func Open(config string) (id int64, err error) {
 	defer guard(&err)
 	var c openConfig
@@ -73,7 +72,6 @@ func Open(config string) (id int64, err error) {
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)),
-		Logger:  slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		return 0, coded(err)

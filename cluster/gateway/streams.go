@@ -97,11 +97,11 @@ func (g *Gateway) resolve(ctx context.Context, addresses []string) (*api.StreamI
 	var shards []sampler.Shard
 	seen := map[string]bool{}
 	for _, address := range addresses {
-		s, err := parseSource(address)
+		pattern, err := api.ParsePattern(address)
 		if err != nil {
 			return nil, nil, err
 		}
-		objects, err := g.matches(ctx, s)
+		objects, err := g.matches(ctx, pattern)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -128,20 +128,20 @@ func (g *Gateway) resolve(ctx context.Context, addresses []string) (*api.StreamI
 }
 
 // matches lists the shards of one source.
-func (g *Gateway) matches(ctx context.Context, s *source) ([]api.Object, error) {
+func (g *Gateway) matches(ctx context.Context, p *api.Pattern) ([]api.Object, error) {
 	var found []api.Object
 	others := 0
 	after := ""
 	for {
-		page, err := g.ListObjects(ctx, s.bucket, api.ListOptions{Prefix: s.prefix, StartAfter: after, Limit: maxPage})
+		page, err := g.ListObjects(ctx, p.Bucket, api.ListOptions{Prefix: p.Prefix, StartAfter: after, Limit: maxPage})
 		if err != nil {
 			return nil, err
 		}
 		for _, o := range page.Objects {
-			if !s.match(o.Name) {
+			if !p.Match(o.Name) {
 				continue
 			}
-			shard, err := isShard(s, &o)
+			shard, err := isShard(p, &o)
 			if err != nil {
 				return nil, err
 			}
@@ -149,31 +149,31 @@ func (g *Gateway) matches(ctx context.Context, s *source) ([]api.Object, error) 
 				others++
 				continue
 			}
-			o.Bucket = s.bucket
+			o.Bucket = p.Bucket
 			found = append(found, o)
 		}
 		if after = page.Next; after == "" {
 			break
 		}
 	}
-	if name, missing := s.missing(); missing {
-		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s: there is no object %s; put it, or correct the source", s.address, api.Address(s.bucket, clipName(name)))
+	if name, missing := p.Missing(); missing {
+		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s: there is no object %s; put it, or correct the source", p.Address, api.Address(p.Bucket, clipName(name)))
 	}
 	if len(found) == 0 {
-		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no tar shard (%d other objects match); `shardstream ls %s%s/` shows what is there", s.address, others, scheme, s.bucket)
+		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no tar shard (%d other objects match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
 	}
 	return found, nil
 }
 
 // isShard tells shards from other objects, which patterns pass over; a tar without an index, or another
 // object that was named outright, is an error rather than a silently shorter epoch.
-func isShard(s *source, o *api.Object) (bool, error) {
+func isShard(p *api.Pattern, o *api.Object) (bool, error) {
 	if o.Archive != string(archive.None) {
 		return true, nil
 	}
-	if s.exact(o.Name) || archive.FormatOf(o.Name) != archive.None {
+	if p.Exact(o.Name) || archive.FormatOf(o.Name) != archive.None {
 		return false, badStream("source %.200s: %s is not an indexed tar (it was stored as opaque bytes, or is something else); put it again as a .tar",
-			s.address, api.Address(s.bucket, o.Name))
+			p.Address, api.Address(p.Bucket, o.Name))
 	}
 	return false, nil
 }

@@ -130,23 +130,6 @@ func TestEveryCommandHasAnExample(t *testing.T) {
 	check(newRoot(&app{}))
 }
 
-func TestExpandBraces(t *testing.T) {
-	for in, want := range map[string][]string{
-		"ss://b/k":                {"ss://b/k"},
-		"ss://b/t-{0008..0010}.t": {"ss://b/t-0008.t", "ss://b/t-0009.t", "ss://b/t-0010.t"},
-		"ss://b/{x,y}{1..2}":      {"ss://b/x1", "ss://b/x2", "ss://b/y1", "ss://b/y2"},
-	} {
-		got, err := expandBraces(in)
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	for _, bad := range []string{"ss://b/{1..", "ss://b/{5..1}", "ss://b/{a..b}", "ss://b/{0..99999999}", "ss://b/{0..999}{0..999}"} {
-		_, err := expandBraces(bad)
-		var usage *usageError
-		require.ErrorAs(t, err, &usage, bad)
-	}
-}
-
 func TestPlanUploads(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string) {

@@ -1,82 +1,81 @@
-package gateway
+package api
 
 import (
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
-
-	"github.com/shardstream/shardstream/cluster/api"
 )
 
 const (
 	scheme = "ss://"
 	// maxPatterns bounds what braces expand to; globs stand for more at no cost.
-	maxPatterns = 1_000_000
+	maxPatterns = 100_000
 	globMeta    = `*?[`
 )
 
-// source is one address of a stream after its braces are expanded.
-type source struct {
-	address string // as the user wrote it
-	bucket  string
-	prefix  string // every match begins with it
+// Pattern is an address that may stand for several objects, with its braces expanded. It notes which of
+// the names that were written out have been matched, so it serves one listing by one goroutine.
+type Pattern struct {
+	Address string // as the user wrote it
+	Bucket  string
+	Prefix  string // every match begins with it: what to list
 	// names are the keys that a brace list without globs stands for, each of which must exist.
 	names map[string]bool
-	order []string
+	list  []string // names, in order
 	globs []string // patterns of path.Match, tried on the whole key
 	tree  bool     // everything below prefix
 }
 
-// parseSource understands ss://bucket/key, ss://bucket/prefix/, braces ({0000..0146}, {a,b}) and globs
+// ParsePattern understands ss://bucket/key, ss://bucket/prefix/, braces ({0000..0146}, {a,b}) and globs
 // (*, ?, [a-z]; none crosses a slash).
-func parseSource(address string) (*source, error) {
+func ParsePattern(address string) (*Pattern, error) {
 	rest, ok := strings.CutPrefix(address, scheme)
 	if !ok {
-		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q is not an address such as ss://bucket/train-*.tar", address)
+		return nil, Errorf(400, CodeBadRequest, "%.200q is not an address such as ss://bucket/train-*.tar", address)
 	}
-	bucket, pattern, _ := strings.Cut(rest, "/")
+	bucket, key, _ := strings.Cut(rest, "/")
 	if bucket == "" || strings.ContainsAny(bucket, globMeta+"{}") {
-		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q names no bucket; patterns are for keys only", address)
+		return nil, Errorf(400, CodeBadRequest, "address %.200q names no bucket; patterns are for keys only", address)
 	}
-	s := &source{address: address, bucket: bucket}
-	if pattern == "" || strings.HasSuffix(pattern, "/") && !strings.ContainsAny(pattern, globMeta+"{}") {
-		s.prefix, s.tree = pattern, true
-		return s, nil
+	p := &Pattern{Address: address, Bucket: bucket}
+	if key == "" || strings.HasSuffix(key, "/") && !strings.ContainsAny(key, globMeta+"{}") {
+		p.Prefix, p.tree = key, true
+		return p, nil
 	}
-	patterns, err := expandBraces(pattern, maxPatterns)
+	keys, err := expandBraces(key, maxPatterns)
 	if err != nil {
-		return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q: %v", address, err)
+		return nil, Errorf(400, CodeBadRequest, "address %.200q: %v", address, err)
 	}
-	s.prefix = literalPrefix(patterns[0])
-	for _, p := range patterns {
-		s.prefix = commonPrefix(s.prefix, literalPrefix(p))
-		if !strings.ContainsAny(p, globMeta) {
-			if s.names == nil {
-				s.names = make(map[string]bool, len(patterns))
+	p.Prefix = literalPrefix(keys[0])
+	for _, k := range keys {
+		p.Prefix = commonPrefix(p.Prefix, literalPrefix(k))
+		if !strings.ContainsAny(k, globMeta) {
+			if p.names == nil {
+				p.names = make(map[string]bool, len(keys))
 			}
-			s.names[p] = false
-			s.order = append(s.order, p)
+			p.names[k] = false
+			p.list = append(p.list, k)
 			continue
 		}
-		if _, err := path.Match(p, ""); err != nil {
-			return nil, api.Errorf(400, api.CodeBadRequest, "source %.200q: bad pattern (a bracket is not closed)", address)
+		if _, err := path.Match(k, ""); err != nil {
+			return nil, Errorf(400, CodeBadRequest, "address %.200q: bad pattern (a bracket is not closed)", address)
 		}
-		s.globs = append(s.globs, p)
+		p.globs = append(p.globs, k)
 	}
-	return s, nil
+	return p, nil
 }
 
-// match says whether a key belongs to the source, and notes that a name was found.
-func (s *source) match(key string) bool {
-	if s.tree {
-		return strings.HasPrefix(key, s.prefix)
+// Match says whether a key belongs to the pattern, and notes that a name was found.
+func (p *Pattern) Match(key string) bool {
+	if p.tree {
+		return strings.HasPrefix(key, p.Prefix)
 	}
-	if _, ok := s.names[key]; ok {
-		s.names[key] = true
+	if _, ok := p.names[key]; ok {
+		p.names[key] = true
 		return true
 	}
-	for _, g := range s.globs {
+	for _, g := range p.globs {
 		if ok, err := path.Match(g, key); ok && err == nil {
 			return true
 		}
@@ -84,19 +83,19 @@ func (s *source) match(key string) bool {
 	return false
 }
 
-// missing is a name that was not found.
-func (s *source) missing() (string, bool) {
-	for _, n := range s.order {
-		if !s.names[n] {
+// Missing is a name that was written out and that no key has matched.
+func (p *Pattern) Missing() (string, bool) {
+	for _, n := range p.list {
+		if !p.names[n] {
 			return n, true
 		}
 	}
 	return "", false
 }
 
-// exact says that the key was written out, not matched by a pattern.
-func (s *source) exact(key string) bool {
-	_, ok := s.names[key]
+// Exact says that the key was written out, not matched by a pattern.
+func (p *Pattern) Exact(key string) bool {
+	_, ok := p.names[key]
 	return ok
 }
 

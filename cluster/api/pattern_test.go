@@ -1,12 +1,15 @@
-package gateway
+package api_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/shardstream/shardstream/cluster/api"
 )
 
-func TestSourcesMatch(t *testing.T) {
+func TestPatternsMatch(t *testing.T) {
 	for name, c := range map[string]struct {
 		address string
 		prefix  string
@@ -19,57 +22,65 @@ func TestSourcesMatch(t *testing.T) {
 		"star":          {"ss://b/train-*.tar", "train-", []string{"train-1.tar", "train-.tar"}, []string{"train-1.tgz", "train-a/b.tar"}},
 		"range":         {"ss://b/t-{008..011}.tar", "t-0", []string{"t-008.tar", "t-010.tar", "t-011.tar"}, []string{"t-8.tar", "t-012.tar"}},
 		"list":          {"ss://b/{train,val}/x.tar", "", []string{"train/x.tar", "val/x.tar"}, []string{"test/x.tar"}},
+		"two braces":    {"ss://b/{x,y}{1..2}", "", []string{"x1", "x2", "y1", "y2"}, []string{"x3", "xy", "x", "12"}},
+		"widths":        {"ss://b/t-{0008..0010}.t", "t-00", []string{"t-0008.t", "t-0009.t", "t-0010.t"}, []string{"t-8.t", "t-0011.t"}},
 		"nested":        {"ss://b/{a{1..2},c}.tar", "", []string{"a1.tar", "a2.tar", "c.tar"}, []string{"a3.tar", "a{1..2}.tar"}},
 		"brace, star":   {"ss://b/{a,b}-?.tar", "", []string{"a-1.tar", "b-2.tar"}, []string{"c-1.tar", "a-10.tar"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := parseSource(c.address)
+			s, err := api.ParsePattern(c.address)
 			require.NoError(t, err)
-			require.Equal(t, "b", s.bucket)
-			require.Equal(t, c.prefix, s.prefix)
+			require.Equal(t, "b", s.Bucket)
+			require.Equal(t, c.prefix, s.Prefix)
 			for _, k := range c.yes {
-				require.True(t, s.match(k), k)
+				require.True(t, s.Match(k), k)
 			}
 			for _, k := range c.no {
-				require.False(t, s.match(k), k)
+				require.False(t, s.Match(k), k)
 			}
 		})
 	}
 }
 
-func TestSourceNamesEachMissingShard(t *testing.T) {
-	s, err := parseSource("ss://b/t-{0..2}.tar")
+func TestPatternNamesEachMissingShard(t *testing.T) {
+	s, err := api.ParsePattern("ss://b/t-{0..2}.tar")
 	require.NoError(t, err)
-	require.True(t, s.match("t-0.tar"))
-	require.True(t, s.match("t-2.tar"))
-	name, missing := s.missing()
+	require.True(t, s.Match("t-0.tar"))
+	require.True(t, s.Match("t-2.tar"))
+	name, missing := s.Missing()
 	require.True(t, missing)
 	require.Equal(t, "t-1.tar", name)
 }
 
-func TestSourcesRefused(t *testing.T) {
+func TestPatternsRefused(t *testing.T) {
 	for _, address := range []string{
 		"", "b/x.tar", "s3://b/x.tar", "ss://", "ss:///x.tar", "ss://b*/x.tar", "ss://b/{a", "ss://b/a}", "ss://b/{a}.tar",
 		"ss://b/{9..1}", "ss://b/{0..99999999}", "ss://b/{0..9999}{0..9999}", "ss://b/x[", "ss://b/{a..b}",
+		"ss://b/{1..", "ss://b/{5..1}", "ss://b/{0..999}{0..999}",
 	} {
-		_, err := parseSource(address)
+		_, err := api.ParsePattern(address)
 		require.Error(t, err, address)
 	}
 }
 
-func FuzzParseSource(f *testing.F) {
+func FuzzParsePattern(f *testing.F) {
 	f.Add("ss://b/t-{0..9}{a,b{c,d}}*.tar")
 	f.Fuzz(func(t *testing.T, address string) {
 		if len(address) > 64 {
 			t.Skip("long ranges only cost time")
 		}
-		s, err := parseSource(address)
+		s, err := api.ParsePattern(address)
 		if err != nil {
 			return
 		}
-		for _, n := range s.order {
-			require.True(t, s.match(n))
-			require.Contains(t, n, s.prefix)
+		name, missing := s.Missing()
+		for range 1000 {
+			if !missing {
+				break
+			}
+			require.True(t, strings.HasPrefix(name, s.Prefix))
+			require.True(t, s.Match(name), "a name that was written out matches itself")
+			name, missing = s.Missing()
 		}
 	})
 }
