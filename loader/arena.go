@@ -13,8 +13,9 @@ const (
 	slotReserve = 64 << 30
 	slotAlign   = 64
 	growStep    = 1 << 20
-	// maxSlots bounds what a caller can hold by never releasing batches.
-	maxSlots = 1 << 12
+	// maxSlots bounds what a caller can hold by never releasing batches: each takes a file and, of the
+	// 128 TiB that a process can address, its reserve.
+	maxSlots = 3 << 9
 )
 
 // slot is one batch's memory: a memfd, mapped once at its full reserve.
@@ -77,14 +78,26 @@ func (a *arena) take(force bool) (*slot, error) {
 		return nil, nil
 	}
 	if len(a.slots) >= maxSlots {
-		return nil, fmt.Errorf("%d batches are still referenced; copy what you keep of a batch and drop the rest", maxSlots)
+		return nil, tooMany(len(a.slots), nil)
 	}
 	s, err := newSlot(len(a.slots))
+	if err != nil && force {
+		return nil, tooMany(len(a.slots), err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	a.slots = append(a.slots, s)
 	return s, nil
+}
+
+// tooMany is the error where the consumer holds every batch and there is no memory for another.
+func tooMany(held int, cause error) error {
+	const remedy = "%d batches are still referenced; copy what you keep of a batch and drop the rest"
+	if cause != nil {
+		return fmt.Errorf(remedy+": %w", held, cause)
+	}
+	return fmt.Errorf(remedy, held)
 }
 
 func newSlot(id int) (*slot, error) {

@@ -252,10 +252,14 @@ func (b *batch) settle(at int, state uint8) {
 	b.missing--
 }
 
-// holes lists the places that nobody is filling.
-func (b *batch) holes(dst []int) []int {
+// holes lists the places of batch index that nobody is filling; none when it was delivered, and its
+// buffers may serve another batch.
+func (b *batch) holes(index int64, dst []int) []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.slot == nil || b.index != index {
+		return dst
+	}
 	for at, s := range b.state {
 		if s == placeEmpty {
 			dst = append(dst, at)

@@ -24,7 +24,7 @@ const (
 	// connBuffer takes heads and small items; what is larger than directRead goes past it.
 	connBuffer = 256 << 10
 	directRead = 32 << 10
-	maxRefusal = 1 << 20 // bytes of an error document
+	maxRefusal = 1 << 20 // bytes of an answer that is no stream
 )
 
 // conn is an upgraded connection with a buffer that large reads bypass.
@@ -83,7 +83,7 @@ func (c *conn) upgrade(addr, snapshot string, req wire.ReadRequest) error {
 	if err := hr.Write(c.net); err != nil {
 		return err
 	}
-	br := bufio.NewReader(c.net)
+	br := bufio.NewReader(io.LimitReader(c.net, maxRefusal)) // the header's size is not bounded otherwise
 	resp, err := http.ReadResponse(br, hr)
 	if err != nil {
 		return err

@@ -24,6 +24,9 @@ var ErrEnd = errors.New("end of the epoch")
 // ErrTimeout is returned by Next when no batch was ready in time; the iteration goes on.
 var ErrTimeout = errors.New("no batch was ready in time")
 
+// errEnded is what a Next under way returns when its iteration is ended from elsewhere.
+var errEnded = errors.New("the iteration was ended by Close or by another Start")
+
 // SampleError is a sample that could not be read or transformed.
 type SampleError struct {
 	Key           string
@@ -47,7 +50,7 @@ func Describe(err error) (code, message string) {
 		return codeSample, sample.Code + ": " + err.Error()
 	case errors.As(err, &answer):
 		return answer.Code, answer.Message
-	case errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrClosed), errors.Is(err, errEnded):
 		return codeClosed, err.Error()
 	default:
 		return api.CodeInternal, err.Error()

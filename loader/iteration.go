@@ -137,7 +137,7 @@ func permanent(err error) bool {
 
 // acquire returns the batch with an index for a puller to write into, waiting until the window reaches
 // it; nil when it was delivered already.
-func (it *iteration) acquire(index int64) (*batch, error) {
+func (it *iteration) acquire(ctx context.Context, index int64) (*batch, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	for {
@@ -152,7 +152,7 @@ func (it *iteration) acquire(index int64) (*batch, error) {
 		if b := it.window[index]; b != nil {
 			return b, nil
 		}
-		assigned, err := it.assignNext()
+		assigned, err := it.assignNext(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +164,7 @@ func (it *iteration) acquire(index int64) (*batch, error) {
 
 // assignNext gives the next batch a slot, in order, so that the batch the consumer waits for is never
 // starved by later ones.
-func (it *iteration) assignNext() (bool, error) {
+func (it *iteration) assignNext(ctx context.Context) (bool, error) {
 	if it.assign >= it.deliver+int64(it.l.cfg.Prefetch) {
 		return false, nil
 	}
@@ -183,7 +183,30 @@ func (it *iteration) assignNext() (bool, error) {
 	it.window[it.assign] = b
 	it.assign++
 	it.cond.Broadcast()
+	if it.assign <= it.answeredLocked() {
+		it.repairLocked(ctx, it.assign-1) // no target holds a sample of it
+	}
 	return true, nil
+}
+
+// settle gives the rest of the batches their slots as the consumer makes room, for a puller that is
+// through: batches of which no target holds a sample have nobody else who does.
+func (it *iteration) settle(ctx context.Context) error {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for it.assign < it.batches {
+		if it.stopped {
+			return context.Canceled
+		}
+		assigned, err := it.assignNext(ctx)
+		if err != nil {
+			return err
+		}
+		if !assigned {
+			it.cond.Wait()
+		}
+	}
+	return nil
 }
 
 // next implements Loader.Next.
@@ -195,6 +218,7 @@ func (it *iteration) next(timeout time.Duration) (int, int64, error) {
 	for {
 		slot, table, ok, err := it.tryDeliver()
 		if ok || err != nil {
+			it.signal() // another caller may have waited for the same token
 			return slot, table, err
 		}
 		select {
@@ -253,8 +277,11 @@ func (it *iteration) judge(b *batch) error {
 	}
 	for _, f := range b.failures {
 		pos := b.spec.Start + int64(f.place)
-		if it.l.cfg.OnError == Raise || len(b.failures) == b.n {
+		if it.l.cfg.OnError == Raise {
 			return &SampleError{Key: f.key, Position: pos, Code: f.code, Message: f.message}
+		}
+		if len(b.failures) == b.n {
+			return &SampleError{Key: f.key, Position: pos, Code: f.code, Message: fmt.Sprintf("none of the %d samples of batch %d is left to go on with; this one: %s", b.n, b.index, f.message)}
 		}
 		if it.l.cfg.OnError == Warn {
 			it.l.cfg.Logger.Warn("sample skipped", "key", f.key, "position", pos, "code", f.code, "reason", f.message)
@@ -305,6 +332,9 @@ func (it *iteration) stop() {
 	it.cancel()
 	it.mu.Lock()
 	it.stopped = true
+	if it.err == nil {
+		it.err = errEnded
+	}
 	it.cond.Broadcast()
 	it.mu.Unlock()
 	<-it.done

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/zeebo/xxh3"
 
@@ -28,6 +29,8 @@ type puller struct {
 	addr     atomic.Value // string; a restarted node may listen elsewhere
 	progress atomic.Int64 // all batches below are answered
 
+	waited time.Duration // in this stream, for the consumer to make room
+
 	frame   wire.Batch
 	head    []byte
 	dst     []int64
@@ -50,7 +53,7 @@ func (p *puller) run(ctx context.Context) error {
 		err := p.stream(ctx, wire.ReadRequest{From: from, To: p.it.batches, Verify: stuck >= 2})
 		if err == nil {
 			p.advance(ctx, p.it.batches)
-			return nil
+			return p.it.settle(ctx)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -58,6 +61,7 @@ func (p *puller) run(ctx context.Context) error {
 		if fatal(err) {
 			return err
 		}
+		retry.excuse(p.waited) // a slow consumer is not the target's delay
 		if p.progress.Load() > from {
 			retry.reset()
 			stuck = 0
@@ -101,6 +105,7 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
 	// A cancelled context closes the socket, which ends a blocked read.
 	defer context.AfterFunc(ctx, c.close)()
 
+	p.waited = 0
 	oneShot := len(req.Slots) > 0
 	var sinceMark, total int64
 	for {
@@ -117,7 +122,7 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
 		}
 		switch h.Type {
 		case wire.FrameBatch:
-			n, err := p.batch(ctx, c, h, oneShot)
+			n, err := p.batch(ctx, c, h, &req)
 			if err != nil {
 				return err
 			}
@@ -126,6 +131,9 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
 			m, err := wire.ParseChunk(p.head)
 			if err != nil {
 				return err
+			}
+			if !oneShot && (m.Next < p.progress.Load() || m.Next > req.To) {
+				return fmt.Errorf("%w: a chunk up to batch %d among %d to %d", wire.ErrMalformed, m.Next, p.progress.Load(), req.To)
 			}
 			if m.Samples != sinceMark {
 				return fmt.Errorf("%w: a chunk of %d samples arrived as %d", wire.ErrMalformed, m.Samples, sinceMark)
@@ -154,16 +162,22 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
 }
 
 // batch takes one frame into its batch and returns how many samples it described.
-func (p *puller) batch(ctx context.Context, c *conn, h wire.Header, oneShot bool) (int64, error) {
+func (p *puller) batch(ctx context.Context, c *conn, h wire.Header, req *wire.ReadRequest) (int64, error) {
 	f := &p.frame
 	if err := f.Parse(p.head, h.Payload); err != nil {
 		return 0, err
+	}
+	oneShot := len(req.Slots) > 0
+	if first := max(req.From, p.progress.Load()); f.Index < first || f.Index >= req.To {
+		return 0, fmt.Errorf("%w: batch %d where %d to %d were to come", wire.ErrMalformed, f.Index, first, req.To)
 	}
 	if !oneShot && f.Index > p.progress.Load() {
 		p.advance(ctx, f.Index)
 	}
 	samples := int64(len(f.Samples))
-	b, err := p.it.acquire(f.Index)
+	began := time.Now()
+	b, err := p.it.acquire(ctx, f.Index)
+	p.waited += time.Since(began)
 	if err != nil {
 		return 0, permanentError{err}
 	}

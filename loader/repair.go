@@ -42,20 +42,26 @@ func (it *iteration) refreshMap(ctx context.Context) {
 func (it *iteration) checkHoles(ctx context.Context) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
+	answered := it.answeredLocked()
+	for index := it.deliver; index < min(answered, it.assign); index++ {
+		it.repairLocked(ctx, index)
+	}
+	// A batch of which nobody holds a sample has no slot yet; it gets one, so that it is repaired. What is in
+	// the way (no room, an error) meets acquire or settle too.
+	for it.assign < answered && !it.stopped {
+		if ok, err := it.assignNext(ctx); !ok || err != nil {
+			return
+		}
+	}
+}
+
+// answeredLocked is the first batch that some target has not answered yet.
+func (it *iteration) answeredLocked() int64 {
 	answered := it.batches
 	for _, p := range it.pullers {
 		answered = min(answered, p.progress.Load())
 	}
-	for index := it.deliver; index < min(answered, it.assign); index++ {
-		it.repairLocked(ctx, index)
-	}
-	// A batch of which nobody holds a sample has no slot yet: give it one, so that the repair finds it.
-	for it.assign < answered && !it.stopped {
-		if ok, err := it.assignNext(); !ok || err != nil {
-			return
-		}
-		it.repairLocked(ctx, it.assign-1)
-	}
+	return answered
 }
 
 func (it *iteration) repairLocked(ctx context.Context, index int64) {
@@ -77,7 +83,7 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 	for {
 		var last error
 		for _, p := range pullers {
-			if holes = b.holes(holes[:0]); len(holes) == 0 {
+			if holes = b.holes(index, holes[:0]); len(holes) == 0 {
 				return nil
 			}
 			it.count(func(c *counters) { c.retries++ })
@@ -93,23 +99,23 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 				last = err
 			}
 		}
-		if holes = b.holes(holes[:0]); len(holes) == 0 {
+		if holes = b.holes(index, holes[:0]); len(holes) == 0 {
 			return nil
 		}
 		if !retry.wait(ctx) {
-			return it.lost(b, holes, last)
+			return it.lost(index, holes, last)
 		}
 		it.refreshMap(ctx)
 	}
 }
 
-func (it *iteration) lost(b *batch, holes []int, last error) error {
+func (it *iteration) lost(index int64, holes []int, last error) error {
 	reason := "no target holds them; was a shard deleted or rewritten after the stream was opened?"
 	if last != nil {
 		reason = last.Error()
 	}
 	return api.Errorf(503, codeTimeout, "%d samples of batch %d, the first at position %d of the epoch, did not arrive within %v: %s",
-		len(holes), b.index, b.spec.Start+int64(holes[0]), it.l.cfg.Timeout, reason)
+		len(holes), index, it.view.Batch(index).Start+int64(holes[0]), it.l.cfg.Timeout, reason)
 }
 
 // permanentError marks an error of this side that trying again can't mend.
@@ -150,6 +156,9 @@ func newBackoff(budget time.Duration) *backoff {
 }
 
 func (b *backoff) reset() { b.since, b.delay = time.Now(), firstDelay }
+
+// excuse takes time out of the budget's count.
+func (b *backoff) excuse(d time.Duration) { b.since = b.since.Add(d) }
 
 // wait sleeps until the next try; false when the budget is used up or the context ended.
 func (b *backoff) wait(ctx context.Context) bool {
