@@ -40,7 +40,7 @@ type disk struct {
 	failed  atomic.Bool
 
 	mu   sync.Mutex
-	busy map[fileID]struct{} // files on their way in or out: neither debris nor strays
+	busy map[fileID]int // files on their way in or out, by how many calls: neither debris nor strays
 }
 
 // openDisk locks and opens a disk, and formats a new one.
@@ -57,7 +57,7 @@ func openDisk(d Disk, o Options, cache *pebble.Cache) (_ *disk, err error) {
 	if d.Path, err = filepath.Abs(d.Path); err != nil {
 		return nil, err
 	}
-	k := &disk{Disk: d, busy: map[fileID]struct{}{}}
+	k := &disk{Disk: d, busy: map[fileID]int{}}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("disk %s at %s: %w", d.ID, d.Path, errors.Join(err, k.close()))
@@ -211,13 +211,15 @@ func (k *disk) newFileID() fileID {
 func (k *disk) begin(id fileID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.busy[id] = struct{}{}
+	k.busy[id]++
 }
 
 func (k *disk) done(id fileID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.busy, id)
+	if k.busy[id]--; k.busy[id] <= 0 {
+		delete(k.busy, id)
+	}
 }
 
 func (k *disk) isBusy(id fileID) bool {
