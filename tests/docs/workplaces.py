@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -38,9 +39,9 @@ class Workplace:
         self.run("shardstream", "put", "shards/", "ss://digits/", "--create-bucket")
 
 
-@pytest.fixture
-def workplace(tmp_path: Path) -> Iterator[Workplace]:
-    """Make a workplace; the cluster that the test starts in it is taken down afterwards."""
+@contextlib.contextmanager
+def workplace_in(tmp_path: Path) -> Iterator[Workplace]:
+    """Make a workplace; the cluster that is started in it is taken down afterwards."""
     binary = Path(sysconfig.get_path("scripts"), "shardstream")
     if not binary.exists():
         pytest.skip("the shardstream package is not installed here: run the tests by `make test`")
