@@ -289,6 +289,24 @@ func TestBadPuts(t *testing.T) {
 	assert.Empty(t, page.Objects, "nothing half-done is left")
 }
 
+func TestWritesAreOfWholeObjects(t *testing.T) {
+	cluster := start(t)
+	data := tarOf(t, file{"1.jpg", pattern(3000)}, file{"1.cls", []byte("1")})
+	putOK(t, cluster, "/v1/objects/b/x.tar", data)
+	for _, method := range []string{"PUT", "DELETE"} {
+		for _, query := range []string{"op=append", "member=1.cls", "etl=resize"} {
+			response, body := do(t, cluster, method, "/v1/objects/b/x.tar?"+query, bytes.NewReader(data[:512]))
+			assert.Equal(t, http.StatusBadRequest, response.StatusCode, "%s %s", method, query)
+			e := errorOf(t, body)
+			assert.Equal(t, api.CodeBadRequest, e.Code)
+			name, _, _ := strings.Cut(query, "=")
+			assert.Contains(t, e.Message, name)
+		}
+	}
+	_, body := do(t, cluster, "GET", "/v1/objects/b/x.tar", nil)
+	assert.True(t, bytes.Equal(data, body), "the object is as it was")
+}
+
 // A sender that breaks off, with a length or chunked, leaves nothing.
 func TestBodiesThatBreakOff(t *testing.T) {
 	cluster := start(t)

@@ -26,7 +26,7 @@ func (t *Target) putObject(r *Request) error {
 }
 
 func (t *Target) put(r *Request) error {
-	bucket, key, err := r.names()
+	bucket, key, err := r.wholeObject()
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func setObjectHeader(r *Request, i store.Info) {
 }
 
 func (t *Target) deleteObject(r *Request) error {
-	bucket, key, err := r.names()
+	bucket, key, err := r.wholeObject()
 	if err != nil {
 		return err
 	}

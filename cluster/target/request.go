@@ -180,6 +180,21 @@ func (r *Request) names() (bucket, key string, err error) {
 	return bucket, key, err
 }
 
+// wholeObject takes the names for a write, and refuses what would read as a write of a part: a DELETE
+// of ?member= must not take the archive away, nor a PUT of it replace the archive.
+func (r *Request) wholeObject() (bucket, key string, err error) {
+	if bucket, key, err = r.names(); err != nil {
+		return bucket, key, err
+	}
+	for _, parameter := range []string{"op", "member", "etl"} {
+		if r.Query(parameter) != "" {
+			err = api.Errorf(http.StatusBadRequest, api.CodeBadRequest,
+				"%s is of a whole object; it has no parameter %s", r.Method(), parameter)
+		}
+	}
+	return bucket, key, err
+}
+
 // number is a parameter of the query as a decimal number; without it, the default.
 func (r *Request) number(name string, otherwise int64) (int64, error) {
 	value := r.Query(name)
