@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -145,7 +146,18 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.answer(g.object)(w, r)
 		return
 	}
+	if unclean(r.URL.EscapedPath()) || r.Method == http.MethodConnect {
+		g.answer(func(http.ResponseWriter, *http.Request) error {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadName, "the path has a segment '.' or '..', or an empty one")
+		})(w, r)
+		return
+	}
 	g.mux.ServeHTTP(w, r)
+}
+
+// unclean tells paths that the mux would redirect to something else.
+func unclean(p string) bool {
+	return p != "/" && path.Clean(p) != strings.TrimSuffix(p, "/")
 }
 
 // answer makes an http.HandlerFunc of a Handler.

@@ -97,6 +97,10 @@ func TestBadInput(t *testing.T) {
 		{"limit is no number", "GET", "/v1/buckets/b/objects?limit=all", 400, api.CodeBadRequest},
 		{"prefix too long", "GET", "/v1/buckets/b/objects?prefix=" + long, 400, api.CodeBadName},
 		{"unknown op", "GET", "/v1/objects/b/there?op=chmod", 400, api.CodeBadRequest},
+		{"dot dot as bucket to create", "PUT", "/v1/buckets/..", 400, api.CodeBadName},
+		{"dot dot beyond buckets", "DELETE", "/v1/buckets/x/../b?force=true", 400, api.CodeBadName},
+		{"empty bucket, listing", "GET", "/v1/buckets//objects", 400, api.CodeBadName},
+		{"dot dot as etl", "GET", "/v1/etls/..", 400, api.CodeBadName},
 		{"unknown node", "GET", "/v1/cluster/nodes/nobody", 404, api.CodeNotFound},
 		{"unknown route", "GET", "/v1/nothing", 404, api.CodeNotFound},
 		{"wrong method", "POST", "/v1/cluster", 405, api.CodeMethod},
@@ -117,6 +121,40 @@ func TestBadInput(t *testing.T) {
 	report, err := cluster.Client.Fsck(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, api.FsckReport{Objects: 1, Corrupt: []api.Finding{}, Missing: []api.Finding{}, Stray: []api.Finding{}}, report)
+}
+
+func TestBadStreams(t *testing.T) {
+	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
+	createBucket(t, cluster, "b")
+	put(t, cluster, "b", "x.bin", "no archive")
+	for _, c := range []struct {
+		name, body string
+		status     int
+		code, text string
+	}{
+		{"nothing", ``, 400, api.CodeBadRequest, "JSON"},
+		{"no source", `{"shuffle":"global","batch_size":4}`, 400, api.CodeBadRequest, "source"},
+		{"no address", `{"shuffle":"global","batch_size":4,"sources":["http://x/y"]}`, 400, api.CodeBadRequest, "ss://"},
+		{"unknown shuffle", `{"shuffle":"sideways","batch_size":4,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "sideways"},
+		{"batch of 0", `{"shuffle":"global","batch_size":0,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "batch size 0"},
+		{"world of 0", `{"shuffle":"global","batch_size":4,"world_size":0,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "world size 0"},
+		{"rank beyond the world", `{"shuffle":"global","batch_size":4,"world_size":2,"rank":2,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "rank 2"},
+		{"unknown etl", `{"shuffle":"global","batch_size":4,"etl":"nope","sources":["ss://b/*.tar"]}`, 404, api.CodeNoETL, "nope"},
+		{"no match", `{"shuffle":"global","batch_size":4,"sources":["ss://b/*.tar"]}`, 404, api.CodeNoMatch, "matches no tar"},
+		{"unknown bucket", `{"shuffle":"global","batch_size":4,"sources":["ss://nobucket/"]}`, 404, api.CodeNoBucket, "nobucket"},
+		{"no archive", `{"shuffle":"global","batch_size":4,"sources":["ss://b/x.bin"]}`, 400, api.CodeBadRequest, "not an indexed tar"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			response, err := http.Post(cluster.Endpoint()+"/v1/streams", "application/json", strings.NewReader(c.body))
+			require.NoError(t, err)
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			require.NoError(t, err)
+			assert.Equal(t, c.status, response.StatusCode, "%s", body)
+			assert.Equal(t, c.code, codeOf(t, body))
+			assert.Contains(t, string(body), c.text)
+		})
+	}
 }
 
 func TestHugeHeaderIsRefused(t *testing.T) {

@@ -28,7 +28,7 @@ type ETLLookup func(ctx context.Context, name string) (api.ETL, error)
 // and answers with its id and counts. Call it before Serve.
 func (g *Gateway) ServeStreams(etls ETLLookup) {
 	g.Handle("POST /v1/streams", func(w http.ResponseWriter, r *http.Request) error {
-		var req api.StreamRequest
+		req := api.StreamRequest{WorldSize: 1} // where the description names none; 0 is refused
 		if err := ReadJSON(w, r, maxDocument, &req); err != nil {
 			return err
 		}
@@ -74,12 +74,13 @@ func badStream(format string, args ...any) *api.Error {
 	return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, format, args...)
 }
 
-// checkStream fills in defaults and refuses what no cluster could serve.
+// checkStream refuses what no cluster could serve.
 func checkStream(req *api.StreamRequest) error {
-	if req.WorldSize == 0 {
-		req.WorldSize = 1
-	}
 	if _, err := sampler.ParseMode(req.Shuffle); err != nil {
+		return badStream("%v", err)
+	}
+	view := sampler.View{BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1}
+	if err := view.Validate(); err != nil { // before anything is listed
 		return badStream("%v", err)
 	}
 	switch {
