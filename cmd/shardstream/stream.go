@@ -68,7 +68,24 @@ func newStream(a *app) *cobra.Command {
 	return command
 }
 
+func (f *streamFlags) check() error {
+	switch {
+	case f.run.World < 1:
+		return usagef("--world-size must be 1 or more, not %d", f.run.World)
+	case f.run.Rank < 0 || f.run.Rank >= f.run.World:
+		return usagef("--rank must be 0 to %d in a world of %d, not %d", f.run.World-1, f.run.World, f.run.Rank)
+	case f.epochs < 1:
+		return usagef("--epochs must be 1 or more, not %d", f.epochs)
+	case f.limit < 0:
+		return usagef("--batches must be 0 or more, not %d", f.limit)
+	}
+	return nil
+}
+
 func (a *app) stream(ctx context.Context, f *streamFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	client, err := a.client()
 	if err != nil {
 		return err

@@ -155,7 +155,10 @@ func dirFlag(command *cobra.Command, dir *string) {
 	command.Flags().StringVar(dir, "dir", otherwise, "directory of the cluster")
 	command.PreRunE = func(*cobra.Command, []string) error {
 		if *dir == "" {
-			return usagef("name a directory with --dir (%v)", err)
+			if err != nil {
+				return usagef("name a directory with --dir: %v", err)
+			}
+			return usagef("name a directory with --dir")
 		}
 		layout, err := local.NewLayout(*dir)
 		*dir = layout.Dir
