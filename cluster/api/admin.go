@@ -7,8 +7,11 @@ import (
 	"time"
 )
 
-// fsckTimeout bounds a check that reads all the cluster's data.
-const fsckTimeout = 6 * time.Hour
+// Limits of work that takes its time.
+const (
+	fsckTimeout = 6 * time.Hour    // reads all the cluster's data
+	dropTimeout = 11 * time.Minute // deletes all of a bucket; longer than the gateway's own limit
+)
 
 // Status is the state of the cluster and its nodes.
 func (c *Client) Status(ctx context.Context) (Status, error) {
@@ -57,7 +60,7 @@ func (c *Client) DeleteBucket(ctx context.Context, name string, force bool) erro
 	if force {
 		query.Set("force", "true")
 	}
-	return c.call(ctx, http.MethodDelete, bucketPath(name), query, nil, nil)
+	return c.callFor(ctx, dropTimeout, http.MethodDelete, bucketPath(name), query, nil, nil)
 }
 
 // Fsck has every target read and verify all that it holds.

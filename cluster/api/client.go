@@ -48,9 +48,10 @@ type Options struct {
 // target that owns it, by a map that it keeps and renews when an answer shows that it is old. All
 // methods are safe for concurrent use; errors that a node reported are *Error.
 type Client struct {
-	options  Options
-	endpoint *url.URL
-	http     *http.Client
+	options   Options
+	endpoint  *url.URL
+	documents *http.Client // of gateways; each request has a limit of its own
+	data      *http.Client // to and from targets; a body may take long, an answer not
 
 	mu     sync.Mutex
 	placer *Placer
@@ -77,20 +78,26 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil || (endpoint.Scheme != "http" && endpoint.Scheme != "https") || endpoint.Host == "" {
 		return nil, fmt.Errorf("endpoint %q is not a URL of a gateway, such as %s", o.Endpoint, DefaultEndpoint)
 	}
-	if o.Transport == nil {
-		o.Transport = newTransport()
-	}
-	return &Client{options: o, endpoint: endpoint, http: &http.Client{
-		Transport:     o.Transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	c := &Client{options: o, endpoint: endpoint}
+	c.documents, c.data = httpClient(o.Transport, 0), httpClient(o.Transport, answerTimeout)
+	return c, nil
 }
 
-func newTransport() *http.Transport {
+func httpClient(transport http.RoundTripper, answer time.Duration) *http.Client {
+	if transport == nil {
+		transport = newTransport(answer)
+	}
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+func newTransport(answer time.Duration) *http.Transport {
 	return &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   connectTimeout,
-		ResponseHeaderTimeout: answerTimeout,
+		ResponseHeaderTimeout: answer,
 		ExpectContinueTimeout: connectTimeout,
 		MaxIdleConnsPerHost:   64,
 		IdleConnTimeout:       30 * time.Second, // shorter than the nodes' own, so that none is closed under a request
@@ -104,7 +111,10 @@ func newTransport() *http.Transport {
 func (c *Client) Endpoint() string { return strings.TrimSuffix(c.endpoint.String(), "/") }
 
 // Close gives up idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.documents.CloseIdleConnections()
+	c.data.CloseIdleConnections()
+}
 
 // Map is the cluster map that the client goes by; the first call fetches it.
 func (c *Client) Map(ctx context.Context) (Map, error) {
@@ -172,7 +182,7 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 }
 
 func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path string, query url.Values, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStalled)
 	defer cancel()
 	var body io.Reader
 	if in != nil {
@@ -190,8 +200,11 @@ func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path 
 		request.Header.Set("Content-Type", "application/json")
 	}
 	c.sign(request)
-	response, err := c.http.Do(request)
+	response, err := c.documents.Do(request)
 	if err != nil {
+		if context.Cause(ctx) == errStalled { //nolint:errorlint // set by us
+			return Errorf(http.StatusServiceUnavailable, CodeUnavailable, "%s did not answer %s %s within %v", c.Endpoint(), method, path, limit)
+		}
 		return err
 	}
 	defer drain(response)
@@ -295,7 +308,11 @@ func ErrorOf(r *http.Response) error {
 		body.Error.Status = r.StatusCode
 		return body.Error
 	}
-	return &Error{Status: r.StatusCode, Code: codeOf(r), Message: fmt.Sprintf("%s answered %s", r.Request.URL.Host, r.Status)}
+	code := codeOf(r)
+	if r.Header.Get(HeaderError) != "" { // to HEAD: no body
+		return &Error{Status: r.StatusCode, Code: code, Message: strings.ReplaceAll(code, "_", " ")}
+	}
+	return &Error{Status: r.StatusCode, Code: code, Message: fmt.Sprintf("%s answered %s", r.Request.URL.Host, r.Status)}
 }
 
 // codeOf is the code for an answer that has no document: to HEAD, or of a server that is not ours.

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -200,6 +201,36 @@ func TestPatienceEnds(t *testing.T) {
 	_, err = client.Status(t.Context())
 	require.Error(t, err)
 	assert.Less(t, time.Since(begun), 10*time.Second)
+}
+
+func TestErrorsWithoutADocumentSayWhatIsWrong(t *testing.T) {
+	client := fake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(api.HeaderError, api.CodeNotFound)
+		w.WriteHeader(http.StatusNotFound)
+	}, api.Options{})
+	_, err := client.StatObject(t.Context(), "b", "x")
+	var answer *api.Error
+	require.ErrorAs(t, err, &answer)
+	assert.Equal(t, api.CodeNotFound, answer.Code)
+	assert.Equal(t, "ss://b/x: not found", answer.Message)
+}
+
+func TestNodesThatAcceptAndNeverAnswerAreNamed(t *testing.T) {
+	stop := make(chan struct{})
+	client := fake(t, func(http.ResponseWriter, *http.Request) { <-stop }, api.Options{Timeout: 100 * time.Millisecond, RetryFor: -1})
+	t.Cleanup(func() { close(stop) }) // before the server is closed, which waits
+	_, statErr := client.StatObject(t.Context(), "b", "x")
+	_, bucketErr := client.Bucket(t.Context(), "b")
+	for says, err := range map[string]error{"target-1 (": statErr, "GET /v1/buckets/b within 100ms": bucketErr, "does not answer": client.DeleteObject(t.Context(), "b", "x")} {
+		var answer *api.Error
+		require.ErrorAs(t, err, &answer)
+		assert.Equal(t, api.CodeUnavailable, answer.Code)
+		assert.Contains(t, answer.Message, says)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := client.StatObject(ctx, "b", "x")
+	assert.ErrorIs(t, err, context.DeadlineExceeded, "the caller's own limit stays what it is")
 }
 
 func TestCredentialsStayWithTheEndpoint(t *testing.T) {

@@ -129,7 +129,7 @@ func setPutHeader(h http.Header, o PutOptions) {
 func (c *Client) StatObject(ctx context.Context, bucket, key string) (Object, error) {
 	var object Object
 	err := c.retry(ctx, func() error {
-		ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, c.options.Timeout, errStalled)
 		defer cancel()
 		response, err := c.send(ctx, http.MethodHead, bucket, key, nil, nil)
 		if err != nil {
@@ -151,7 +151,7 @@ func (c *Client) StatObject(ctx context.Context, bucket, key string) (Object, er
 func (c *Client) DeleteObject(ctx context.Context, bucket, key string) error {
 	again := false
 	return c.retry(ctx, func() error {
-		ctx, cancel := context.WithTimeout(ctx, c.options.Timeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, c.options.Timeout, errStalled)
 		defer cancel()
 		response, err := c.send(ctx, http.MethodDelete, bucket, key, nil, nil)
 		if err != nil {
@@ -276,7 +276,7 @@ func redirect(r *http.Response) bool {
 // do makes one request to a target. One that does not answer makes the map doubtful.
 func (c *Client) do(request *http.Request, owner Node) (*http.Response, error) {
 	c.sign(request)
-	response, err := c.http.Do(request)
+	response, err := c.data.Do(request)
 	if err != nil {
 		c.forgetMap()
 		if request.Context().Err() != nil && context.Cause(request.Context()) != errStalled { //nolint:errorlint // set by us
