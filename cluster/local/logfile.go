@@ -66,7 +66,7 @@ func (l *logFile) Close() error {
 
 // tailOf is the end of a log, for the message that says why a node did not start.
 func tailOf(path string, lines int) string {
-	const most = 8 << 10
+	const most = 64 << 10
 	file, err := os.Open(path)
 	if err != nil {
 		return fmt.Sprintf("(no log: %v)", err)
@@ -76,6 +76,20 @@ func tailOf(path string, lines int) string {
 		_, _ = file.Seek(-most, io.SeekEnd)
 	}
 	content, _ := io.ReadAll(io.LimitReader(file, most))
-	all := strings.Split(strings.TrimRight(string(content), "\n"), "\n")
+	all := withoutTraceback(strings.Split(strings.TrimRight(string(content), "\n"), "\n"))
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// withoutTraceback ends a log with the words of the panic that ended its node: they and what was logged
+// before say why, the goroutines below only where.
+func withoutTraceback(lines []string) []string {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if strings.HasPrefix(lines[i], "panic:") || strings.HasPrefix(lines[i], "fatal error:") {
+			return lines[:i+1]
+		}
+		if strings.HasPrefix(lines[i], "time=") || strings.HasPrefix(lines[i], "{") { // logged since
+			break
+		}
+	}
+	return lines
 }

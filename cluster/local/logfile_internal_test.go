@@ -36,3 +36,13 @@ func TestLogsAreBounded(t *testing.T) {
 	require.NoError(t, log.Close())
 	require.Equal(t, "line 499\nline 500", tailOf(path, 2))
 }
+
+func TestTailShowsWhyANodePanicked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node.log")
+	log := "time=1 msg=one\ntime=2 level=ERROR msg=\"no space left on device\"\npanic: no space left on device\n\n" +
+		"goroutine 1 [running]:\nmain.main()\n\t/x/main.go:1 +0x1\n" + strings.Repeat("\ngoroutine 2 [select]:\nx.y()\n", 300)
+	require.NoError(t, os.WriteFile(path, []byte(log), 0o600))
+	require.Equal(t, "time=2 level=ERROR msg=\"no space left on device\"\npanic: no space left on device", tailOf(path, 2))
+	require.NoError(t, os.WriteFile(path, []byte(log+"time=3 msg=again\n"), 0o600))
+	require.True(t, strings.HasSuffix(tailOf(path, 2), "\ntime=3 msg=again"), "that of an earlier start is passed over")
+}
