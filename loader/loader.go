@@ -116,6 +116,8 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("a stream needs at least one source, such as ss://bucket/train-*.tar")
 	case cfg.BatchSize < 1:
 		return nil, badRequest("batch_size must be 1 or more, not %d", cfg.BatchSize)
+	case cfg.BatchSize > sampler.MaxBatchSize:
+		return nil, badRequest("batch_size must be %d or less, not %d", sampler.MaxBatchSize, cfg.BatchSize)
 	case cfg.Prefetch < 1 || cfg.Prefetch > maxPrefetch:
 		return nil, badRequest("prefetch must be 1 to %d batches, not %d", maxPrefetch, cfg.Prefetch)
 	case cfg.Timeout < 0:

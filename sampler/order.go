@@ -1,6 +1,9 @@
 package sampler
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Order is the permutation of one epoch: position -> sample number and back, by random access. It
 // takes constant memory under Global and None, 8 bytes a shard under Shards and 8 bytes a slice
@@ -21,7 +24,10 @@ const (
 	purposeWindows
 )
 
-// NewOrder plans an epoch. It fails on an invalid shuffle only.
+// maxSlots bounds the memory of a windowed order, and the time to make it.
+const maxSlots = 1 << 24
+
+// NewOrder plans an epoch. It fails on an invalid shuffle, and on more slices than a windowed order can have.
 func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
 	if snap == nil {
 		return nil, errors.New("sampler: an order needs a snapshot")
@@ -30,6 +36,9 @@ func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
 		return nil, err
 	}
 	shuffle = shuffle.withDefaults()
+	if shuffle.Mode == Window && snap.NumShards() > maxSlots/shuffle.Slices {
+		return nil, fmt.Errorf("sampler: %d shards of %d slices are more than the %d slices that a windowed order can have; use fewer slices", snap.NumShards(), shuffle.Slices, maxSlots)
+	}
 	key := func(purpose uint64) uint64 { return hash(Version, purpose, shuffle.Seed, epoch) }
 	o := &Order{snap: snap, mode: shuffle.Mode}
 	switch shuffle.Mode {

@@ -2,10 +2,11 @@ package sampler
 
 import "fmt"
 
-// Limits of a View. They keep its arithmetic within int64.
+// Limits of a View. They keep its arithmetic within int64, and a batch within what a node should hold at once.
 const (
-	MaxBatchSize = 1 << 22
+	MaxBatchSize = 1 << 18
 	MaxWorld     = 1 << 20
+	MaxWorkers   = 1 << 20
 )
 
 // View is one worker's part of an epoch: the positions [Start, Samples) are cut into steps of
@@ -35,8 +36,8 @@ func (v View) Validate() error {
 		return fmt.Errorf("sampler: world size %d, 1 to %d are possible", v.World, MaxWorld)
 	case v.Rank < 0 || v.Rank >= v.World:
 		return fmt.Errorf("sampler: rank %d in a world of %d, expected 0 to %d", v.Rank, v.World, v.World-1)
-	case v.Workers < 1:
-		return fmt.Errorf("sampler: %d workers, expected at least 1", v.Workers)
+	case v.Workers < 1 || v.Workers > MaxWorkers:
+		return fmt.Errorf("sampler: %d workers, 1 to %d are possible", v.Workers, MaxWorkers)
 	case v.Worker < 0 || v.Worker >= v.Workers:
 		return fmt.Errorf("sampler: worker %d of %d, expected 0 to %d", v.Worker, v.Workers, v.Workers-1)
 	}

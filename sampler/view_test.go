@@ -190,7 +190,7 @@ func TestViewRefusals(t *testing.T) {
 		"position 101":               func(v *sampler.View) { v.Start = 101 },
 		"position -1":                func(v *sampler.View) { v.Start = -1 },
 		"batch size 0":               func(v *sampler.View) { v.BatchSize = 0 },
-		"batch size 4194305":         func(v *sampler.View) { v.BatchSize = sampler.MaxBatchSize + 1 },
+		"batch size 262145":          func(v *sampler.View) { v.BatchSize = sampler.MaxBatchSize + 1 },
 		"world size 0":               func(v *sampler.View) { v.World = 0 },
 		"world size 1048577":         func(v *sampler.View) { v.World = sampler.MaxWorld + 1 },
 		"rank 2 in a world of 2":     func(v *sampler.View) { v.Rank = 2 },

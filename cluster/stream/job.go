@@ -2,8 +2,7 @@ package stream
 
 import (
 	"context"
-	"errors"
-	"io"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
@@ -16,6 +15,9 @@ import (
 
 // readAheadFrom is the size from which an item is announced to the kernel while earlier batches are sent.
 const readAheadFrom = 16 << 10
+
+// verifyAtOnce is the size up to which an item is verified in one read.
+const verifyAtOnce = 1 << 20
 
 // segment is where an item's bytes come from: memory, or a range of a shard's file.
 type segment struct {
@@ -32,12 +34,13 @@ type job struct {
 	pins  []*shard
 	data  []byte // holds what was read for verification or transformation
 
-	found []found
-	items []wire.Item
-	order []segment
-	in    []etl.Sample
-	out   []etl.Result
-	flds  []etl.Field
+	found  []found
+	items  []wire.Item
+	order  []segment
+	starts []int // of the fields, in the order by field
+	in     []etl.Sample
+	out    []etl.Result
+	flds   []etl.Field
 }
 
 // found is a sample of the batch that lies here.
@@ -72,10 +75,12 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 		return r.transform(ctx, j)
 	}
 	for _, f := range j.found {
-		r.raw(j, f)
+		if err := r.raw(j, f); err != nil {
+			return err
+		}
 	}
 	if r.req.Verify {
-		r.readVerified(j)
+		r.verify(j)
 	}
 	j.byField()
 	return nil
@@ -93,10 +98,10 @@ func (r *Reader) find(j *job, place int, pos int64) {
 }
 
 // raw adds a sample as it lies in its shard: one item for each member.
-func (r *Reader) raw(j *job, f found) {
+func (r *Reader) raw(j *job, f found) error {
 	if f.shard.err != nil {
 		j.fail(f, "", f.shard.err)
-		return
+		return nil
 	}
 	x := f.shard.index
 	sample := j.add(f, x.Key(f.index))
@@ -107,13 +112,27 @@ func (r *Reader) raw(j *job, f found) {
 			continue
 		}
 		member := x.Member(m)
-		j.frame.Items = append(j.frame.Items, wire.Item{Sample: sample, Field: j.frame.Field(field), Size: member.Size, Sum: member.Sum})
+		number, err := j.field(field)
+		if err != nil {
+			return err
+		}
+		j.frame.Items = append(j.frame.Items, wire.Item{Sample: sample, Field: number, Size: member.Size, Sum: member.Sum})
 		j.segs = append(j.segs, segment{shard: f.shard, off: member.Offset})
 		if member.Size >= readAheadFrom && !r.req.Verify {
 			// A hint: where the file system ignores it, sending waits for the disk instead.
 			_ = unix.Fadvise(int(f.shard.object.File().Fd()), member.Offset, member.Size, unix.FADV_WILLNEED)
 		}
 	}
+	return nil
+}
+
+// field numbers a field of the frame; no frame holds more than the loader would take.
+func (j *job) field(name string) (int, error) {
+	n := j.frame.Field(name)
+	if n >= wire.MaxFields {
+		return 0, api.Errorf(400, api.CodeBadRequest, "batch %d has more than %d different fields; choose those that you need by fields", j.frame.Index, wire.MaxFields)
+	}
+	return n, nil
 }
 
 func (j *job) add(f found, key string) int {
@@ -135,24 +154,19 @@ func (j *job) fail(f found, key string, err error) {
 	s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
 }
 
-// readVerified reads all items through the block checksums; a sample with a damaged one fails by name.
-func (r *Reader) readVerified(j *job) {
-	items, segs := j.frame.Items[:0], j.segs[:0]
+// verify reads all items ahead of sending them; a sample with a damaged one fails by name.
+func (r *Reader) verify(j *job) {
 	for i := range j.frame.Items {
-		it, seg := j.frame.Items[i], j.segs[i]
+		it, seg := &j.frame.Items[i], &j.segs[i]
 		s := &j.frame.Samples[it.Sample]
 		if s.Failed {
 			continue
 		}
-		buf := make([]byte, it.Size)
-		if err := readItem(seg.shard, buf, seg.off, it.Sum); err != nil {
+		if err := j.verifyItem(seg.shard, seg.off, it.Size, it.Sum); err != nil {
 			code, message := failureOf(shardError(r.order.Snapshot().Shard(seg.shard.number), err))
 			s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
-			continue
 		}
-		items, segs = append(items, it), append(segs, segment{data: buf})
 	}
-	j.frame.Items, j.segs = items, segs
 	j.dropFailed()
 }
 
@@ -167,21 +181,25 @@ func (j *job) dropFailed() {
 	j.frame.Items, j.segs = items, segs
 }
 
-// readItem reads a member and verifies it by its own checksum, which touches no byte outside it; only a
-// mismatch is worth the blocks around it, to say which one is damaged.
-func readItem(sh *shard, buf []byte, off int64, sum uint64) error {
-	if len(buf) == 0 {
-		return nil
+// verifyItem verifies a member by its own checksum, which touches no byte outside it; only a mismatch is
+// worth the blocks around it, to say which one is damaged.
+func (j *job) verifyItem(sh *shard, off, size int64, sum uint64) error {
+	if size <= verifyAtOnce {
+		if int64(cap(j.data)) < size {
+			j.data = make([]byte, verifyAtOnce)
+		}
+		buf := j.data[:size]
+		// An error shows again below, where it gets its name.
+		if _, err := sh.object.File().ReadAt(buf, off); err == nil && xxh3.Hash(buf) == sum {
+			return nil
+		}
 	}
-	_, err := sh.object.File().ReadAt(buf, off)
-	if err != nil && !errors.Is(err, io.EOF) {
+	h := xxh3.New()
+	if _, err := sh.object.WriteRange(h, off, size); err != nil {
 		return err
 	}
-	if err == nil && xxh3.Hash(buf) == sum {
+	if h.Sum64() == sum {
 		return nil
-	}
-	if err := sh.object.VerifyRange(off, int64(len(buf))); err != nil {
-		return err
 	}
 	info := sh.object.Info()
 	return &store.CorruptError{Bucket: info.Bucket, Name: info.Name, Disk: info.Disk, Block: -1, Offset: off, Detail: "a member does not match the checksum in the index"}
@@ -193,13 +211,19 @@ func (j *job) byField() {
 	if len(j.frame.Fields) < 2 {
 		return
 	}
-	j.items, j.order = j.items[:0], j.order[:0]
+	j.starts = append(j.starts[:0], make([]int, len(j.frame.Fields)+1)...)
+	for i := range j.frame.Items {
+		j.starts[j.frame.Items[i].Field+1]++
+	}
 	for f := range j.frame.Fields {
-		for i := range j.frame.Items {
-			if j.frame.Items[i].Field == f {
-				j.items, j.order = append(j.items, j.frame.Items[i]), append(j.order, j.segs[i])
-			}
-		}
+		j.starts[f+1] += j.starts[f]
+	}
+	n := len(j.frame.Items)
+	j.items, j.order = slices.Grow(j.items[:0], n)[:n], slices.Grow(j.order[:0], n)[:n]
+	for i := range j.frame.Items {
+		at := &j.starts[j.frame.Items[i].Field]
+		j.items[*at], j.order[*at] = j.frame.Items[i], j.segs[i]
+		*at++
 	}
 	j.frame.Items, j.items = j.items, j.frame.Items
 	j.segs, j.order = j.order, j.segs

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
 )
 
@@ -87,6 +88,9 @@ func (s *sender) batch(j *job) (err error) {
 		}
 	}()
 	j.head = j.frame.Append(j.head[:0])
+	if len(j.head) > wire.MaxHead {
+		return api.Errorf(400, api.CodeBadRequest, "batch %d takes %d bytes to describe, at most %d are possible; choose a smaller batch_size", j.frame.Index, len(j.head), wire.MaxHead)
+	}
 	if err := s.frame(wire.FrameBatch, j.head, j.frame.Payload()); err != nil {
 		return err
 	}

@@ -17,6 +17,9 @@ import (
 // maxPinned bounds the shards that one stream keeps open; each pins a file and an index.
 const maxPinned = 512
 
+// maxTries bounds the search for a shard to close: where a batch reads from all of them, there is none.
+const maxTries = 64
+
 // shard is an open shard of the snapshot, or the reason why there is none.
 type shard struct {
 	number int
@@ -126,7 +129,7 @@ func (sh *shard) bytes(off, size int64) ([]byte, error) {
 
 // evict closes shards that no job reads and that were not used lately (a clock, second chance).
 func (s *shards) evict() {
-	for tries := 2 * len(s.pinned); len(s.pinned) > maxPinned && tries > 0; tries-- {
+	for tries := maxTries; len(s.pinned) > maxPinned && tries > 0; tries-- {
 		s.hand %= len(s.pinned)
 		sh := s.pinned[s.hand]
 		if sh.refs > 0 || sh.used {

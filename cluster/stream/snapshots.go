@@ -7,8 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/sampler"
@@ -54,13 +58,26 @@ func validID(id string) bool {
 
 // Put stores a snapshot under its id after checking that the content has that id.
 func (s *Snapshots) Put(id string, data []byte) error {
+	_, err := s.put(id, data)
+	return err
+}
+
+func (s *Snapshots) put(id string, data []byte) (*sampler.Snapshot, error) {
 	snap, err := s.check(id, data)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.remember(id, snap)
-	path := filepath.Join(s.dir, id)
-	if _, err := os.Stat(path); err == nil {
+	err = s.write(filepath.Join(s.dir, id), data)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = nil // a full disk is no reason not to read from it: the copy in memory serves
+	}
+	return snap, err
+}
+
+func (s *Snapshots) write(path string, data []byte) error {
+	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(data)) {
+		s.touch(path)
 		return nil
 	}
 	// No fsync: a snapshot that a crash loses is fetched again.
@@ -78,9 +95,13 @@ func (s *Snapshots) Put(id string, data []byte) error {
 	return s.prune()
 }
 
+func badID(id string) error {
+	return api.Errorf(400, api.CodeBadRequest, "%.80q is not a snapshot id", id)
+}
+
 func (s *Snapshots) check(id string, data []byte) (*sampler.Snapshot, error) {
 	if !validID(id) {
-		return nil, api.Errorf(400, api.CodeBadRequest, "%.80q is not a snapshot id", id)
+		return nil, badID(id)
 	}
 	snap, err := sampler.UnmarshalSnapshot(data)
 	if err != nil {
@@ -92,46 +113,75 @@ func (s *Snapshots) check(id string, data []byte) (*sampler.Snapshot, error) {
 	return snap, nil
 }
 
-// Data returns a snapshot's bytes if this node has them.
+// Data returns a snapshot's bytes if this node has them, whole.
 func (s *Snapshots) Data(id string) ([]byte, error) {
-	if !validID(id) {
-		return nil, api.Errorf(400, api.CodeBadRequest, "%.80q is not a snapshot id", id)
+	if snap := s.recall(id); snap != nil {
+		return snap.MarshalBinary()
 	}
-	data, err := os.ReadFile(filepath.Join(s.dir, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, api.Errorf(404, api.CodeNoSnapshot, "no snapshot %.12s; open the stream again", id)
-	}
+	data, _, err := s.read(id)
 	return data, err
+}
+
+// read takes a snapshot from the disk. A damaged one is removed: it is as good as absent, to this node and
+// to peers that ask for it.
+func (s *Snapshots) read(id string) ([]byte, *sampler.Snapshot, error) {
+	if !validID(id) {
+		return nil, nil, badID(id)
+	}
+	path := filepath.Join(s.dir, id)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		snap, damage := s.check(id, data)
+		if damage == nil {
+			s.touch(path)
+			return data, snap, nil
+		}
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("read snapshot %.12s: %w", id, err)
+	}
+	return nil, nil, api.Errorf(404, api.CodeNoSnapshot, "no snapshot %.12s; open the stream again", id)
+}
+
+// touch makes a snapshot the youngest, so that prune keeps those that are in use.
+func (s *Snapshots) touch(path string) {
+	now := time.Now()
+	_ = os.Chtimes(path, now, now) // it may have been pruned just now; it is in memory then
 }
 
 // Get returns a snapshot from memory, disk or a peer.
 func (s *Snapshots) Get(ctx context.Context, id string) (*sampler.Snapshot, error) {
-	s.mu.Lock()
-	snap := s.memory[id]
-	s.mu.Unlock()
-	if snap != nil {
+	if snap := s.recall(id); snap != nil {
+		s.touch(filepath.Join(s.dir, id))
 		return snap, nil
 	}
-	data, err := s.Data(id)
+	_, snap, err := s.read(id)
 	if err == nil {
-		if snap, err = s.check(id, data); err == nil {
-			s.remember(id, snap)
-			return snap, nil
-		}
-		// Damaged on disk: a peer's copy replaces it.
-		err = errors.Join(os.Remove(filepath.Join(s.dir, id)), api.Errorf(404, api.CodeNoSnapshot, "no snapshot %.12s", id))
+		s.remember(id, snap)
+		return snap, nil
 	}
 	var ae *api.Error
 	if !errors.As(err, &ae) || ae.Code != api.CodeNoSnapshot {
 		return nil, err
 	}
-	if data, err = s.fetch(ctx, id); err != nil {
+	data, err := s.fetch(ctx, id)
+	if err != nil {
 		return nil, err
 	}
-	if err := s.Put(id, data); err != nil {
-		return nil, err
+	return s.put(id, data)
+}
+
+// recall finds a snapshot in memory.
+func (s *Snapshots) recall(id string) *sampler.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	snap := s.memory[id]
+	if snap != nil {
+		i := slices.Index(s.recent, id)
+		s.recent = append(slices.Delete(s.recent, i, i+1), id)
 	}
-	return s.check(id, data)
+	return snap
 }
 
 func (s *Snapshots) remember(id string, snap *sampler.Snapshot) {
@@ -148,7 +198,7 @@ func (s *Snapshots) remember(id string, snap *sampler.Snapshot) {
 	}
 }
 
-// prune removes the oldest snapshots beyond what is kept.
+// prune removes the snapshots that were not used for longest, beyond what is kept.
 func (s *Snapshots) prune() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil || len(entries) <= keepOnDisk {

@@ -54,7 +54,7 @@ type Reader struct {
 	pool   *etl.Pool
 	fields map[string]bool // nil: all
 	shards *shards
-	places []int // of Slots, sorted; nil: all
+	places []int // of Slots; nil: all
 }
 
 // Open checks a request against the snapshot and the node's ETLs, so that refusals are plain HTTP
@@ -87,11 +87,8 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	}
 	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots}
 	if req.ETL != "" {
-		if r.pool, err = s.ETLs.Pool(req.ETL); err != nil {
+		if r.pool, err = s.pool(req.ETL); err != nil {
 			return nil, err
-		}
-		if level := r.pool.Definition().Level; level != api.LevelSample {
-			return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", req.ETL, level, api.LevelSample)
 		}
 	}
 	if len(req.Fields) > 0 {
@@ -101,6 +98,18 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 		}
 	}
 	return r, nil
+}
+
+// pool looks a transformation of samples up.
+func (s *Server) pool(name string) (*etl.Pool, error) {
+	p, err := s.ETLs.Pool(name)
+	if err != nil {
+		return nil, err
+	}
+	if level := p.Definition().Level; level != api.LevelSample {
+		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", name, level, api.LevelSample)
+	}
+	return p, nil
 }
 
 func (r *Reader) wants(field string) bool { return r.fields == nil || r.fields[field] }

@@ -11,11 +11,19 @@ import (
 	"github.com/shardstream/shardstream/etl"
 )
 
+// maxTransform bounds the bytes of a batch that a target reads into memory for a transformation.
+const maxTransform = 2 << 30
+
+// Arrays of as many dimensions as a function may return fit a frame.
+var _ [wire.MaxDims - etl.MaxDims]struct{}
+
 // transform reads the job's samples, verified, runs them through the pool and makes their frame.
 func (r *Reader) transform(ctx context.Context, j *job) error {
 	j.in, j.flds = j.in[:0], j.flds[:0]
 	sent := j.found[:0]
-	j.reserve()
+	if err := j.reserve(); err != nil {
+		return err
+	}
 	for _, f := range j.found {
 		if err := r.input(j, f); err != nil {
 			key := ""
@@ -41,22 +49,28 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 			j.fail(f, j.in[i].Key, err)
 			continue
 		}
-		r.output(j, f, &j.out[i].Sample)
+		if err := r.output(j, f, &j.out[i].Sample); err != nil {
+			return err
+		}
 	}
 	j.byField()
 	return nil
 }
 
 // reserve sizes the input buffers before views into them are handed out.
-func (j *job) reserve() {
+func (j *job) reserve() error {
 	var bytes int64
 	var fields int
 	for _, f := range j.found {
 		if f.shard.err == nil {
-			bytes += f.shard.index.SampleSize(f.index)
-			_, count := f.shard.index.Sample(f.index)
+			first, count := f.shard.index.Sample(f.index)
+			last := f.shard.index.Member(first + count - 1)
+			bytes += last.Offset + last.Size - f.shard.index.Member(first).Offset
 			fields += count
 		}
+	}
+	if bytes > maxTransform {
+		return api.Errorf(400, api.CodeBadRequest, "batch %d has %d bytes on this node to be transformed at once, at most %d are possible; choose a smaller batch_size", j.frame.Index, bytes, int64(maxTransform))
 	}
 	if int64(cap(j.data)) < bytes {
 		j.data = make([]byte, bytes)
@@ -65,35 +79,48 @@ func (j *job) reserve() {
 	if cap(j.flds) < fields {
 		j.flds = make([]etl.Field, 0, fields)
 	}
+	return nil
 }
 
+// input reads a sample in one piece, verified, and makes its fields views on it.
 func (r *Reader) input(j *job, f found) error {
 	if f.shard.err != nil {
 		return f.shard.err
 	}
-	x := f.shard.index
+	x, end := f.shard.index, len(j.data)
+	span, base, err := f.shard.object.ReadSample(f.index, j.data[end:cap(j.data)])
+	if err != nil {
+		return f.shard.whichBlock(f.index, err)
+	}
+	j.data = j.data[:end+len(span)]
 	start := len(j.flds)
 	first, count := x.Sample(f.index)
 	for m := first; m < first+count; m++ {
 		member := x.Member(m)
-		at := len(j.data)
-		j.data = j.data[:at+int(member.Size)]
-		buf := j.data[at:]
-		if err := readItem(f.shard, buf, member.Offset, member.Sum); err != nil {
-			j.flds = j.flds[:start]
-			return err
-		}
-		j.flds = append(j.flds, etl.Field{Name: x.Field(m), Value: etl.BytesValue(buf[:len(buf):len(buf)])})
+		from, to := member.Offset-base, member.Offset-base+member.Size
+		j.flds = append(j.flds, etl.Field{Name: x.Field(m), Value: etl.BytesValue(span[from:to:to])})
 	}
 	j.in = append(j.in, etl.Sample{Key: x.Key(f.index), Seed: seedOf(r.req.Seed, r.req.Epoch, f.number), Fields: j.flds[start:len(j.flds):len(j.flds)]})
 	return nil
+}
+
+// whichBlock makes the error of a sample that is damaged name the very block.
+func (sh *shard) whichBlock(sample int, err error) error {
+	first, count := sh.index.Sample(sample)
+	for m := first; m < first+count; m++ {
+		member := sh.index.Member(m)
+		if exact := sh.object.VerifyRange(member.Offset, member.Size); exact != nil {
+			return exact
+		}
+	}
+	return err
 }
 
 // apply runs the pool; a definition that was replaced meanwhile is looked up once more.
 func (r *Reader) apply(ctx context.Context, j *job) error {
 	err := r.pool.Transform(ctx, j.in, j.out)
 	if errors.Is(err, etl.ErrClosed) {
-		if r.pool, err = r.srv.ETLs.Pool(r.req.ETL); err != nil {
+		if r.pool, err = r.srv.pool(r.req.ETL); err != nil {
 			return err
 		}
 		err = r.pool.Transform(ctx, j.in, j.out)
@@ -105,18 +132,19 @@ func (r *Reader) apply(ctx context.Context, j *job) error {
 	return err
 }
 
-func (r *Reader) output(j *job, f found, s *etl.Sample) {
+// output adds a transformed sample.
+func (r *Reader) output(j *job, f found, s *etl.Sample) error {
 	sample := j.add(f, s.Key)
 	for i := range s.Fields {
 		v := &s.Fields[i].Value
 		if !r.wants(s.Fields[i].Name) {
 			continue
 		}
-		if len(v.Shape) > wire.MaxDims {
-			j.failAdded(sample, api.CodeETLFailed, "field "+s.Fields[i].Name+" has more than 8 dimensions")
-			break
+		number, err := j.field(s.Fields[i].Name)
+		if err != nil {
+			return err
 		}
-		it := wire.Item{Sample: sample, Field: j.frame.Field(s.Fields[i].Name), DType: uint8(v.DType), Size: int64(len(v.Data)), Sum: xxh3.Hash(v.Data)}
+		it := wire.Item{Sample: sample, Field: number, DType: uint8(v.DType), Size: int64(len(v.Data)), Sum: xxh3.Hash(v.Data)}
 		if wire.IsArray(it.DType) {
 			it.NDim = uint8(len(v.Shape))
 			copy(it.Dims[:], v.Shape)
@@ -124,22 +152,5 @@ func (r *Reader) output(j *job, f found, s *etl.Sample) {
 		j.frame.Items = append(j.frame.Items, it)
 		j.segs = append(j.segs, segment{data: v.Data})
 	}
-	j.dropFailedTail(sample)
-}
-
-func (j *job) failAdded(sample int, code, message string) {
-	s := &j.frame.Samples[sample]
-	s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
-}
-
-// dropFailedTail removes the items of the last sample if it failed.
-func (j *job) dropFailedTail(sample int) {
-	if !j.frame.Samples[sample].Failed {
-		return
-	}
-	n := len(j.frame.Items)
-	for n > 0 && j.frame.Items[n-1].Sample == sample {
-		n--
-	}
-	j.frame.Items, j.segs = j.frame.Items[:n], j.segs[:n]
+	return nil
 }

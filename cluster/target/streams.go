@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	maxReadRequest = 64 << 20 // of JSON: a repair may list every slot of a batch
-	maxSnapshot    = 1 << 30  // bytes
+	maxReadRequest = 4 << 20   // of JSON: a repair may list every slot of a batch
+	maxSnapshot    = 256 << 20 // bytes
+	maxStreams     = 1 << 10   // at once: each takes memory for batches under way, and files
 	handshakeTime  = 30 * time.Second
 )
 
@@ -27,6 +28,7 @@ type Streams struct {
 
 	mu      sync.Mutex
 	stopped bool
+	active  int
 	running sync.WaitGroup
 }
 
@@ -61,15 +63,33 @@ func (s *Streams) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stopped {
+		s.active++
 		s.running.Add(1)
 	}
 	return !s.stopped
+}
+
+func (s *Streams) end() {
+	s.mu.Lock()
+	s.active--
+	s.mu.Unlock()
+	s.running.Done()
+}
+
+// full says that the target serves as many streams as it can.
+func (s *Streams) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active >= maxStreams
 }
 
 // read checks the request while it is still plain HTTP and then takes the connection over.
 func (s *Streams) read(r *Request) error {
 	if r.Header("Upgrade") != api.StreamProtocol {
 		return api.Errorf(http.StatusUpgradeRequired, api.CodeBadRequest, "a stream is read over a connection upgraded to %s", api.StreamProtocol)
+	}
+	if s.full() {
+		return api.Errorf(http.StatusTooManyRequests, api.CodeBusy, "this target serves %d streams already; end some, or try again later", maxStreams)
 	}
 	var req wire.ReadRequest
 	if err := r.JSON(maxReadRequest, &req); err != nil {
@@ -90,7 +110,7 @@ func (s *Streams) read(r *Request) error {
 		if !s.begin() {
 			return
 		}
-		defer s.running.Done()
+		defer s.end()
 		if err := reader.Run(ctx, nc); err != nil {
 			s.target.log.InfoContext(ctx, "stream ended early", "client", client, "reason", err)
 		}
@@ -150,8 +170,12 @@ func (s *Streams) fetchFrom(ctx context.Context, addr, id string) ([]byte, error
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return io.ReadAll(io.LimitReader(resp.Body, maxSnapshot))
+	case http.StatusNotFound:
 		return nil, errNoSnapshot
+	default:
+		return nil, api.ErrorOf(resp)
 	}
-	return io.ReadAll(io.LimitReader(resp.Body, maxSnapshot))
 }

@@ -89,7 +89,7 @@ func (s *Sample) append(dst []byte) []byte {
 		return append(dst, 0)
 	}
 	dst = append(dst, 1)
-	code, message := s.Code[:min(len(s.Code), maxName)], s.Message[:min(len(s.Message), maxMessage)]
+	code, message := s.Code[:min(len(s.Code), MaxName)], s.Message[:min(len(s.Message), maxMessage)]
 	dst = binary.AppendUvarint(dst, uint64(len(code)))
 	dst = append(dst, code...)
 	dst = binary.AppendUvarint(dst, uint64(len(message)))
@@ -123,7 +123,7 @@ func (b *Batch) parseFields(d *decoder) {
 		b.names = make(map[string]string)
 	}
 	for n := d.count(MaxFields, "fields"); n > 0 && d.err == nil; n-- {
-		raw := d.bytes(maxName)
+		raw := d.bytes(MaxName)
 		name, ok := b.names[string(raw)]
 		if !ok {
 			name = string(raw)
@@ -137,12 +137,12 @@ func (b *Batch) parseFields(d *decoder) {
 
 func (b *Batch) parseSamples(d *decoder) {
 	for n := d.count(MaxSamples, "samples"); n > 0 && d.err == nil; n-- {
-		s := Sample{Slot: d.count(MaxSamples, "as a sample's place"), Key: d.bytes(maxName)}
+		s := Sample{Slot: d.count(MaxSamples, "as a sample's place"), Key: d.bytes(MaxName)}
 		switch d.byte() {
 		case 0:
 		case 1:
 			s.Failed = true
-			s.Code, s.Message = d.bytes(maxName), d.bytes(maxMessage)
+			s.Code, s.Message = d.bytes(MaxName), d.bytes(maxMessage)
 		default:
 			d.fail("bad sample status")
 		}

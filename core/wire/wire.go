@@ -39,7 +39,7 @@ const (
 	MaxSamples = 1 << 22  // samples in a frame
 	MaxFields  = 1 << 12  // fields in a frame
 	MaxDims    = 8        // dimensions of an array
-	maxName    = 1 << 13  // bytes of a key or field name
+	MaxName    = 1 << 13  // bytes of a key or field name
 	maxMessage = 1 << 20  // bytes of an error message
 )
 
@@ -128,14 +128,14 @@ type Failure struct {
 
 // Append encodes f.
 func (f Failure) Append(dst []byte) []byte {
-	dst = appendString(dst, clip(f.Code, maxName))
+	dst = appendString(dst, clip(f.Code, MaxName))
 	return appendString(dst, clip(f.Message, maxMessage))
 }
 
 // ParseFailure decodes a Failure.
 func ParseFailure(head []byte) (Failure, error) {
 	d := decoder{b: head}
-	f := Failure{Code: string(d.bytes(maxName)), Message: string(d.bytes(maxMessage))}
+	f := Failure{Code: string(d.bytes(MaxName)), Message: string(d.bytes(maxMessage))}
 	return f, d.finish()
 }
 
