@@ -11,7 +11,13 @@ const (
 	scheme = "ss://"
 	// maxPatterns bounds what braces expand to; globs stand for more at no cost.
 	maxPatterns = 100_000
-	globMeta    = `*?[`
+	// maxGlobs bounds the globs that braces expand to: each is tried on every key of a listing.
+	maxGlobs = 1_000
+	// maxPattern bounds the address, maxDepth its nested braces, and maxKey each name that it stands for.
+	maxPattern = 64 << 10
+	maxDepth   = 8
+	maxKey     = 1024
+	globMeta   = `*?[`
 )
 
 // Pattern is an address that may stand for several objects, with its braces expanded. It notes which of
@@ -34,6 +40,9 @@ func ParsePattern(address string) (*Pattern, error) {
 	if !ok {
 		return nil, Errorf(400, CodeBadRequest, "%.200q is not an address such as ss://bucket/train-*.tar", address)
 	}
+	if len(address) > maxPattern {
+		return nil, Errorf(400, CodeBadRequest, "address %.200q... has %d bytes, at most %d are possible; use a glob, or several addresses", address, len(address), maxPattern)
+	}
 	bucket, key, _ := strings.Cut(rest, "/")
 	if bucket == "" || strings.ContainsAny(bucket, globMeta+"{}") {
 		return nil, Errorf(400, CodeBadRequest, "address %.200q names no bucket; patterns are for keys only", address)
@@ -43,7 +52,7 @@ func ParsePattern(address string) (*Pattern, error) {
 		p.Prefix, p.tree = key, true
 		return p, nil
 	}
-	keys, err := expandBraces(key, maxPatterns)
+	keys, err := expandBraces(key, maxPatterns, maxDepth)
 	if err != nil {
 		return nil, Errorf(400, CodeBadRequest, "address %.200q: %v", address, err)
 	}
@@ -62,6 +71,9 @@ func ParsePattern(address string) (*Pattern, error) {
 			return nil, Errorf(400, CodeBadRequest, "address %.200q: bad pattern (a bracket is not closed)", address)
 		}
 		p.globs = append(p.globs, k)
+	}
+	if len(p.globs) > maxGlobs {
+		return nil, Errorf(400, CodeBadRequest, "address %.200q: its braces stand for %d globs, at most %d are possible; use fewer braces beside * and ?", address, len(p.globs), maxGlobs)
 	}
 	return p, nil
 }
@@ -115,7 +127,7 @@ func commonPrefix(a, b string) string {
 }
 
 // expandBraces expands the first brace group and recurses on the rest, as a shell does.
-func expandBraces(pattern string, limit int) ([]string, error) {
+func expandBraces(pattern string, limit, depth int) ([]string, error) {
 	open := strings.IndexByte(pattern, '{')
 	if open < 0 {
 		if strings.IndexByte(pattern, '}') >= 0 {
@@ -123,15 +135,18 @@ func expandBraces(pattern string, limit int) ([]string, error) {
 		}
 		return []string{pattern}, nil
 	}
+	if depth == 0 {
+		return nil, fmt.Errorf("the braces are nested more than %d deep", maxDepth)
+	}
 	end := closingBrace(pattern, open)
 	if end < 0 {
 		return nil, fmt.Errorf("a { is not closed")
 	}
-	choices, err := alternatives(pattern[open+1:end], limit)
+	choices, err := alternatives(pattern[open+1:end], limit, depth-1)
 	if err != nil {
 		return nil, err
 	}
-	tails, err := expandBraces(pattern[end+1:], limit)
+	tails, err := expandBraces(pattern[end+1:], limit, depth)
 	if err != nil {
 		return nil, err
 	}
@@ -141,6 +156,9 @@ func expandBraces(pattern string, limit int) ([]string, error) {
 	out := make([]string, 0, len(choices)*len(tails))
 	for _, c := range choices {
 		for _, t := range tails {
+			if n := open + len(c) + len(t); n > maxKey {
+				return nil, fmt.Errorf("the braces stand for a name of %d bytes, keys have at most %d", n, maxKey)
+			}
 			out = append(out, pattern[:open]+c+t)
 		}
 	}
@@ -163,17 +181,19 @@ func closingBrace(s string, open int) int {
 }
 
 // alternatives expands what stands between two braces: a number range or a comma list.
-func alternatives(body string, limit int) ([]string, error) {
+func alternatives(body string, limit, depth int) ([]string, error) {
 	if from, to, ok := strings.Cut(body, ".."); ok && !strings.ContainsAny(body, ",{") {
 		return numberRange(from, to, limit)
 	}
 	var out []string
 	for _, part := range splitTop(body) {
-		expanded, err := expandBraces(part, limit)
+		expanded, err := expandBraces(part, limit, depth)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, expanded...)
+		if out = append(out, expanded...); len(out) > limit {
+			return nil, fmt.Errorf("the braces stand for more than %d names", limit)
+		}
 	}
 	if len(out) < 2 {
 		return nil, fmt.Errorf("{%.40s} is neither a range such as {0000..0146} nor a list such as {a,b}", body)
@@ -187,11 +207,14 @@ func numberRange(from, to string, limit int) ([]string, error) {
 	if errA != nil || errB != nil {
 		return nil, fmt.Errorf("{%.20s..%.20s} is not a range of numbers", from, to)
 	}
+	if len(from) > maxKey {
+		return nil, fmt.Errorf("{%.20s...} has a number of %d digits, keys have at most %d bytes", from, len(from), maxKey)
+	}
 	if b < a {
-		return nil, fmt.Errorf("{%s..%s} runs backwards", from, to)
+		return nil, fmt.Errorf("{%.20s..%.20s} runs backwards", from, to)
 	}
 	if b-a >= uint64(limit) {
-		return nil, fmt.Errorf("{%s..%s} stands for more than %d names", from, to, limit)
+		return nil, fmt.Errorf("{%.20s..%.20s} stands for more than %d names", from, to, limit)
 	}
 	out := make([]string, 0, b-a+1)
 	for v := a; v <= b; v++ {

@@ -3,6 +3,7 @@ package api_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -60,6 +61,27 @@ func TestPatternsRefused(t *testing.T) {
 	} {
 		_, err := api.ParsePattern(address)
 		require.Error(t, err, address)
+	}
+}
+
+// TestPatternsBeyondReasonAreRefusedEarly: a short request must not make a gateway fill its memory.
+func TestPatternsBeyondReasonAreRefusedEarly(t *testing.T) {
+	for name, key := range map[string]string{
+		"long":          strings.Repeat("a", 1<<20),
+		"long names":    "{0..99999}" + strings.Repeat("a", 60_000),
+		"many digits":   "{" + strings.Repeat("0", 60_000) + "..99999}",
+		"lists of many": "{" + strings.Repeat("{0..99999},", 5_000) + "a}",
+		"deep":          strings.Repeat("{a,", 20_000) + "b" + strings.Repeat("}", 20_000),
+		"groups":        strings.Repeat("{a,b}", 12_000),
+		"many globs":    "{0..99999}*.tar",
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			_, err := api.ParsePattern("ss://b/" + key)
+			require.Error(t, err)
+			require.Less(t, len(err.Error()), 500)
+			require.Less(t, time.Since(began), 5*time.Second)
+		})
 	}
 }
 
