@@ -58,7 +58,7 @@ func (p *puller) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if fatal(err) {
+		if err := p.it.mend(ctx, err); err != nil {
 			return err
 		}
 		retry.excuse(p.waited) // a slow consumer is not the target's delay

@@ -92,12 +92,13 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err != nil && fatal(err) {
+			if err == nil {
+				continue
+			}
+			if err := it.mend(ctx, err); err != nil {
 				return err
 			}
-			if err != nil {
-				last = err
-			}
+			last = err
 		}
 		if holes = b.holes(index, holes[:0]); len(holes) == 0 {
 			return nil
@@ -127,6 +128,29 @@ func (e permanentError) Unwrap() error { return e.error }
 func fatal(err error) bool {
 	var p permanentError
 	return errors.As(err, &p) || permanent(err)
+}
+
+// mend returns nil where asking again may help after a stream's error. A snapshot that no target has any
+// more (they keep the last ones used, and may lose those with the power) is made again by the gateway.
+func (it *iteration) mend(ctx context.Context, err error) error {
+	var ae *api.Error
+	if !errors.As(err, &ae) || ae.Code != api.CodeNoSnapshot {
+		if fatal(err) {
+			return err
+		}
+		return nil
+	}
+	info, err := it.open(ctx)
+	if err != nil {
+		return err
+	}
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if info.Snapshot != it.counters.snapshot {
+		return api.Errorf(409, codeSnapshotChanged,
+			"the sources changed since the stream was opened, and its snapshot %.12s is gone; start a new epoch, or restore the old shards", it.counters.snapshot)
+	}
+	return nil
 }
 
 // remoteError makes an error of a FrameError; codes of passing trouble are tried again.

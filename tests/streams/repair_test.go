@@ -1,12 +1,16 @@
 package streams_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/stream"
 	"github.com/shardstream/shardstream/loader"
 )
 
@@ -32,4 +36,59 @@ func TestShardsLostAheadOfTheWindow(t *testing.T) {
 			})
 		}
 	}
+}
+
+// forgetful is a cluster whose targets lose the snapshot right after a stream was opened for the first time.
+type forgetful struct {
+	*cluster
+	mu     sync.Mutex
+	opened int
+}
+
+func (f *forgetful) OpenStream(ctx context.Context, req api.StreamRequest) (api.StreamInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.opened++; f.opened > 1 {
+		f.seal()
+	}
+	return f.cluster.OpenStream(ctx, req)
+}
+
+// forget leaves every target without snapshots.
+func (c *cluster) forget() {
+	c.t.Helper()
+	for _, tg := range c.targets {
+		fresh, err := stream.NewSnapshots(c.t.TempDir(), func(context.Context, string) ([]byte, error) {
+			return nil, api.Errorf(404, api.CodeNoSnapshot, "nobody has it")
+		})
+		require.NoError(c.t, err)
+		tg.srv.Snapshots = fresh
+	}
+}
+
+func TestLostSnapshotIsMadeAgain(t *testing.T) {
+	t.Run("same", func(t *testing.T) {
+		c := newCluster(t, 2).fill(3, 40, 200)
+		c.forget()
+		f := &forgetful{cluster: c}
+		l, err := loader.New(loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 5 * time.Second}, f)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, l.Close()) }()
+		require.Equal(t, c.planned(0), keysOf(run(t, l, loader.Run{})))
+		require.Greater(t, f.opened, 1)
+	})
+	t.Run("of other shards", func(t *testing.T) {
+		c := newCluster(t, 1).fill(2, 40, 200)
+		c.forget()
+		f := &forgetful{cluster: c}
+		l, err := loader.New(loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Timeout: 5 * time.Second}, f)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, l.Close()) }()
+		c.shards = c.shards[:1:1]
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err = drain(t, l)
+		require.ErrorContains(t, err, "the sources changed")
+		code, _ := loader.Describe(err)
+		require.Equal(t, "snapshot_changed", code)
+	})
 }
