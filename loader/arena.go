@@ -12,7 +12,7 @@ const (
 	// address never changes while pullers write into it.
 	slotReserve = 64 << 30
 	slotAlign   = 64
-	growStep    = 1 << 20
+	growStep    = 2 << 20 // a large page
 	// maxSlots bounds what a caller can hold by never releasing batches: each takes a file and, of the
 	// 128 TiB that a process can address, its reserve.
 	maxSlots = 3 << 9
@@ -110,6 +110,9 @@ func newSlot(id int) (*slot, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("map a batch's memory (address space limit?): %w", err)
 	}
+	// Large pages, where the system gives them to those who ask: first touch and address translation of a
+	// fresh batch cost a third of its transfer otherwise. Without them everything works as well.
+	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	return &slot{id: id, fd: fd, mem: mem}, nil
 }
 
