@@ -92,3 +92,34 @@ func TestLostSnapshotIsMadeAgain(t *testing.T) {
 		require.Equal(t, "snapshot_changed", code)
 	})
 }
+
+func TestNextEndsWithItsIteration(t *testing.T) {
+	for name, end := range map[string]func(*loader.Loader) error{
+		"close":   (*loader.Loader).Close,
+		"restart": func(l *loader.Loader) error { return l.Start(loader.Run{Epoch: 1}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 1).fill(1, 10, 100)
+			c.forget() // so that nothing comes
+			l := open(t, c, nil)
+			require.NoError(t, l.Start(loader.Run{}))
+			failed := make(chan error, 1)
+			go func() {
+				_, _, err := l.Next(patience)
+				failed <- err
+			}()
+			var err error
+			require.Eventually(t, func() bool {
+				require.NoError(t, end(l)) // again: Next may begin only after the first
+				select {
+				case err = <-failed:
+					return true
+				default:
+					return false
+				}
+			}, patience, 5*time.Millisecond)
+			code, _ := loader.Describe(err)
+			require.Equal(t, "closed", code)
+		})
+	}
+}
