@@ -10,15 +10,23 @@ import xml.dom.minidom
 from collections.abc import Callable
 from math import sqrt as root
 from pathlib import Path
+from random import randint
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy import sqrt
+from numpy.random import normal
 from shardstream._source import source_of
 
 SCALE = 2.5
 NAMES = ("a", "b")
+MEANS = [0.485, 0.456, 0.406]
+TABLE = {"cat": (1, {2, 3}), "dog": (), None: frozenset({b"x"})}
+WORST = [float("inf"), -float("inf"), float("nan")]
 MODEL = object()
+LOOP: list[Any] = []
+LOOP.append(LOOP)
 
 
 def helper(value: float) -> float:
@@ -41,6 +49,18 @@ def transform(sample: dict[str, Any], options: Path | None = None) -> dict[str, 
         "base": np.array(os.path.basename("a/b") == "b"),
         "dom": np.array(xml.dom.minidom.Document is not None),
     }
+
+
+def uses_containers(_: object) -> dict[str, Any]:
+    return {"means": MEANS, "table": TABLE, "worst": WORST}
+
+
+def uses_methods_of_modules(_: object) -> list[Any]:
+    return [randint(3, 3), normal(2.0, 0.0), sqrt(4.0), __name__]
+
+
+def uses_a_loop(_: object) -> Any:
+    return LOOP
 
 
 def uses_model(sample: dict[str, Any]) -> Any:
@@ -87,6 +107,20 @@ def test_a_decorator_travels_too() -> None:
     assert run(source, entry, 1) == 4.5
 
 
+def test_containers_of_constants_travel() -> None:
+    result = run(*source_of(uses_containers, None), None)
+    assert result["means"] == MEANS
+    assert result["table"] == TABLE
+    assert repr(result["worst"]) == repr(WORST)
+
+
+def test_methods_that_modules_offer_as_functions_travel_as_imports() -> None:
+    source, entry = source_of(uses_methods_of_modules, None)
+    assert "from random import randint" in source
+    assert "from numpy.random import normal" in source
+    assert run(source, entry, None) == [3, 2.0, 2.0, "elsewhere"]
+
+
 def test_a_nested_function_without_a_closure() -> None:
     def local(sample: int) -> int:
         return sample * 2
@@ -100,6 +134,7 @@ def test_a_nested_function_without_a_closure() -> None:
     [
         (lambda sample: sample, "lambda"),
         (uses_model, "'MODEL' .object."),
+        (uses_a_loop, "'LOOP' .list."),
         (Holder().method, "not a plain function"),
         (Holder.method, "is a method"),
         (functools.partial(transform), "not a plain function"),

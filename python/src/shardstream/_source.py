@@ -2,8 +2,8 @@
 
 A transformation runs beside the data, in another process on another machine, so it travels as
 text. What the function refers to in its module goes along where that is possible as text:
-imports, plain constants, other functions. What is not (a closure, a loaded model) is refused
-here, by name, before anything is sent.
+imports, constants (numbers, text, and lists, tuples, sets and dicts of them), other functions.
+What is not (a closure, a loaded model) is refused here, by name, before anything is sent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import math
 import re
 import symtable
 import sys
@@ -20,7 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-_CONSTANTS = (str, bytes, int, float, bool, type(None))
+#: Plain values, whose repr is their source text.
+_CONSTANTS = (str, bytes, int, bool, type(None))
+#: What a module has without defining it: the node's module has its own.
+_OF_EVERY_MODULE = frozenset({"__name__", "__file__", "__doc__", "__builtins__"})
+_METHODS = (types.MethodType, types.BuiltinFunctionType)
+_MAX_DEPTH = 20
 
 
 def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> tuple[str, str]:
@@ -94,6 +100,8 @@ class _Parts:
         self._definitions[thing.__name__] = ""  # marks it, for functions that call each other
         namespace = _namespace(thing)
         for name in _globals_of(text):
+            if name in _OF_EVERY_MODULE:
+                continue
             if name in namespace:
                 self._need(thing, text, name, namespace[name])
             elif not hasattr(builtins, name) and name != thing.__name__:
@@ -118,8 +126,10 @@ class _Parts:
             line = f"from {value.__module__} import {value.__qualname__}"
             suffix = "" if value.__qualname__ == name else f" as {name}"
             self._imports[name] = line + suffix
-        elif _constant(value):
-            self._constants[name] = f"{name} = {value!r}"
+        elif (constant := _literal(value)) is not None:
+            self._constants[name] = f"{name} = {constant}"
+        elif isinstance(value, _METHODS) and (module := _module_with(name, value)):
+            self._imports[name] = f"from {module} import {name}"
         else:
             raise ValueError(
                 f"{user.__qualname__} uses the global {name!r} ({type(value).__name__}), which "
@@ -198,7 +208,40 @@ def _importable(value: Any) -> bool:
     return getattr(sys.modules.get(module), qualname, None) is value
 
 
-def _constant(value: Any) -> bool:
-    if isinstance(value, (tuple, frozenset)):
-        return all(_constant(item) for item in value)
-    return type(value) in _CONSTANTS
+def _module_with(name: str, value: Any) -> str | None:
+    """The loaded module that has a method under a name of its own: `from random import randint`."""
+    owner = getattr(type(getattr(value, "__self__", None)), "__module__", None)
+    for module in (owner, getattr(value, "__module__", None)):
+        if isinstance(module, str) and module not in ("__main__", "builtins"):
+            parent = module.rpartition(".")[0]  # numpy.random rather than numpy.random.mtrand
+            for candidate in (parent, module):
+                if getattr(sys.modules.get(candidate), name, None) == value:
+                    return candidate
+    return None
+
+
+def _literal(value: Any, depth: int = 0) -> str | None:
+    """The source text of a plain value or of a container of such, None for anything else."""
+    kind = type(value)
+    if kind in _CONSTANTS:
+        return repr(value)
+    if kind is float:
+        return repr(value) if math.isfinite(value) else f"float({str(value)!r})"
+    if depth > _MAX_DEPTH:  # it may contain itself
+        return None
+    if kind is dict:
+        pairs = [(_literal(k, depth + 1), _literal(v, depth + 1)) for k, v in value.items()]
+        if any(k is None or v is None for k, v in pairs):
+            return None
+        return "{" + ", ".join(f"{k}: {v}" for k, v in pairs) + "}"
+    if kind in (list, tuple, set, frozenset):
+        items = [_literal(item, depth + 1) for item in value]
+        if None in items:
+            return None
+        texts = [str(item) for item in items]
+        if kind is tuple:
+            return "(" + "".join(f"{text}, " for text in texts) + ")"
+        if kind is list:
+            return f"[{', '.join(texts)}]"
+        return f"{kind.__name__}([{', '.join(sorted(texts))}])"
+    return None
