@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +30,22 @@ GOOD = "ss://bucket/train-*.tar"
         ({"on_error": "ignore"}, ValueError, "on_error must be one of"),
         ({"timeout": 0}, ValueError, "timeout"),
         ({"timeout": float("nan")}, ValueError, "timeout"),
+        ({"timeout": float("inf")}, ValueError, "timeout must be more than 0"),
+        ({"timeout": 1e30}, ValueError, "timeout must be more than 0"),
+        ({"timeout": None}, TypeError, "timeout must be a number of seconds"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds"),
+        ({"batch_size": 2**70}, ValueError, "batch_size"),
+        ({"drop_last": "no"}, TypeError, "drop_last must be True or False"),
+        ({"endpoint": "nowhere"}, ValueError, "http://host:port"),
+        ({"endpoint": 9500}, TypeError, "endpoint must be a string"),
+        ({"token": "two\nlines"}, ValueError, "token must be printable"),
+        ({"token": 5}, TypeError, "token must be a string"),
         ({"prefetch": 0}, ValueError, "prefetch"),
         ({"etl": print}, TypeError, "etl.create"),
         ({"fields": "jpg"}, TypeError, r"\['jpg'\]"),
+        ({"fields": [1]}, TypeError, "1 is not a string"),
+        ({"fields": 3}, TypeError, "list of names, not 3"),
+        ({"fields": []}, ValueError, "fields is empty"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -49,6 +63,9 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words:
         ([], ValueError),
         ([GOOD, "x"], ValueError),
         ([1], TypeError),
+        (None, TypeError),
+        (b"ss://bucket/", TypeError),
+        (Path("train.tar"), TypeError),
     ],
 )
 def test_bad_sources(source: Any, error: type[Exception]) -> None:
@@ -56,10 +73,47 @@ def test_bad_sources(source: Any, error: type[Exception]) -> None:
         _dataset.IterableDataset(source, batch_size=4)
 
 
-@pytest.mark.parametrize("endpoint", ["localhost:7070", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:7070", "ftp://x", "http://", "http://host:port", "http://[::1"]
+)
 def test_bad_endpoints(endpoint: str) -> None:
     with pytest.raises(ValueError, match="SHARDSTREAM_ENDPOINT"):
         Client(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"timeout": None}, TypeError, "timeout"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"retry_for": "x"}, TypeError, "retry_for"),
+        ({"retry_for": -1}, ValueError, "retry_for"),
+        ({"endpoint": 9500}, TypeError, "endpoint"),
+        ({"token": "two\nlines"}, ValueError, "token"),
+    ],
+)
+def test_bad_arguments_of_a_client(
+    arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Client(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"requirements": "numpy"}, TypeError, r"\['numpy'\]"),
+        ({"workers": -1}, ValueError, "workers must be 0 or more"),
+        ({"workers": "two"}, TypeError, "workers"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"timeout": None}, TypeError, "timeout"),
+    ],
+)
+def test_bad_arguments_of_a_transformation(
+    arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Client("http://127.0.0.1:1").etl.create("name", "def transform(s): return s", **arguments)
 
 
 def test_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

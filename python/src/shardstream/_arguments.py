@@ -3,22 +3,79 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
+
+_LONGEST_S = 1e9  # some thirty years; more does not fit into Go's durations
 
 
-def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """A whole number from low to high; numpy's are fine, bool and float are not."""
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """A whole number within bounds; numpy's are fine, bool and float are not."""
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, not {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, not {value!r}") from None
-    if number < low or (high is not None and number > high):
-        bounds = f"{low} or more" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name} must be {bounds}, not {number}")
+    if low is not None and number < low:
+        raise ValueError(f"{name} must be {low} or more, not {number}")
+    if high is not None and number > high:
+        raise ValueError(f"{name} must be {high} or less, not {number}")
     return number
+
+
+def seconds(name: str, value: Any, *, none: bool = False) -> float:
+    """A length of time, more than 0 unless none of it is fine too."""
+    if isinstance(value, (str, bytes, bool)) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not (0 < value <= _LONGEST_S or (none and value == 0)):
+        low = "0 seconds or more" if none else "more than 0 seconds"
+        raise ValueError(f"{name} must be {low}, and at most {_LONGEST_S:g}, not {value!r}")
+    return float(value)
+
+
+def names(argument: str, value: Any) -> tuple[str, ...]:
+    """Several strings; a single one is refused, for its letters would be taken for names."""
+    if isinstance(value, str):
+        raise TypeError(f"{argument} is a list of names: [{value!r}]?")
+    try:
+        several = tuple(value)
+    except TypeError:
+        raise TypeError(f"{argument} is a list of names, not {value!r}") from None
+    for name in several:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} is a list of names, and {name!r} is not a string")
+    return several
+
+
+def endpoint_url(value: Any) -> str:
+    """The address of a gateway, without a slash at its end."""
+    if not isinstance(value, str):
+        raise TypeError(f"endpoint must be a string such as 'http://127.0.0.1:7070', not {value!r}")
+    wrong = ValueError(
+        f"endpoint {value!r} is not an http://host:port address "
+        "(SHARDSTREAM_ENDPOINT, or the argument)"
+    )
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise wrong
+    return value.rstrip("/")
+
+
+def token_text(value: Any) -> str:
+    """A token that fits into a header; it is never shown."""
+    if not isinstance(value, str):
+        raise TypeError(f"token must be a string, not {type(value).__name__}")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(
+            "token must be printable ASCII without line ends (SHARDSTREAM_TOKEN, or the argument)"
+        )
+    return value
 
 
 def rank_pair(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:
@@ -36,7 +93,8 @@ def rank_pair(rank: int | None, world_size: int | None) -> tuple[int | None, int
 
 def source_list(source: str | Sequence[str]) -> tuple[str, ...]:
     """One address or several, as a tuple."""
-    sources = (source,) if isinstance(source, str) else tuple(source)
+    several = isinstance(source, Iterable) and not isinstance(source, (str, bytes))
+    sources: tuple[Any, ...] = tuple(source) if several else (source,)
     if not sources:
         raise ValueError("no source: give one or several, such as 'ss://bucket/train-*.tar'")
     for address in sources:

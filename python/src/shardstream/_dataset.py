@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from . import _native
-from ._arguments import integer, rank_pair, source_list
+from ._arguments import endpoint_url, integer, names, rank_pair, seconds, source_list, token_text
 from ._client import DEFAULT_ENDPOINT, Client
 from ._epochs import MAIN, Ledger, Plan
 from ._exceptions import ClosedError
@@ -28,6 +28,8 @@ _STATE_VERSION = 1
 _SHUFFLES = ("global", "window", "shards", None)
 _ON_ERROR = ("raise", "skip", "warn")
 _MAX_SEED = 2**64 - 1
+_MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
+_MAX_EPOCH = 2**62
 
 
 class IterableDataset:
@@ -52,8 +54,9 @@ class IterableDataset:
 
     The order of an epoch depends on the data, seed, epoch and shuffle alone: not on the number of
     ranks, workers or targets. Each rank takes its part of every step, all ranks equally many.
-    With DataLoader pass ``batch_size=None``; ``num_workers=0`` is the fast path, since reading
-    ahead happens outside Python.
+    With DataLoader pass ``batch_size=None``: these are batches already, and a DataLoader that is
+    given a number, or left with its default of 1, would stack them once more. ``num_workers=0``
+    is the fast path, since reading ahead happens outside Python.
 
     Args:
         source: ``ss://bucket/key`` with braces and globs, ``ss://bucket/prefix/``, or several.
@@ -98,21 +101,21 @@ class IterableDataset:
         source: str | Sequence[str],
         *,
         batch_size: int,
-        shuffle: str | None = "global",
+        shuffle: Literal["global", "window", "shards"] | None = "global",
         seed: int = 0,
         etl: str | None = None,
         fields: Sequence[str] | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
-        on_error: str = "raise",
+        on_error: Literal["raise", "skip", "warn"] = "raise",
         timeout: float = 60.0,
         prefetch: int = 4,
         endpoint: str | None = None,
         token: str | None = None,
     ) -> None:
         self.sources = source_list(source)
-        self.batch_size = integer("batch_size", batch_size, 1)
+        self.batch_size = integer("batch_size", batch_size, 1, _MAX_BATCH)
         if shuffle not in _SHUFFLES:
             raise ValueError(f"shuffle must be one of {_SHUFFLES}, not {shuffle!r}")
         self.shuffle = shuffle
@@ -123,20 +126,24 @@ class IterableDataset:
                 "Client().etl.create(name, function)"
             )
         self.etl = etl or None
-        if isinstance(fields, str):
-            raise TypeError(f"fields is a list of columns: [{fields!r}]?")
-        self.fields = None if fields is None else tuple(fields)
+        self.fields = None if fields is None else names("fields", fields)
+        if self.fields == ():
+            raise ValueError("fields is empty: name the columns to fetch, or None for all")
+        if drop_last not in (True, False):
+            raise TypeError(f"drop_last must be True or False, not {drop_last!r}")
         self.drop_last = bool(drop_last)
         self.rank, self.world_size = rank_pair(rank, world_size)
         if on_error not in _ON_ERROR:
             raise ValueError(f"on_error must be one of {_ON_ERROR}, not {on_error!r}")
         self.on_error = on_error
-        if not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
-        self.timeout = float(timeout)
+        self.timeout = seconds("timeout", timeout)
         self.prefetch = integer("prefetch", prefetch, 1, 1024)
-        self.endpoint = endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
-        self._token = os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
+        self.endpoint = endpoint_url(
+            endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
+        )
+        self._token = token_text(
+            os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
+        )
         self._default = Plan(0, 0)
         self._ledger = Ledger()
         self._inherited: tuple[int, int] | None = None  # (rank, world size) of the trainer
@@ -194,7 +201,7 @@ class IterableDataset:
         It reaches the workers of a DataLoader, also persistent ones. A position that was loaded
         for the same epoch stays.
         """
-        epoch = integer("epoch", epoch, 0, 2**63 - 1)
+        epoch = integer("epoch", epoch, 0, _MAX_EPOCH)
         pending = self._pending()
         position = pending.position if pending.epoch == epoch else 0
         self._plan(Plan(epoch, position))
@@ -255,15 +262,16 @@ class IterableDataset:
                 f"seed={self.seed}, shuffle={self.shuffle!r}: they make different orders"
             )
         plan = Plan(
-            integer("epoch", epoch, 0, 2**63 - 1), integer("position", position, 0, 2**63 - 1)
+            integer("epoch", epoch, 0, _MAX_EPOCH), integer("position", position, 0, 2**63 - 1)
         )
         worker = this_worker()
         if state.get("workers") is not None and (
-            worker is None or (worker.number, worker.count) != (state["worker"], state["workers"])
+            worker is None
+            or (worker.number, worker.count) != (state.get("worker"), state["workers"])
         ):
             raise ValueError(
-                f"this is the state of DataLoader worker {state['worker']} of {state['workers']}: "
-                "only a stateful loader with as many workers can use it"
+                f"this is the state of DataLoader worker {state.get('worker')} of "
+                f"{state['workers']}: only a stateful loader with as many workers can use it"
             )
         self._ledger.snapshot = str(snapshot)
         if worker is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
+from ._arguments import integer, names, seconds
 from ._http import Transport
 from ._models import ETLInfo
 from ._source import source_of
@@ -24,7 +25,7 @@ class ETLs:
         function: Callable[..., Any] | str | Path,
         *,
         entry: str | None = None,
-        level: str = "sample",
+        level: Literal["sample", "object"] = "sample",
         requirements: Sequence[str] = (),
         workers: int = 0,
         timeout: float = 30.0,
@@ -35,7 +36,8 @@ class ETLs:
             name: what streams and reads call it by.
             function: a function, a path to a Python file (Path, or a str that ends in .py), or
                 source text. A function's text is sent, with the imports, constants and other
-                functions of its module that it uses.
+                functions of its module that it uses. Other modules are imported there, so they
+                must be installed for the nodes' Python: a module beside your script is not.
             entry: the function to call in a file or text; "transform" by default.
             level: "sample": takes a dict of field -> bytes (and "__key__": str), returns a dict
                 of bytes, str, numbers or numpy arrays. "object": bytes to bytes.
@@ -44,11 +46,16 @@ class ETLs:
             timeout: seconds for one sample.
 
         Raises:
-            ValueError: the function is a lambda, a closure, or uses what can't be sent as text.
+            ValueError: the function is a lambda, a closure, or uses what can't be sent as text;
+                another argument is out of range.
+            TypeError: an argument is of the wrong type.
             ETLError: the source does not load; the message has the traceback.
         """
         if level not in ("sample", "object"):
             raise ValueError(f"level must be 'sample' or 'object', not {level!r}")
+        workers = integer("workers", workers, 0, 256)
+        timeout = seconds("timeout", timeout)
+        required = names("requirements", requirements)
         source, entry = source_of(function, entry)
         document = {
             "name": name,
@@ -56,7 +63,7 @@ class ETLs:
             "source": source,
             "entry": entry,
             "level": level,
-            "requirements": list(requirements),
+            "requirements": list(required),
             "workers": workers,
             "timeout_s": timeout,
         }

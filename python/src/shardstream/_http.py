@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from ._arguments import endpoint_url, seconds, token_text
 from ._exceptions import (
     ClosedError,
     DeadlineError,
@@ -158,19 +159,12 @@ class Transport:
     """
 
     def __init__(self, endpoint: str, token: str, timeout: float, retry_for: float) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(
-                f"endpoint {endpoint!r} is not an http://host:port address "
-                "(SHARDSTREAM_ENDPOINT, or the argument)"
-            )
-        if not timeout > 0:
-            raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r}")
-        self.endpoint = endpoint.rstrip("/")
-        self.timeout = timeout
-        self.retry_for = retry_for
+        self.endpoint = endpoint_url(endpoint)
+        self.timeout = seconds("timeout", timeout)
+        self.retry_for = seconds("retry_for", retry_for, none=True)
+        parts = urlsplit(self.endpoint)
         self._origin = (parts.scheme, parts.netloc)
-        self._token = token
+        self._token = token_text(token)
         self._pool = _Pool()
         self._closed = False
 
