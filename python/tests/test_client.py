@@ -91,6 +91,9 @@ def test_kinds_of_data(bucket: ss.Bucket, tmp_path: Path) -> None:
     assert bucket.get("p") == b"piped"
     with pytest.raises(TypeError, match="bytes, a path"):
         bucket.put("k", 3)  # type: ignore[arg-type]
+    for text in (io.StringIO("text"), io.TextIOWrapper(io.BytesIO(b"text"))):
+        with pytest.raises(TypeError, match="mode 'rb'"):
+            bucket.put("k", text)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         bucket.put("k", tmp_path / "missing")
 
@@ -107,6 +110,21 @@ def test_ranges(bucket: ss.Bucket) -> None:
     for offset, length in ((0, 0), (0, -1), (-3, 2)):
         with pytest.raises(ValueError, match="length"):
             bucket.get("k", offset=offset, length=length)
+    wrong: list[dict[str, Any]] = [{"offset": 2.5}, {"offset": "1"}, {"length": "1"}]
+    for arguments in wrong:
+        with pytest.raises(TypeError, match="must be an integer"):
+            bucket.get("k", **arguments)
+
+
+def test_properties_are_any_text(bucket: ss.Bucket) -> None:
+    meta = {"note": "für 学習 🙂", "empty": ""}
+    assert bucket.put("k", b"x", meta=meta).meta["note"] == meta["note"]
+    assert bucket.head("k").meta["note"] == meta["note"]
+    assert next(bucket.list()).meta["note"] == meta["note"]
+    with pytest.raises(ValueError, match=r"note.*control"):
+        bucket.put("k", b"x", meta={"note": "two\nlines"})
+    with pytest.raises(TypeError, match=r"note.*string"):
+        bucket.put("k", b"x", meta={"note": 3})  # type: ignore[dict-item]
 
 
 def test_members_of_an_archive(bucket: ss.Bucket) -> None:
@@ -267,7 +285,7 @@ def test_bad_transformations(client: ss.Client) -> None:
     with pytest.raises(ss.ShardstreamError, match="augment"):
         client.etl.create("bad", "def transform(s):\n    return s\n", entry="augment")
     with pytest.raises(ValueError, match="level"):
-        client.etl.create("bad", upper, level="batch")
+        client.etl.create("bad", upper, level="batch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lambda"):
         client.etl.create("bad", lambda sample: sample)
     assert "bad" not in [e.name for e in client.etl.list()]

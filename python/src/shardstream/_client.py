@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zlib
@@ -11,13 +12,15 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
+from ._arguments import integer
 from ._etls import ETLs
-from ._exceptions import IntegrityError, NotFoundError
+from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
 from ._models import BucketInfo, Location, ObjectInfo, checksums
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
 _CHUNK = 1 << 20
+_TEXT_FILES: type[object] = io.TextIOBase  # what a PUT does not take
 
 #: What a PUT takes: bytes, a path to a file, or an open binary file.
 Data = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
@@ -126,8 +129,12 @@ class Bucket:
         Raises:
             ConflictError: it is there already.
         """
-        if not (exist_ok and self.exists()):
+        mirror = integer("mirror", mirror, 1)
+        try:
             self._http.json("PUT", self._path, {"name": self.name, "mirror": mirror})
+        except ConflictError as error:
+            if not exist_ok or error.code != "already_exists":
+                raise
         return self
 
     def exists(self) -> bool:
@@ -179,7 +186,10 @@ class Bucket:
             PreconditionError: if_match or if_none_match did not hold.
             IntegrityError: the bytes changed on their way.
         """
-        headers = {f"X-Shardstream-Meta-{name}": value for name, value in (meta or {}).items()}
+        headers = {
+            f"X-Shardstream-Meta-{name}": _header_text(f"meta[{name!r}]", value)
+            for name, value in (meta or {}).items()
+        }
         for name, value in (
             ("Content-Type", content_type or "application/octet-stream"),
             ("If-Match", if_match),
@@ -314,8 +324,11 @@ class Bucket:
         return f"/v1/objects/{quote(self.name, safe='')}/{quote(key, safe='/')}"
 
     def _get(self, key: str, member: str, offset: int, length: int | None, etl: str) -> Response:
-        if length is not None and length < 1:
-            raise ValueError(f"length must be at least 1, or None for all, not {length}")
+        offset = integer("offset", offset)
+        if length is not None:
+            length = integer("length", length)
+            if length < 1:
+                raise ValueError(f"length must be at least 1, or None for all, not {length}")
         query = urlencode([(k, v) for k, v in (("member", member), ("etl", etl)) if v])
         headers = {}
         if offset < 0:
@@ -347,11 +360,12 @@ class _Body:
             return
         if isinstance(data, (str, os.PathLike)):
             self._file, self._own = Path(data).open("rb"), True  # noqa: SIM115 (closed by close)
-        elif hasattr(data, "read"):
+        elif not isinstance(data, _TEXT_FILES) and hasattr(data, "read"):
             self._file = data
         else:
             raise TypeError(
-                f"data must be bytes, a path or an open binary file, not {type(data).__name__}"
+                "data must be bytes, a path or a file that is open for reading bytes "
+                f"(mode 'rb'), not {type(data).__name__}"
             )
         try:
             self._start = self._file.tell()
@@ -381,6 +395,15 @@ class _Body:
         """Close the file, if it was opened here."""
         if self._own and self._file is not None:
             self._file.close()
+
+
+def _header_text(name: str, value: str) -> str:
+    """Text as a header carries it: http.client writes Latin-1, so its UTF-8 is spelled in that."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise ValueError(f"{name} must have no control characters: {value!r}")
+    return value.encode().decode("latin-1")
 
 
 def _json(response: Response) -> Any:

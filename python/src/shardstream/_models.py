@@ -76,7 +76,7 @@ class ObjectInfo:
             samples=int(headers.get("X-Shardstream-Samples") or 0),
             max_sample=int(headers.get("X-Shardstream-Max-Sample") or 0),
             meta={
-                key.lower().removeprefix(_META): value
+                key.lower().removeprefix(_META): value.encode("latin-1").decode(errors="replace")
                 for key, value in headers.items()
                 if key.lower().startswith(_META)
             },
