@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import sys
+import threading
+import time
 import types
 import warnings
 from typing import Any
@@ -268,6 +270,8 @@ def test_a_state_of_other_data_is_refused(fake: FakeBinding) -> None:
         ({"version": 2}, "version 2"),
         ({"position": -1}, "position"),
         ({"worker": 0, "workers": 2}, "worker 0 of 2"),
+        ({"workers": 2}, "worker None of 2"),
+        ({"epoch": 2**63 - 1}, "epoch"),
     ],
 )
 def test_a_state_of_another_dataset_is_refused(change: dict[str, Any], words: str) -> None:
@@ -401,11 +405,33 @@ def test_info_and_truth(fake: FakeBinding) -> None:
 
 def test_skipped_samples_are_warned_of(fake: FakeBinding) -> None:
     fake.skipped = 2
-    with pytest.warns(ss.SkippedSampleWarning, match="2 samples were left out.*a, b"):
+    with pytest.warns(ss.SkippedSampleWarning, match="2 samples were left out.*a, b") as warned:
         next(iter(dataset(on_error="warn")))
+    assert warned[0].filename == __file__  # the line that asked for the batch
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         next(iter(dataset(on_error="skip")))
+
+
+def test_threads_may_share_an_iteration(fake: FakeBinding, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = fake.pybind_Start
+
+    def slow_start(stream: int, iteration: str) -> int:
+        time.sleep(0.05)  # all threads ask for the first batch meanwhile
+        return start(stream, iteration)
+
+    monkeypatch.setattr(fake, "pybind_Start", slow_start)
+    batches = iter(dataset())
+    seen: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: seen.extend(key for b in batches for key in b["__key__"]))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(seen) == sorted(key for b in dataset() for key in b["__key__"])
 
 
 def test_a_fork_after_use_is_an_error_in_the_child(fake: FakeBinding) -> None:

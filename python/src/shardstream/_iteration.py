@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -50,14 +51,20 @@ class Progress:
 
 
 class Iteration(Iterator["Batch"]):
-    """One pass of a dataset; begins with the first batch."""
+    """One pass of a dataset; begins with the first batch. Threads may share it."""
 
     def __init__(self, dataset: IterableDataset) -> None:
         self._dataset = dataset
         self._progress: Progress | None = None
         self._done = False
+        self._turn = threading.Lock()
 
     def __next__(self) -> Batch:
+        _native.check_fork()  # first, for in a forked child the lock may never come free
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> Batch:
         from ._batch import read
 
         if self._done:
@@ -111,5 +118,5 @@ class Iteration(Iterator["Batch"]):
         warnings.warn(
             f"{count} samples were left out of a batch, among them: {keys}",
             SkippedSampleWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
