@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import json as js
+import linecache
 import os.path
+import sys
+import types
 import xml.dom.minidom
 from collections.abc import Callable
 from math import sqrt as root
@@ -86,9 +89,10 @@ class Holder:
 
 
 def run(source: str, entry: str, *args: Any) -> Any:
-    namespace: dict[str, Any] = {"__name__": "elsewhere"}
-    exec(compile(source, "<etl>", "exec"), namespace)
-    return namespace[entry](*args)
+    module = types.ModuleType("elsewhere")
+    sys.modules[module.__name__] = module  # as a node's worker loads it
+    exec(compile(source, "<etl>", "exec"), module.__dict__)
+    return getattr(module, entry)(*args)
 
 
 def test_a_function_travels_with_what_it_uses() -> None:
@@ -162,6 +166,26 @@ def test_functions_typed_at_a_prompt() -> None:
     exec("def transform(sample): return sample", namespace)
     with pytest.raises(ValueError, match="prompt"):
         source_of(namespace["transform"], None)
+
+
+def test_classes_of_notebook_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = types.ModuleType("notebook")
+    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    cells = (
+        "SCALE = 3\n",
+        "from dataclasses import dataclass\n",
+        "@dataclass\nclass Box:\n    side: int = 1\n",
+        "@dataclass\nclass Box:\n    side: int = 2\n\n    def area(self):\n"
+        "        return self.side * SCALE\n\nafter = object()\n",
+        "def transform(sample):\n    return Box().area() + sample\n",
+    )
+    for number, cell in enumerate(cells):  # as IPython runs them
+        name = f"<cell {number}>"
+        monkeypatch.setitem(
+            linecache.cache, name, (len(cell), None, cell.splitlines(keepends=True), name)
+        )
+        exec(compile(cell, name, "exec"), notebook.__dict__)
+    assert run(*source_of(notebook.transform, None), 10) == 16
 
 
 def test_text_and_files(tmp_path: Path) -> None:

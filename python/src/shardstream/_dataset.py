@@ -283,7 +283,7 @@ class IterableDataset:
 
         Keys: snapshot, batches, samples, bytes, wait_s (spent waiting for batches), run_s,
         retries, skipped, skipped_keys, targets (samples, bytes, reconnects of each). Empty before
-        the first batch, and where DataLoader workers do the iterating.
+        the first batch, after close(), and where DataLoader workers do the iterating.
         """
         if self._stream is None or self._stream_pid != os.getpid():
             return {}

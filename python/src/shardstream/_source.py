@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import linecache
 import math
 import re
 import symtable
@@ -91,7 +92,7 @@ class _Parts:
         if thing.__name__ in self._definitions:
             return
         try:
-            text = textwrap.dedent(inspect.getsource(thing))
+            text = textwrap.dedent(_text_of(thing))
         except (OSError, TypeError) as error:
             raise ValueError(
                 f"the source of {thing.__qualname__} can't be found (was it typed at the >>> "
@@ -135,6 +136,33 @@ class _Parts:
                 f"{user.__qualname__} uses the global {name!r} ({type(value).__name__}), which "
                 "can't be sent as text: make it inside the function, or pass a file as function="
             )
+
+
+def _text_of(thing: types.FunctionType | type) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        text = _text_in_a_cell(thing.__name__) if isinstance(thing, type) else None
+        if text is None:
+            raise
+        return text
+
+
+def _text_in_a_cell(name: str) -> str | None:
+    """A class's text from the notebook cell that defined it last: inspect looks in files only."""
+    for entry in reversed(list(linecache.cache.values())):
+        if len(entry) != 4 or entry[1] is not None:  # a cell has no time of modification
+            continue
+        lines = entry[2]
+        try:
+            body = ast.parse("".join(lines)).body
+        except SyntaxError:
+            continue
+        for node in reversed(body):
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                first = min([node.lineno, *(above.lineno for above in node.decorator_list)])
+                return "".join(lines[first - 1 : node.end_lineno])
+    return None
 
 
 def _namespace(thing: types.FunctionType | type) -> dict[str, Any]:
