@@ -218,7 +218,6 @@ func TestBadInput(t *testing.T) {
 		"no etl":           {[]string{"etl", "show", "missing"}, "no_such_etl"},
 		"stream no match":  {[]string{"stream", "ss://" + b + "/none-*.tar"}, "no_match"},
 		"stream no etl":    {[]string{"stream", "ss://" + b + "/*", "--etl", "missing"}, "no_such_etl"},
-		"stream bad rank":  {[]string{"stream", "ss://" + b + "/*", "--rank", "5", "--world-size", "2"}, "rank"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := run(c.args...)
@@ -412,4 +411,28 @@ func TestInterruptEndsAPut(t *testing.T) {
 	require.Equal(t, exitFailed, command.ProcessState.ExitCode())
 	require.Equal(t, "shardstream: interrupted\n", errs.String())
 	require.Equal(t, []any{}, document(t, run("ls", "ss://"+b, "--json"))["objects"])
+}
+
+func TestPutOfANamedPipe(t *testing.T) {
+	run := onCluster(t)
+	b := bucket(t, run)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	go func() { _ = os.WriteFile(pipe, []byte("through a pipe"), 0o600) }()
+	r := run("put", pipe, "ss://"+b+"/piped")
+	require.Equal(t, exitOK, r.code, r.err)
+	require.Equal(t, "through a pipe", run("cat", "ss://"+b+"/piped").out)
+
+	// One that nobody writes to ends with Ctrl-C.
+	program, err := os.Executable()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	command := exec.CommandContext(ctx, program, "put", pipe, "ss://"+b+"/silent")
+	command.Env = append(os.Environ(), asCommand+"=1", "SHARDSTREAM_ENDPOINT="+shared.endpoint)
+	require.NoError(t, command.Start())
+	time.Sleep(300 * time.Millisecond)
+	require.NoError(t, command.Process.Signal(syscall.SIGINT))
+	require.Error(t, command.Wait())
+	require.Equal(t, exitFailed, command.ProcessState.ExitCode())
 }

@@ -163,9 +163,19 @@ func (a *app) putOne(ctx context.Context, client *api.Client, u upload, f *putFl
 	if f.noClobber {
 		options.IfNoneMatch = "*"
 	}
-	if u.path == "-" {
+	pipe := a.in
+	if u.path != "-" {
+		info, err := os.Stat(u.path)
+		if err != nil {
+			return api.Object{}, err
+		}
+		if pipe = nil; !info.Mode().IsRegular() { // such as <(tar c images)
+			pipe = &namedPipe{path: u.path}
+		}
+	}
+	if pipe != nil {
 		// Only a Reader is shown: what was read from a pipe can't be sent again.
-		body := cancellable(ctx, a.in)
+		body := cancellable(ctx, pipe)
 		defer body.Close()
 		return client.PutObject(ctx, u.bucket, u.key, io.TeeReader(body, p), -1, options)
 	}
@@ -175,6 +185,27 @@ func (a *app) putOne(ctx context.Context, client *api.Client, u upload, f *putFl
 	}
 	defer file.Close()
 	return client.PutObject(ctx, u.bucket, u.key, &progressFile{file: file, progress: p}, u.size, options)
+}
+
+// namedPipe is opened by the first read, as that waits for a writer.
+type namedPipe struct {
+	path string
+	file *os.File // until its end
+}
+
+func (n *namedPipe) Read(p []byte) (int, error) {
+	if n.file == nil {
+		file, err := os.Open(n.path)
+		if err != nil {
+			return 0, err
+		}
+		n.file = file
+	}
+	count, err := n.file.Read(p)
+	if err != nil {
+		_ = n.file.Close()
+	}
+	return count, err
 }
 
 // cancellable is a reader that ends with the context, also while a read of r (a pipe that nobody
