@@ -345,8 +345,9 @@ def slow(sample: dict[str, Any]) -> dict[str, Any]:
 def test_ctrl_c_while_waiting_takes_less_than_a_second(cluster: Cluster, client: ss.Client) -> None:
     client.etl.create("slow", slow, timeout=120)
     script = """
-import sys, threading, time
+import signal, sys, threading, time
 from shardstream._dataset import IterableDataset
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in background ignore it
 ds = IterableDataset(sys.argv[1], batch_size=16, etl="slow")
 it = iter(ds)
 threading.Timer(1.0, lambda: print("waiting", flush=True)).start()
