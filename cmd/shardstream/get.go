@@ -133,6 +133,9 @@ prefix. A file appears under its name only when it is complete and verified.`,
 		if len(args) == 2 {
 			destination = args[1]
 		}
+		if strings.HasPrefix(destination, "ss://") {
+			return usagef("get writes to this machine; %q is an address in the cluster (pipe `get ADDRESS -` into `put -`)", destination)
+		}
 		if destination == "-" {
 			bucket, key, err := objectAddress(args[0])
 			if err != nil {

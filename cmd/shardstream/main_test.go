@@ -77,6 +77,7 @@ func TestExitCodesWithoutACluster(t *testing.T) {
 		{"cat ss://b/k --range x", exitUsage, "--range"},
 		{"cat ss://b/k --range 0-1 --member m", exitUsage, "--member"},
 		{"get ss://b/k --parallel 0", exitUsage, "--parallel"},
+		{"get ss://b/k ss://c/k", exitUsage, "address in the cluster"},
 		{"put " + file + " nowhere", exitUsage, "ss://"},
 		{"put " + file + " ss://b/ --parallel 0", exitUsage, "--parallel"},
 		{"put " + file + " " + file + " ss://b/one", exitUsage, "end the destination with /"},
