@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/sampler"
 )
@@ -107,7 +108,8 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 			continue
 		}
 		if c.dtype != it.DType {
-			return nil, fmt.Errorf("field %q has dtype code %d in one sample and %d in another of batch %d; make the ETL return one type", name, c.dtype, it.DType, b.index)
+			return nil, api.Errorf(422, api.CodeETLFailed, "field %q is %s in one sample and %s in another of batch %d; make the function return one type for it",
+				name, wire.DTypeName(c.dtype), wire.DTypeName(it.DType), b.index)
 		}
 		return c, nil
 	}

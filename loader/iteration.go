@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -104,7 +105,7 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	}
 	retry := newBackoff(cfg.Timeout)
 	for {
-		tctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+		tctx, cancel := context.WithTimeout(ctx, retry.left())
 		info, err := it.l.control.OpenStream(tctx, req)
 		cancel()
 		if err == nil {
@@ -114,10 +115,21 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 			return info, err
 		}
 		it.count(func(c *counters) { c.retries++ })
-		if !retry.wait(ctx) {
-			return info, fmt.Errorf("open the stream: %w", err)
+		// Where nobody listens, waiting on helps only while a gateway is being started again.
+		refused := errors.Is(err, syscall.ECONNREFUSED) && retry.spent() > gatewayPatience
+		if refused || !retry.wait(ctx) {
+			return info, unopened(err)
 		}
 	}
+}
+
+// unopened makes an error that a user can act on of one that came from the transport.
+func unopened(err error) error {
+	var answer *api.Error
+	if errors.As(err, &answer) {
+		return err
+	}
+	return api.Errorf(503, api.CodeUnavailable, "the stream could not be opened: %v; is the cluster up, and the endpoint right? See `shardstream status`", err)
 }
 
 func (it *iteration) checkSnapshot(info api.StreamInfo) error {

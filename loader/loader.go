@@ -80,6 +80,8 @@ type Loader struct {
 	cfg     Config
 	control Control
 	arena   *arena
+	// disconnect gives up the idle connections of a client that is the loader's own.
+	disconnect func()
 
 	mu     sync.Mutex
 	run    *iteration
@@ -94,7 +96,11 @@ func Connect(endpoint, token string, cfg Config) (*Loader, error) {
 	if err != nil {
 		return nil, badRequest("%v", err)
 	}
-	return New(cfg, client)
+	l, err := New(cfg, client)
+	if err == nil {
+		l.disconnect = client.Close
+	}
+	return l, err
 }
 
 // New checks the configuration; it touches neither network nor memory.
@@ -214,6 +220,9 @@ func (l *Loader) Close() error {
 	}
 	l.closed = true
 	l.stopLocked()
+	if l.disconnect != nil {
+		l.disconnect()
+	}
 	if err := l.arena.close(); err != nil {
 		return fmt.Errorf("close arena: %w", err)
 	}

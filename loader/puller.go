@@ -82,7 +82,7 @@ func (p *puller) run(ctx context.Context) error {
 }
 
 func (p *puller) unreachable(err error) error {
-	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v", p.node, p.addr.Load(), p.it.l.cfg.Timeout, err)
+	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v; see `shardstream status`", p.node, p.addr.Load(), p.it.l.cfg.Timeout, err)
 }
 
 // advance publishes progress and looks for places that nobody will fill any more.

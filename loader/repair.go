@@ -173,6 +173,8 @@ type backoff struct {
 const (
 	firstDelay = 20 * time.Millisecond
 	lastDelay  = time.Second
+	// gatewayPatience is how long a gateway that refuses connections is waited for.
+	gatewayPatience = 3 * time.Second
 )
 
 func newBackoff(budget time.Duration) *backoff {
@@ -183,6 +185,11 @@ func (b *backoff) reset() { b.since, b.delay = time.Now(), firstDelay }
 
 // excuse takes time out of the budget's count.
 func (b *backoff) excuse(d time.Duration) { b.since = b.since.Add(d) }
+
+func (b *backoff) spent() time.Duration { return time.Since(b.since) }
+
+// left is what remains of the budget, at least enough for one try.
+func (b *backoff) left() time.Duration { return max(b.budget-b.spent(), lastDelay) }
 
 // wait sleeps until the next try; false when the budget is used up or the context ended.
 func (b *backoff) wait(ctx context.Context) bool {

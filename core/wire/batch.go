@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/bits"
 )
 
@@ -211,6 +212,18 @@ func ItemSize(dtype uint8) int64 {
 		return 0
 	}
 	return itemSizes[dtype]
+}
+
+var dtypeNames = [numDTypes]string{
+	"bytes", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "text",
+}
+
+// DTypeName names a dtype for people.
+func DTypeName(dtype uint8) string {
+	if dtype >= numDTypes {
+		return fmt.Sprintf("dtype %d", dtype)
+	}
+	return dtypeNames[dtype]
 }
 
 // IsArray says whether values of the dtype have a shape.

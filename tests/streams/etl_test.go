@@ -116,7 +116,12 @@ def transform(sample):
 	l := open(t, c, withETL)
 	require.NoError(t, l.Start(loader.Run{}))
 	_, err := drain(t, l)
-	require.ErrorContains(t, err, `field "x"`)
+	var ae *api.Error
+	require.ErrorAs(t, err, &ae)
+	require.Equal(t, api.CodeETLFailed, ae.Code)
+	require.Contains(t, ae.Message, `field "x"`)
+	require.Contains(t, ae.Message, "int64")
+	require.Contains(t, ae.Message, "float64")
 }
 
 func TestFieldsAreChosen(t *testing.T) {

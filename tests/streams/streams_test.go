@@ -458,3 +458,15 @@ func TestBadSettings(t *testing.T) {
 	_, err := next(t, l)
 	require.Error(t, err, "a position past the epoch")
 }
+
+func TestNoGatewayIsSaidSoon(t *testing.T) {
+	l, err := loader.Connect("http://127.0.0.1:9", "", loader.Config{Sources: []string{"ss://b/"}, BatchSize: 1, Shuffle: "none"})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	require.NoError(t, l.Start(loader.Run{}))
+	_, _, err = l.Next(patience)
+	var ae *api.Error
+	require.ErrorAs(t, err, &ae, "and long before the timeout of a minute")
+	require.Equal(t, api.CodeUnavailable, ae.Code)
+	require.Contains(t, ae.Message, "127.0.0.1:9")
+}
