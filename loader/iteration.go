@@ -284,8 +284,8 @@ func (b *batch) complete() bool {
 
 // judge applies the error policy to a complete batch.
 func (it *iteration) judge(b *batch) error {
-	if len(b.failures) == 0 {
-		return nil
+	if fields := it.l.cfg.Fields; len(fields) > 0 && b.ncols == 0 && len(b.failures) < b.n {
+		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q; `shardstream dataset inspect` lists those of the shards", b.index, fields)
 	}
 	for _, f := range b.failures {
 		pos := b.spec.Start + int64(f.place)

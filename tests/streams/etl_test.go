@@ -130,6 +130,10 @@ func TestFieldsAreChosen(t *testing.T) {
 		require.Len(t, b.Columns, 1)
 		require.Contains(t, b.Columns, "cls")
 	}
+	l := open(t, c, func(cfg *loader.Config) { cfg.Fields = []string{"png"} })
+	require.NoError(t, l.Start(loader.Run{}))
+	_, err := drain(t, l)
+	require.ErrorContains(t, err, `"png"`, "a misspelt field is no empty batch")
 }
 
 func TestTruncatedShardFileIsAnErrorNotACrash(t *testing.T) {
