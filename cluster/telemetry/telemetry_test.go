@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,7 +139,13 @@ func TestMiddleware(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 		require.NoError(t, conn.Close())
 	})
-	server := httptest.NewServer(m.Middleware(log, mux))
+	var running sync.WaitGroup // the server does not wait for handlers that took their connection over
+	counted := m.Middleware(log, mux)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running.Add(1)
+		defer running.Done()
+		counted.ServeHTTP(w, r)
+	}))
 	defer server.Close()
 
 	send := func(method, path, id, body string) *http.Response {
@@ -158,7 +165,8 @@ func TestMiddleware(t *testing.T) {
 	require.Equal(t, "asked-1", send(http.MethodGet, "/v1/fail", "asked-1", "").Header.Get(api.HeaderRequestID))
 	require.NotContains(t, send(http.MethodGet, "/nowhere/else", `no good "id"`, "").Header.Get(api.HeaderRequestID), "good")
 	send(http.MethodGet, "/v1/upgrade", "", "")
-	server.Close() // waits for the handlers, so that all is counted
+	server.Close()
+	running.Wait() // so that all is counted
 
 	text := scrape(t, m)
 	for _, line := range []string{
