@@ -95,19 +95,21 @@ func (s *shards) load(number int) *shard {
 		sh.err = err
 		return sh
 	}
+	var index *archive.Index
 	info := object.Info()
 	if info.Version != want.Version {
 		sh.err = api.Errorf(409, api.CodeChanged, "shard ss://%s was overwritten after the stream was opened (version %d, now %d); open a new stream", want.Name, want.Version, info.Version)
-	} else if sh.index, err = object.Index(); err != nil {
+	} else if index, err = object.Index(); err != nil {
 		sh.err = err
-	} else if sh.index == nil || int64(sh.index.NumSamples()) != want.Samples {
+	} else if index == nil || int64(index.NumSamples()) != want.Samples {
 		sh.err = api.Errorf(500, api.CodeInternal, "shard ss://%s has no index of %d samples", want.Name, want.Samples)
 	}
 	if sh.err != nil {
 		_ = object.Close()
 		return sh
 	}
-	sh.object = object
+	// Only now: a snapshot that counts more samples than there are must not reach into the index.
+	sh.object, sh.index = object, index
 	return sh
 }
 

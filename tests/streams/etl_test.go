@@ -124,6 +124,22 @@ def transform(sample):
 	require.Contains(t, ae.Message, "float64")
 }
 
+// TestSnapshotThatCountsTooManySamples: anyone may give a target a snapshot; a wrong one is an error of
+// its samples, with a transformation as without.
+func TestSnapshotThatCountsTooManySamples(t *testing.T) {
+	for _, name := range []string{"", "f"} {
+		c := newCluster(t, 1)
+		c.put("train-0000.tar", makeShard(t, 0, 10, 300))
+		c.shards[0].Samples = 1000
+		c.seal()
+		c.deploy("def transform(sample): return sample")
+		l := open(t, c, func(cfg *loader.Config) { cfg.ETL = name })
+		require.NoError(t, l.Start(loader.Run{}))
+		_, err := drain(t, l)
+		require.ErrorContains(t, err, "has no index of 1000 samples")
+	}
+}
+
 func TestFieldsAreChosen(t *testing.T) {
 	c := newCluster(t, 2).fill(2, 20, 300)
 	for _, b := range run(t, open(t, c, func(cfg *loader.Config) { cfg.Fields = []string{"cls"} }), loader.Run{}) {
