@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -431,8 +432,31 @@ func TestPutOfANamedPipe(t *testing.T) {
 	command := exec.CommandContext(ctx, program, "put", pipe, "ss://"+b+"/silent")
 	command.Env = append(os.Environ(), asCommand+"=1", "SHARDSTREAM_ENDPOINT="+shared.endpoint)
 	require.NoError(t, command.Start())
-	time.Sleep(300 * time.Millisecond)
+	awaitBlockedOpen(t, command.Process.Pid)
 	require.NoError(t, command.Process.Signal(syscall.SIGINT))
 	require.Error(t, command.Wait())
 	require.Equal(t, exitFailed, command.ProcessState.ExitCode())
+}
+
+// awaitBlockedOpen waits until a thread of a process hangs in openat(2): two looks find it in the very
+// same call.
+func awaitBlockedOpen(t *testing.T, pid int) {
+	t.Helper()
+	call := strconv.Itoa(syscall.SYS_OPENAT) + " "
+	seen := map[string]string{}
+	require.Eventually(t, func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		for _, path := range threads {
+			line, err := os.ReadFile(path)
+			if err != nil || !strings.HasPrefix(string(line), call) {
+				delete(seen, path)
+				continue
+			}
+			if seen[path] == string(line) {
+				return true
+			}
+			seen[path] = string(line)
+		}
+		return false
+	}, 10*time.Second, 10*time.Millisecond, "the program does not open the pipe")
 }
