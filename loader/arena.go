@@ -26,6 +26,10 @@ type slot struct {
 	size int64  // of the file
 	used int64  // bump pointer of the batch under assembly
 	held bool   // by the consumer
+
+	// tainted says that a target which could not be heard out may yet write here: the memory serves no
+	// other batch. Guarded by the arena's mutex.
+	tainted bool
 }
 
 // alloc reserves n bytes, aligned, and grows the file where needed. The caller serialises.
@@ -54,6 +58,7 @@ type arena struct {
 	mu     sync.Mutex
 	base   int
 	slots  []*slot
+	lost   int     // slots that were tainted and given up
 	free   []*slot // most recently used last: warm pages first
 	closed bool
 }
@@ -74,15 +79,16 @@ func (a *arena) take(force bool) (*slot, error) {
 		s.used = 0
 		return s, nil
 	}
-	if len(a.slots) >= a.base && !force {
+	live := len(a.slots) - a.lost
+	if live >= a.base && !force {
 		return nil, nil
 	}
 	if len(a.slots) >= maxSlots {
-		return nil, tooMany(len(a.slots), nil)
+		return nil, tooMany(live, nil)
 	}
 	s, err := newSlot(len(a.slots))
 	if err != nil && force {
-		return nil, tooMany(len(a.slots), err)
+		return nil, tooMany(live, err)
 	}
 	if err != nil {
 		return nil, err
@@ -101,9 +107,14 @@ func tooMany(held int, cause error) error {
 }
 
 func newSlot(id int) (*slot, error) {
-	fd, err := unix.MemfdCreate(fmt.Sprintf("shardstream-slot-%d", id), unix.MFD_CLOEXEC)
+	fd, err := unix.MemfdCreate(fmt.Sprintf("shardstream-slot-%d", id), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("create a batch's memory: %w", err)
+	}
+	// A target on this machine maps it too, and must be able to rely on every page that it was shown.
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("seal a batch's memory: %w", err)
 	}
 	mem, err := unix.Mmap(fd, 0, slotReserve, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
@@ -125,10 +136,28 @@ func (a *arena) put(s *slot) {
 
 func (a *arena) putLocked(s *slot) {
 	s.held = false
-	if len(a.free) >= a.base && unix.Ftruncate(s.fd, 0) == nil {
-		s.size = 0
+	if s.tainted {
+		s.discard()
+		a.lost++
+		return
+	}
+	if len(a.free) >= a.base {
+		s.discard()
 	}
 	a.free = append(a.free, s)
+}
+
+// discard gives a slot's pages back to the system; the file keeps its size.
+func (s *slot) discard() {
+	// Where that fails, the memory stays until the loader is closed.
+	_ = unix.Fallocate(s.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, s.size)
+}
+
+// taint marks a slot that a target may still write to.
+func (a *arena) taint(s *slot) {
+	a.mu.Lock()
+	s.tainted = true
+	a.mu.Unlock()
 }
 
 // hold marks a slot as the consumer's.

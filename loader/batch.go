@@ -18,7 +18,7 @@ const (
 )
 
 // nowhere is the destination of an item whose sample is already there: its bytes are read and dropped.
-const nowhere = -1
+const nowhere = wire.Nowhere
 
 // column collects one field over the samples of a batch.
 type column struct {
@@ -29,6 +29,7 @@ type column struct {
 	itemSize int64 // bytes of one item of the dense form
 	base     int64 // of the dense form; arrays only
 	ragged   bool  // some item has another shape and lies elsewhere
+	strayed  bool  // some item of the one shape lies elsewhere: the dense form is made at the end
 	entries  []entry
 }
 
@@ -62,6 +63,7 @@ type batch struct {
 	failures []failure
 	bytes    int64
 	repair   bool // a repair of holes is under way
+	tainted  bool // a target may still write to places that it was given once: they are not given again
 }
 
 func (b *batch) reset(index int64, spec sampler.Batch, s *slot) {
@@ -69,7 +71,7 @@ func (b *batch) reset(index int64, spec sampler.Batch, s *slot) {
 	defer b.mu.Unlock()
 	n := int(spec.Count + spec.Pad)
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
-	b.missing, b.bytes, b.repair, b.ncols = n, 0, false, 0
+	b.missing, b.bytes, b.repair, b.tainted, b.ncols = n, 0, false, false, 0
 	b.keys, b.failures = b.keys[:0], b.failures[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
 	clear(b.state)
@@ -194,11 +196,28 @@ func (b *batch) placeItem(f *wire.Batch, it *wire.Item, run *int64) (int64, erro
 		*run += it.Size
 		return off, nil
 	}
-	if it.NDim == c.ndim && it.Dims == c.dims {
+	if it.NDim != c.ndim || it.Dims != c.dims {
+		c.ragged = true
+	} else if !b.tainted {
 		return c.base + int64(at)*c.itemSize, nil
 	}
-	c.ragged = true
+	c.strayed = true
 	return b.slot.alloc(it.Size)
+}
+
+// target is what a target on this machine needs to reach the batch's memory; the caller has claimed places.
+func (b *batch) target() (s *slot, size int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.slot, b.slot.size
+}
+
+// taint says that places which were given to a target must not be given again.
+func (b *batch) taint() *slot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tainted = true
+	return b.slot
 }
 
 // unclaim gives the places of a frame back after its payload did not arrive.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,19 +31,25 @@ const (
 // conn is an upgraded connection with a buffer that large reads bypass.
 type conn struct {
 	net     net.Conn
+	shared  *sharedConn // nil over TCP
 	timeout time.Duration
 	buf     []byte
 	r, w    int
+
+	interrupted atomic.Bool
 }
 
-// dial connects to a target and upgrades the connection to a stream.
-func dial(ctx context.Context, addr, snapshot string, req wire.ReadRequest, timeout time.Duration) (*conn, error) {
+func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout, Control: preferCubic}
-	nc, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// open upgrades a connection to a stream; it takes the connection over.
+func open(ctx context.Context, nc net.Conn, addr, snapshot string, req wire.ReadRequest, timeout time.Duration) (*conn, error) {
 	c := &conn{net: nc, timeout: timeout, buf: make([]byte, connBuffer)}
+	if uc, ok := nc.(*net.UnixConn); ok {
+		c.shared = &sharedConn{unix: uc, known: make(map[int]bool)}
+	}
 	// The handshake ends with the context too.
 	defer context.AfterFunc(ctx, c.close)()
 	if err := c.upgrade(addr, snapshot, req); err != nil {
@@ -50,6 +57,14 @@ func dial(ctx context.Context, addr, snapshot string, req wire.ReadRequest, time
 		return nil, err
 	}
 	return c, nil
+}
+
+// transport names the way that payloads take.
+func (c *conn) transport() string {
+	if c.shared != nil {
+		return TransportShared
+	}
+	return TransportTCP
 }
 
 // preferCubic chooses the congestion control of loopback connections: a host's default may pace even
@@ -116,6 +131,13 @@ func refusal(resp *http.Response) error {
 
 func (c *conn) close() { _ = c.net.Close() }
 
+// interrupt ends reads under way and to come. The socket stays open, so that a target which shares memory
+// can still be heard to have ended.
+func (c *conn) interrupt() {
+	c.interrupted.Store(true)
+	_ = c.net.SetDeadline(time.Unix(1, 0))
+}
+
 // header reads a frame's fixed part.
 func (c *conn) header() (wire.Header, error) {
 	for c.w-c.r < wire.HeaderSize {
@@ -147,6 +169,9 @@ func (c *conn) fill() error {
 func (c *conn) netRead(p []byte) (int, error) {
 	if err := c.net.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
 		return 0, err
+	}
+	if c.interrupted.Load() { // between the deadlines of interrupt and of this read
+		return 0, context.Canceled
 	}
 	n, err := c.net.Read(p)
 	if n > 0 {

@@ -32,6 +32,7 @@ type iteration struct {
 	assign   int64 // index of the next batch to get a slot
 	window   map[int64]*batch
 	spare    []*batch
+	cluster  string // its id
 	pullers  []*puller
 	group    *errgroup.Group
 	err      error
@@ -67,6 +68,7 @@ func (it *iteration) pull(ctx context.Context) error {
 	it.group = group
 	it.view.Samples = info.Samples
 	it.counters.snapshot = info.Snapshot
+	it.cluster = info.Map.Cluster
 	if err := it.view.Validate(); err != nil {
 		it.mu.Unlock()
 		return badRequest("%v", err)
@@ -148,29 +150,33 @@ func permanent(err error) bool {
 }
 
 // acquire returns the batch with an index for a puller to write into, waiting until the window reaches
-// it; nil when it was delivered already.
-func (it *iteration) acquire(ctx context.Context, index int64) (*batch, error) {
+// it; nil when it was delivered already. Without wait, it is false where the window is not there yet.
+func (it *iteration) acquire(ctx context.Context, index int64, wait bool) (*batch, bool, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	for {
 		switch {
 		case it.stopped:
-			return nil, context.Canceled
+			return nil, false, context.Canceled
 		case index >= it.batches:
-			return nil, fmt.Errorf("a target sent batch %d of %d", index, it.batches)
+			return nil, false, fmt.Errorf("a target sent batch %d of %d", index, it.batches)
 		case index < it.deliver:
-			return nil, nil
+			return nil, true, nil
 		}
 		if b := it.window[index]; b != nil {
-			return b, nil
+			return b, true, nil
 		}
 		assigned, err := it.assignNext(ctx)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if !assigned {
-			it.cond.Wait()
+		if assigned {
+			continue
 		}
+		if !wait {
+			return nil, false, nil
+		}
+		it.cond.Wait()
 	}
 }
 

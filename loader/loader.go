@@ -53,7 +53,9 @@ type Config struct {
 	Prefetch  int           // batches assembled ahead; 4 when 0
 	OnError   Policy        // Raise when empty
 	Timeout   time.Duration // without any progress from a target; 60 s when 0
-	Logger    *slog.Logger
+	// SharedMemory lets targets of this machine write into the arena instead of sending over TCP.
+	SharedMemory bool
+	Logger       *slog.Logger
 }
 
 // Run says which part of which epoch an iteration yields.

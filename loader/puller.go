@@ -7,15 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/zeebo/xxh3"
-
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
 )
-
-// readPiece is how much of a payload is read before the samples in it are verified: they are still in
-// the cache then, and verification costs next to nothing.
-const readPiece = 512 << 10
 
 // maxGarbled is how often malformed frames at one place are put down to the wire.
 const maxGarbled = 4
@@ -26,20 +20,21 @@ type puller struct {
 	it       *iteration
 	node     string
 	snapshot string
-	addr     atomic.Value // string; a restarted node may listen elsewhere
-	progress atomic.Int64 // all batches below are answered
+	peer     atomic.Pointer[api.Node] // a restarted node may listen elsewhere
+	progress atomic.Int64             // all batches below are answered
 
-	waited time.Duration // in this stream, for the consumer to make room
+	waited    time.Duration // in this stream, for the consumer to make room
+	notShared int           // streams over shared memory that broke; too many, and TCP is used
 
-	frame   wire.Batch
-	head    []byte
-	dst     []int64
-	damaged []bool
+	head  []byte
+	takes [2]taking
+	// In shared memory: the frame that the target is filling or about to, and the one behind it.
+	pending, queued *taking
 }
 
 func newPuller(it *iteration, n api.Node, snapshot string) *puller {
 	p := &puller{it: it, node: n.ID, snapshot: snapshot}
-	p.addr.Store(n.Addr)
+	p.peer.Store(&n)
 	return p
 }
 
@@ -67,7 +62,7 @@ func (p *puller) run(ctx context.Context) error {
 			stuck = 0
 		}
 		if stuck++; stuck > maxGarbled && errors.Is(err, wire.ErrMalformed) {
-			return api.Errorf(502, api.CodeInternal, "%s (%s) sends what is no stream (another version, or another server?): %v", p.node, p.addr.Load(), err)
+			return api.Errorf(502, api.CodeInternal, "%s (%s) sends what is no stream (another version, or another server?): %v", p.node, p.peer.Load().Addr, err)
 		}
 		p.it.count(func(c *counters) {
 			c.retries++
@@ -82,7 +77,7 @@ func (p *puller) run(ctx context.Context) error {
 }
 
 func (p *puller) unreachable(err error) error {
-	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v; see `shardstream status`", p.node, p.addr.Load(), p.it.l.cfg.Timeout, err)
+	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v; see `shardstream status`", p.node, p.peer.Load().Addr, p.it.l.cfg.Timeout, err)
 }
 
 // advance publishes progress and looks for places that nobody will fill any more.
@@ -91,33 +86,57 @@ func (p *puller) advance(ctx context.Context, next int64) {
 	p.it.checkHoles(ctx)
 }
 
+// connect opens a stream: through shared memory where the target runs on this machine, else over TCP.
+func (p *puller) connect(ctx context.Context, req *wire.ReadRequest) (*conn, error) {
+	peer, timeout := p.peer.Load(), p.it.l.cfg.Timeout
+	if p.it.l.cfg.SharedMemory && p.notShared < maxSharedFailures {
+		uc, err := dialShared(ctx, p.it.cluster, peer)
+		if err == nil {
+			req.Share = true
+			return open(ctx, uc, peer.Addr, p.snapshot, *req, timeout)
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	req.Share = false
+	nc, err := dialTCP(ctx, peer.Addr)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, nc, peer.Addr, p.snapshot, *req, timeout)
+}
+
 // stream opens a connection and reads frames until the end mark.
-func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
+func (p *puller) stream(ctx context.Context, req wire.ReadRequest) (err error) {
 	if req.From >= req.To {
 		return nil
 	}
 	p.it.describe(&req)
-	c, err := dial(ctx, p.addr.Load().(string), p.snapshot, req, p.it.l.cfg.Timeout)
+	c, err := p.connect(ctx, &req)
 	if err != nil {
+		if req.Share {
+			p.notShared++
+		}
 		return err
 	}
+	transport := c.transport()
+	p.it.count(func(n *counters) { n.target(p.node, func(t *TargetStats) { t.Transport = transport }) })
 	defer c.close()
-	// A cancelled context closes the socket, which ends a blocked read.
-	defer context.AfterFunc(ctx, c.close)()
+	// A cancelled context ends a blocked read.
+	defer context.AfterFunc(ctx, c.interrupt)()
+	defer func() {
+		if err != nil && c.shared != nil {
+			p.notShared++
+		}
+		p.abandon(c)
+	}()
 
 	p.waited = 0
-	oneShot := len(req.Slots) > 0
 	var sinceMark, total int64
 	for {
-		h, err := c.header()
+		h, err := p.next(c)
 		if err != nil {
-			return err
-		}
-		p.head = resize(p.head, h.Head)
-		if err := c.read(p.head); err != nil {
-			return err
-		}
-		if err := h.CheckHead(p.head); err != nil {
 			return err
 		}
 		switch h.Type {
@@ -127,133 +146,105 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) error {
 				return err
 			}
 			sinceMark, total = sinceMark+n, total+n
-		case wire.FrameChunk:
+		case wire.FrameFilled:
 			m, err := wire.ParseChunk(p.head)
 			if err != nil {
 				return err
 			}
-			if !oneShot && (m.Next < p.progress.Load() || m.Next > req.To) {
-				return fmt.Errorf("%w: a chunk up to batch %d among %d to %d", wire.ErrMalformed, m.Next, p.progress.Load(), req.To)
+			if err := p.filled(ctx, c, m, &req); err != nil {
+				return err
 			}
-			if m.Samples != sinceMark {
-				return fmt.Errorf("%w: a chunk of %d samples arrived as %d", wire.ErrMalformed, m.Samples, sinceMark)
+		case wire.FrameChunk:
+			if err := p.mark(ctx, sinceMark, &req); err != nil {
+				return err
 			}
 			sinceMark = 0
-			if !oneShot {
-				p.advance(ctx, m.Next)
-			}
 		case wire.FrameEnd:
-			m, err := wire.ParseChunk(p.head)
-			if err != nil {
-				return err
-			}
-			if m.Next != req.To || m.Samples != total {
-				return fmt.Errorf("%w: the end mark counts %d samples to batch %d, %d to %d arrived", wire.ErrMalformed, m.Samples, m.Next, total, req.To)
-			}
-			return nil
+			return p.end(total, &req)
 		case wire.FrameError:
 			f, err := wire.ParseFailure(p.head)
 			if err != nil {
 				return err
+			}
+			if f.Code == wire.CodeUnshared {
+				p.notShared = maxSharedFailures
 			}
 			return remoteError(f)
 		}
 	}
 }
 
-// batch takes one frame into its batch and returns how many samples it described.
+// next reads a frame's header and head.
+func (p *puller) next(c *conn) (wire.Header, error) {
+	h, err := c.header()
+	if err != nil {
+		return h, err
+	}
+	p.head = resize(p.head, h.Head)
+	if err := c.read(p.head); err != nil {
+		return h, err
+	}
+	return h, h.CheckHead(p.head)
+}
+
+// batch takes one frame, or its head where its items are to be placed, and returns how many samples it
+// describes.
 func (p *puller) batch(ctx context.Context, c *conn, h wire.Header, req *wire.ReadRequest) (int64, error) {
-	f := &p.frame
-	if err := f.Parse(p.head, h.Payload); err != nil {
+	t := &p.takes[0]
+	if t == p.pending {
+		t = &p.takes[1]
+	}
+	if t == p.queued {
+		return 0, fmt.Errorf("%w: a third frame before the first is filled", wire.ErrMalformed)
+	}
+	if err := t.parse(&p.head, h.Payload); err != nil {
 		return 0, err
+	}
+	samples := int64(len(t.frame.Samples))
+	if err := p.expect(t, req); err != nil {
+		return 0, err
+	}
+	if h.Encoding == wire.Placed {
+		return samples, p.offer(ctx, c, t, req)
+	}
+	if p.pending != nil {
+		return 0, fmt.Errorf("%w: batch %d before %d is filled", wire.ErrMalformed, t.frame.Index, p.pending.frame.Index)
+	}
+	if len(req.Slots) == 0 && t.frame.Index > p.progress.Load() {
+		p.advance(ctx, t.frame.Index)
+	}
+	return samples, p.inline(ctx, c, t, req)
+}
+
+// mark checks the end of a chunk.
+func (p *puller) mark(ctx context.Context, samples int64, req *wire.ReadRequest) error {
+	m, err := wire.ParseChunk(p.head)
+	if err != nil {
+		return err
 	}
 	oneShot := len(req.Slots) > 0
-	if first := max(req.From, p.progress.Load()); f.Index < first || f.Index >= req.To {
-		return 0, fmt.Errorf("%w: batch %d where %d to %d were to come", wire.ErrMalformed, f.Index, first, req.To)
-	}
-	if !oneShot && f.Index > p.progress.Load() {
-		p.advance(ctx, f.Index)
-	}
-	samples := int64(len(f.Samples))
-	began := time.Now()
-	b, err := p.it.acquire(ctx, f.Index)
-	p.waited += time.Since(began)
-	if err != nil {
-		return 0, permanentError{err}
-	}
-	if b == nil {
-		return samples, c.discard(h.Payload)
-	}
-	if p.dst, err = b.place(f, p.dst); err != nil {
-		return 0, permanentError{err}
-	}
-	p.damaged = resize(p.damaged, len(f.Samples))
-	clear(p.damaged)
-	if err := p.payload(c, b.memory()); err != nil {
-		b.unclaim(f)
-		return 0, err
-	}
-	complete := b.commit(f, p.dst, p.damaged)
-	p.it.count(func(c *counters) {
-		c.target(p.node, func(t *TargetStats) { t.Samples += samples; t.Bytes += h.Payload })
-	})
-	if complete {
-		p.it.completed(f.Index)
+	switch {
+	case !oneShot && (m.Next < p.progress.Load() || m.Next > req.To):
+		return fmt.Errorf("%w: a chunk up to batch %d among %d to %d", wire.ErrMalformed, m.Next, p.progress.Load(), req.To)
+	case m.Samples != samples:
+		return fmt.Errorf("%w: a chunk of %d samples arrived as %d", wire.ErrMalformed, m.Samples, samples)
+	case p.pending != nil:
+		return fmt.Errorf("%w: a chunk ends before batch %d is filled", wire.ErrMalformed, p.pending.frame.Index)
 	}
 	if !oneShot {
-		p.advance(ctx, f.Index+1)
-	}
-	return samples, nil
-}
-
-// payload reads the items to their places, in runs of adjacent ones, and verifies each.
-func (p *puller) payload(c *conn, mem []byte) error {
-	items := p.frame.Items
-	for i := 0; i < len(items); {
-		if p.dst[i] == nowhere {
-			if err := c.discard(items[i].Size); err != nil {
-				return err
-			}
-			i++
-			continue
-		}
-		end := i + 1
-		at := p.dst[i] + items[i].Size
-		for end < len(items) && p.dst[end] == at {
-			at += items[end].Size
-			end++
-		}
-		if err := p.readRun(c, mem, i, end, at); err != nil {
-			return err
-		}
-		i = end
+		p.advance(ctx, m.Next)
 	}
 	return nil
 }
 
-// readRun reads items first..end-1, which lie back to back up to offset limit.
-func (p *puller) readRun(c *conn, mem []byte, first, end int, limit int64) error {
-	at, i := p.dst[first], first
-	for at < limit {
-		n, err := c.some(mem[at:min(at+readPiece, limit)])
-		if err != nil {
-			return err
-		}
-		at += int64(n)
-		for i < end && p.dst[i]+p.frame.Items[i].Size <= at {
-			p.verify(mem, i)
-			i++
-		}
+// end checks the end mark.
+func (p *puller) end(total int64, req *wire.ReadRequest) error {
+	m, err := wire.ParseChunk(p.head)
+	if err != nil {
+		return err
 	}
-	for ; i < end; i++ { // empty items at the end of the run
-		p.verify(mem, i)
+	if m.Next != req.To || m.Samples != total || p.pending != nil {
+		return fmt.Errorf("%w: the end mark counts %d samples to batch %d, %d to %d arrived", wire.ErrMalformed, m.Samples, m.Next, total, req.To)
 	}
 	return nil
-}
-
-func (p *puller) verify(mem []byte, i int) {
-	it := &p.frame.Items[i]
-	if xxh3.Hash(mem[p.dst[i]:p.dst[i]+it.Size]) != it.Sum {
-		p.damaged[it.Sample] = true
-	}
 }

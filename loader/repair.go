@@ -31,7 +31,7 @@ func (it *iteration) refreshMap(ctx context.Context) {
 	for _, n := range m.Map.Nodes {
 		for _, p := range it.pullers {
 			if p.node == n.ID {
-				p.addr.Store(n.Addr)
+				p.peer.Store(&n)
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 				return nil
 			}
 			it.count(func(c *counters) { c.retries++ })
-			once := newPuller(it, api.Node{ID: p.node, Addr: p.addr.Load().(string)}, p.snapshot)
+			once := newPuller(it, *p.peer.Load(), p.snapshot)
 			err := once.stream(ctx, wire.ReadRequest{From: index, To: index + 1, Slots: holes, Verify: true})
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -8,11 +8,18 @@ import (
 // maxSkippedKeys bounds the keys that stats keep of skipped samples; the count goes on.
 const maxSkippedKeys = 1000
 
+// How a target's payloads travel: over TCP, or through memory that both processes map.
+const (
+	TransportTCP    = "tcp"
+	TransportShared = "shared_memory"
+)
+
 // TargetStats counts what one target sent.
 type TargetStats struct {
-	Samples    int64 `json:"samples"`
-	Bytes      int64 `json:"bytes"`
-	Reconnects int64 `json:"reconnects"`
+	Transport  string `json:"transport"` // of the last stream: TransportTCP or TransportShared
+	Samples    int64  `json:"samples"`
+	Bytes      int64  `json:"bytes"`
+	Reconnects int64  `json:"reconnects"`
 }
 
 // Stats counts what a loader did over all its iterations.
@@ -75,6 +82,7 @@ func (c *counters) add(o counters) {
 	}
 	for id, t := range o.targets {
 		c.target(id, func(s *TargetStats) {
+			s.Transport = t.Transport
 			s.Samples += t.Samples
 			s.Bytes += t.Bytes
 			s.Reconnects += t.Reconnects

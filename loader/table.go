@@ -65,6 +65,9 @@ func (b *batch) finish() (int64, error) {
 	for i := range b.cols[:b.ncols] {
 		size += int64(len(b.cols[i].name)+8) + int64(n)*8*(2+shapeWords)
 	}
+	if err := b.gather(live); err != nil {
+		return 0, err
+	}
 	at, err := b.slot.alloc(size)
 	if err != nil {
 		return 0, err
@@ -163,6 +166,25 @@ func (c *column) dense(live []int) bool {
 		}
 	}
 	return true
+}
+
+// gather makes the dense form of columns with items that could not go to their places in it.
+func (b *batch) gather(live []int) error {
+	for i := range b.cols[:b.ncols] {
+		c := &b.cols[i]
+		if !c.strayed || !wire.IsArray(c.dtype) || !c.dense(live) {
+			continue
+		}
+		base, err := b.slot.alloc(c.itemSize * int64(b.n))
+		if err != nil {
+			return err
+		}
+		for _, at := range live {
+			copy(b.slot.mem[base+int64(at)*c.itemSize:][:c.itemSize], b.slot.mem[c.entries[at].off:])
+		}
+		c.base = base
+	}
+	return nil
 }
 
 // pack closes the gaps that failed samples left in a dense column.

@@ -12,8 +12,8 @@ import (
 	"github.com/shardstream/shardstream/core/wire"
 )
 
-// pipeline is how many batches are in work at once: planned and transformed ahead of the one being sent.
-const pipeline = 3
+// pipeline is how many batches are in work at once: planned and transformed ahead of those being sent.
+const pipeline = 4
 
 // Close frees what the reader holds; Run does so itself.
 func (r *Reader) Close() { r.shards.close() }
@@ -27,6 +27,10 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	out, err := newSender(nc)
 	if err != nil {
 		return err
+	}
+	if uc, ok := out.conn.(*net.UnixConn); ok && r.req.Share {
+		out.shared = newSharing(uc)
+		defer out.shared.close()
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -70,53 +74,122 @@ func (r *Reader) plan(ctx context.Context, free <-chan *job, ready chan<- *job) 
 	return nil
 }
 
+// delivery is the sending half of a stream.
+type delivery struct {
+	r     *Reader
+	out   *sender
+	meter Meter
+	free  chan<- *job
+	ready <-chan *job
+
+	// placed is the batch whose head is sent and whose items wait for their places: the next head goes out
+	// before it is filled, so that the loader places one batch while another is being written.
+	placed           *job
+	sinceMark, total int64
+}
+
 // send writes prepared batches with their chunk marks, and the end mark.
 func (r *Reader) send(ctx context.Context, out *sender, meter Meter, free chan<- *job, ready <-chan *job) error {
-	var sinceMark, total int64
-	for index := r.req.From; index < r.req.To; index++ {
-		j, err := next(ctx, out, ready)
+	d := &delivery{r: r, out: out, meter: meter, free: free, ready: ready}
+	err := d.run(ctx)
+	if d.placed != nil {
+		r.release(d.placed)
+	}
+	return err
+}
+
+func (d *delivery) run(ctx context.Context) error {
+	req := &d.r.req
+	for index := req.From; index < req.To; index++ {
+		j, err := d.next(ctx)
 		if err != nil || j == nil {
 			return err
 		}
-		n := int64(len(j.frame.Samples))
-		if n > 0 {
-			if err = out.batch(j); err == nil {
-				meter.Sent(n, j.frame.Payload())
-				j.countFailures(meter)
-			}
-		}
-		r.release(j)
-		free <- j
-		if err != nil {
+		if err := d.batch(j); err != nil {
 			return err
 		}
-		sinceMark, total = sinceMark+n, total+n
-		if done := index + 1; (done-r.req.From)%int64(r.req.Chunk) == 0 || done == r.req.To {
-			if err := out.mark(wire.FrameChunk, wire.Chunk{Next: done, Samples: sinceMark}); err != nil {
+		if done := index + 1; (done-req.From)%int64(req.Chunk) == 0 || done == req.To {
+			if err := d.mark(done); err != nil {
 				return err
 			}
-			sinceMark = 0
 		}
 	}
-	if err := out.mark(wire.FrameEnd, wire.Chunk{Next: r.req.To, Samples: total}); err != nil {
+	if err := d.out.mark(wire.FrameEnd, wire.Chunk{Next: req.To, Samples: d.total}); err != nil {
 		return err
 	}
-	return out.flush()
+	return d.out.flush()
 }
 
-// next takes a prepared batch; where none is ready yet, what is buffered goes out first, so that the
+// batch sends one batch, or its head where its items are to be placed, and settles the one before.
+func (d *delivery) batch(j *job) error {
+	n := int64(len(j.frame.Samples))
+	d.sinceMark, d.total = d.sinceMark+n, d.total+n
+	if n == 0 {
+		d.done(j)
+		return nil
+	}
+	payload := j.frame.Payload()
+	placed := d.out.places(payload)
+	var err error
+	if !placed {
+		err = d.settle() // the loader takes a payload off the connection only once all is filled
+	}
+	if err == nil {
+		err = d.out.batch(j, payload)
+	}
+	if err == nil {
+		d.meter.Sent(n, payload)
+		j.countFailures(d.meter)
+		err = d.settle()
+	}
+	if err == nil && placed {
+		d.placed = j
+		return nil
+	}
+	d.done(j)
+	return err
+}
+
+func (d *delivery) done(j *job) {
+	d.r.release(j)
+	d.free <- j
+}
+
+// settle fills the batch whose head was sent before.
+func (d *delivery) settle() error {
+	j := d.placed
+	if j == nil {
+		return nil
+	}
+	d.placed = nil
+	err := d.out.fill(j)
+	d.done(j)
+	return err
+}
+
+// mark closes a chunk. What it counts as answered must be in its place.
+func (d *delivery) mark(next int64) error {
+	if err := d.settle(); err != nil {
+		return err
+	}
+	err := d.out.mark(wire.FrameChunk, wire.Chunk{Next: next, Samples: d.sinceMark})
+	d.sinceMark = 0
+	return err
+}
+
+// next takes a prepared batch; where none is ready yet, what is under way is finished first, so that the
 // client never waits for bytes that are here. It returns nil where plan has failed, whose error counts.
-func next(ctx context.Context, out *sender, ready <-chan *job) (*job, error) {
+func (d *delivery) next(ctx context.Context) (*job, error) {
 	select {
-	case j := <-ready:
+	case j := <-d.ready:
 		return j, nil
 	default:
 	}
-	if err := out.flush(); err != nil {
+	if err := errors.Join(d.settle(), d.out.flush()); err != nil {
 		return nil, err
 	}
 	select {
-	case j := <-ready:
+	case j := <-d.ready:
 		return j, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -34,9 +34,10 @@ type unwrapper interface{ UnsafeConn() net.Conn }
 
 // sender writes frames: small things through one buffer, large file ranges by sendfile(2).
 type sender struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil where the connection is no socket
-	buf  []byte
+	conn   net.Conn
+	raw    syscall.RawConn // nil where the connection is no TCP socket
+	buf    []byte
+	shared *sharing // nil where payloads go through the connection
 
 	// State of the sendfile call under way; transfer is made once, so that a call allocates nothing.
 	in       int
@@ -76,22 +77,17 @@ func newSender(nc net.Conn) (*sender, error) {
 func (s *sender) interrupt() { _ = s.conn.SetDeadline(time.Unix(1, 0)) }
 
 // batch writes a job's frame. A page of a mapped shard that the disk can't give arrives as a fault,
-// which becomes an error here.
-func (s *sender) batch(j *job) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			fault, ok := r.(interface{ Addr() uintptr })
-			if !ok {
-				panic(r)
-			}
-			err = fmt.Errorf("%w: page at %#x can't be read", errCut, fault.Addr())
-		}
-	}()
+// which becomes an error here. Of a placed frame only the head is written: fill does the rest.
+func (s *sender) batch(j *job, payload int64) (err error) {
+	defer faults(&err)
 	j.head = j.frame.Append(j.head[:0])
 	if len(j.head) > wire.MaxHead {
 		return api.Errorf(400, api.CodeBadRequest, "batch %d takes %d bytes to describe, at most %d are possible; choose a smaller batch_size", j.frame.Index, len(j.head), wire.MaxHead)
 	}
-	if err := s.frame(wire.FrameBatch, j.head, j.frame.Payload()); err != nil {
+	if s.places(payload) {
+		return errors.Join(s.frameOf(wire.Placed, j.head, payload), s.flush())
+	}
+	if err := s.frameOf(wire.Inline, j.head, payload); err != nil {
 		return err
 	}
 	for i := range j.segs {
@@ -100,6 +96,28 @@ func (s *sender) batch(j *job) (err error) {
 		}
 	}
 	return nil
+}
+
+// places says whether a payload goes into the loader's memory rather than through the connection.
+func (s *sender) places(payload int64) bool { return s.shared != nil && payload >= placedFrom }
+
+// fill writes a placed frame's items into the loader's memory and says so.
+func (s *sender) fill(j *job) error {
+	if err := s.shared.fill(j); err != nil {
+		return unshared(err)
+	}
+	if err := s.mark(wire.FrameFilled, wire.Chunk{Next: j.frame.Index, Samples: int64(len(j.frame.Samples))}); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+func (s *sender) frameOf(e wire.Encoding, head []byte, payload int64) error {
+	var fixed [wire.HeaderSize]byte
+	if err := s.write(wire.AppendBatchHeader(fixed[:0], e, head, payload)); err != nil {
+		return err
+	}
+	return s.write(head)
 }
 
 func (s *sender) mark(t wire.FrameType, c wire.Chunk) error {

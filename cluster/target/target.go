@@ -126,8 +126,8 @@ func Disks(s *store.Store) []api.Disk {
 	return disks
 }
 
-// Serve answers requests on the listener until the context ends, then lets those under way finish for
-// a few seconds. It may be called once.
+// Serve answers requests on the listener, and on the socket that clients of this machine use, until the
+// context ends, then lets those under way finish for a few seconds. It may be called once.
 func (t *Target) Serve(ctx context.Context, listener net.Listener) error {
 	t.ctx = ctx
 	server := &fasthttp.Server{
@@ -150,6 +150,9 @@ func (t *Target) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }() // ends with the listener
+	if local := t.listenLocally(ctx); local != nil {
+		go func() { _ = server.Serve(local) }() // ends with Shutdown; streams go over TCP then
+	}
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve on %s: %w", listener.Addr(), err)
@@ -167,6 +170,20 @@ func (t *Target) Serve(ctx context.Context, listener net.Listener) error {
 		return fmt.Errorf("stop serving on %s: %w", listener.Addr(), err)
 	}
 	return nil
+}
+
+// listenLocally opens the socket on which loaders of this machine share their memory; nil where that is
+// switched off, or not to be had, which costs speed and nothing else.
+func (t *Target) listenLocally(ctx context.Context) net.Listener {
+	if !api.SharedMemory() {
+		return nil
+	}
+	local, err := (&net.ListenConfig{}).Listen(ctx, "unix", api.LocalSocket(t.Placer().Map.Cluster, t.id))
+	if err != nil {
+		t.log.WarnContext(ctx, "loaders on this machine will be served over TCP", "reason", err)
+		return nil
+	}
+	return local
 }
 
 // refuse answers what could not even be parsed as a request.

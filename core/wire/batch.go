@@ -153,7 +153,7 @@ func (b *Batch) parseSamples(d *decoder) {
 
 func (b *Batch) parseItems(d *decoder, payload int64) {
 	left := payload
-	for n := d.count(MaxSamples*4, "items"); n > 0 && d.err == nil; n-- {
+	for n := d.count(MaxItems, "items"); n > 0 && d.err == nil; n-- {
 		it := Item{Sample: d.count(MaxSamples, "as a sample"), Field: d.count(MaxFields, "as a field"), DType: d.byte(), NDim: d.byte()}
 		if it.NDim > MaxDims {
 			d.fail("%d dimensions, at most %d", it.NDim, MaxDims)

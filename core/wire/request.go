@@ -26,6 +26,9 @@ type ReadRequest struct {
 	ETL    string   `json:"etl,omitempty"`
 	Fields []string `json:"fields,omitempty"`
 
+	// Share offers the loader's memory: large payloads may come as Placed frames. Only over a Unix socket.
+	Share bool `json:"share,omitempty"`
+
 	// Slots, when set, asks for these places of batch From only: samples that were missing or damaged.
 	Slots []int `json:"slots,omitempty"`
 	// Verify reads through the block checksums, so that damage is named by object and block.

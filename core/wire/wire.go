@@ -4,10 +4,13 @@
 //
 // A stream is a sequence of frames, each a fixed header, a head and a payload:
 //
-//	"SSF1" | type u8, 3 zero bytes | head length u32 | zero u32 | payload length u64 | xxh3(head) u64
+//	"SSF1" | type u8, encoding u8, 2 zero bytes | head length u32 | zero u32 | payload length u64 | xxh3(head) u64
 //
 // A FrameBatch describes samples of one batch in its head (lengths first) and carries their bytes as
-// payload, in the order in which the head lists its items. A FrameChunk closes a chunk of batches and
+// payload, in the order in which the head lists its items. Its encoding says how the payload travels:
+// as it is (Inline), in compressed blocks (LZ4, see block.go), or not at all (Placed): between processes
+// of one machine the loader answers such a head with a Placement, the target writes the items into the
+// loader's memory, and says so with a FrameFilled. A FrameChunk closes a chunk of batches and
 // counts its samples, a FrameEnd closes the stream: a short answer can't look whole. A FrameError ends
 // a stream that can't go on. All integers are little-endian; varints are unsigned LEB128.
 package wire
@@ -29,7 +32,23 @@ const (
 	FrameChunk
 	FrameEnd
 	FrameError
+	FrameFilled
 )
+
+// Encoding says how a FrameBatch's payload travels.
+type Encoding uint8
+
+// The encodings. The payload length in the header is that of the items, whatever their encoding takes.
+const (
+	Inline Encoding = iota
+	LZ4
+	Placed
+	numEncodings
+)
+
+// CodeUnshared is the code of a FrameError where a target can't reach the loader's memory: the loader asks
+// again over TCP.
+const CodeUnshared = "unshared"
 
 // Bounds that a decoder enforces before it allocates.
 const (
@@ -37,10 +56,11 @@ const (
 	MaxHead    = 64 << 20 // bytes of a head
 	MaxPayload = 1 << 40  // bytes of a payload
 	MaxSamples = 1 << 22  // samples in a frame
-	MaxFields  = 1 << 12  // fields in a frame
-	MaxDims    = 8        // dimensions of an array
-	MaxName    = 1 << 13  // bytes of a key or field name
-	maxMessage = 1 << 20  // bytes of an error message
+	MaxItems   = MaxSamples * 4
+	MaxFields  = 1 << 12 // fields in a frame
+	MaxDims    = 8       // dimensions of an array
+	MaxName    = 1 << 13 // bytes of a key or field name
+	maxMessage = 1 << 20 // bytes of an error message
 )
 
 // ErrMalformed is wrapped by every decoding error: the peer is broken or hostile, or bytes were damaged.
@@ -52,15 +72,25 @@ func malformed(format string, args ...any) error {
 
 // Header is a frame's fixed part.
 type Header struct {
-	Type    FrameType
-	Head    int   // bytes of head
-	Payload int64 // bytes of payload
-	Sum     uint64
+	Type     FrameType
+	Encoding Encoding
+	Head     int   // bytes of head
+	Payload  int64 // bytes of payload, decoded
+	Sum      uint64
 }
 
-// AppendHeader appends the header of a frame whose head is given.
+// AppendHeader appends the header of a frame whose head is given and whose payload, if any, is Inline.
 func AppendHeader(dst []byte, t FrameType, head []byte, payload int64) []byte {
-	dst = append(dst, 'S', 'S', 'F', '1', byte(t), 0, 0, 0)
+	return appendHeader(dst, t, Inline, head, payload)
+}
+
+// AppendBatchHeader appends the header of a FrameBatch.
+func AppendBatchHeader(dst []byte, e Encoding, head []byte, payload int64) []byte {
+	return appendHeader(dst, FrameBatch, e, head, payload)
+}
+
+func appendHeader(dst []byte, t FrameType, e Encoding, head []byte, payload int64) []byte {
+	dst = append(dst, 'S', 'S', 'F', '1', byte(t), byte(e), 0, 0)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(head)))
 	dst = append(dst, 0, 0, 0, 0)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(payload))
@@ -73,15 +103,17 @@ func ParseHeader(b []byte) (Header, error) {
 		return Header{}, malformed("bad magic")
 	}
 	h := Header{
-		Type:    FrameType(b[4]),
+		Type: FrameType(b[4]), Encoding: Encoding(b[5]),
 		Head:    int(binary.LittleEndian.Uint32(b[8:])),
 		Payload: int64(binary.LittleEndian.Uint64(b[16:])),
 		Sum:     binary.LittleEndian.Uint64(b[24:]),
 	}
 	switch {
-	case h.Type < FrameBatch || h.Type > FrameError:
+	case h.Type < FrameBatch || h.Type > FrameFilled:
 		return Header{}, malformed("unknown type %d", b[4])
-	case b[5]|b[6]|b[7]|b[12]|b[13]|b[14]|b[15] != 0:
+	case h.Encoding >= numEncodings || h.Encoding != Inline && h.Type != FrameBatch:
+		return Header{}, malformed("unknown encoding %d of a frame of type %d", b[5], b[4])
+	case b[6]|b[7]|b[12]|b[13]|b[14]|b[15] != 0:
 		return Header{}, malformed("reserved bytes are set")
 	case h.Head > MaxHead:
 		return Header{}, malformed("head of %d bytes", h.Head)
@@ -101,9 +133,9 @@ func (h Header) CheckHead(head []byte) error {
 	return nil
 }
 
-// Chunk is the head of a FrameChunk and, for the whole stream, of a FrameEnd.
+// Chunk is the head of a FrameChunk, for the whole stream of a FrameEnd, and for one batch of a FrameFilled.
 type Chunk struct {
-	Next    int64 // all batches below this index are answered
+	Next    int64 // all batches below this index are answered; of a FrameFilled, the batch
 	Samples int64 // samples sent since the last mark (FrameChunk) or in all (FrameEnd), failed ones included
 }
 

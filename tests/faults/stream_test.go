@@ -19,7 +19,7 @@ import (
 func (c *cluster) epoch(run loader.Run, at func(batch int)) ([]arena.Batch, loader.Stats) {
 	c.t.Helper()
 	l, err := loader.New(loader.Config{
-		Sources: []string{"ss://train/*.tar"}, BatchSize: 32, Shuffle: "global", Seed: 5, Prefetch: 2, Timeout: 20 * time.Second,
+		Sources: []string{"ss://train/*.tar"}, BatchSize: 32, Shuffle: "global", Seed: 5, Prefetch: 2, Timeout: 20 * time.Second, SharedMemory: true,
 	}, c.client)
 	require.NoError(c.t, err)
 	defer func() { require.NoError(c.t, l.Close()) }()
@@ -57,8 +57,9 @@ func TestEpochSurvivesKills(t *testing.T) {
 	for i := range shards {
 		c.putShard(i, samples)
 	}
-	want, _ := c.epoch(loader.Run{Epoch: 2}, func(int) {})
+	want, quiet := c.epoch(loader.Run{Epoch: 2}, func(int) {})
 	require.Len(t, want, shards*samples/32)
+	require.Equal(t, loader.TransportShared, quiet.Targets["target-1"].Transport)
 
 	nodes := []string{"target-1", "target-2", "target-3", "gateway-1"}
 	got, stats := c.epoch(loader.Run{Epoch: 2}, func(batch int) {

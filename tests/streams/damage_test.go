@@ -153,7 +153,7 @@ func TestMissingAndChangedShards(t *testing.T) {
 	})
 	t.Run("target away", func(t *testing.T) {
 		c := newCluster(t, 2).fill(3, 20, 200)
-		c.targets[0].http.Close()
+		c.targets[0].stop()
 		l := open(t, c, func(cfg *loader.Config) { cfg.Timeout = time.Second })
 		require.NoError(t, l.Start(loader.Run{}))
 		_, err := drain(t, l)

@@ -15,9 +15,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -32,22 +34,28 @@ import (
 	"github.com/shardstream/shardstream/tests/arena"
 )
 
-// target is a store with a stream server on a loopback port.
+// target is a store with a stream server on a loopback port and on the machine's own socket.
 type target struct {
 	id    string
 	store *store.Store
 	dir   string
 	srv   *stream.Server
 	http  *httptest.Server
+	local *http.Server
 	pools pools
+	ended <-chan struct{} // with the test
 
 	mu   sync.Mutex
 	wrap func(net.Conn) net.Conn // around the connections of streams
+	// rogue answers streams over the machine's own socket in the target's place.
+	rogue func(*net.UnixConn, wire.ReadRequest)
 }
 
 // cluster is targets with shards dealt to them in turn, and the part of the gateway that a loader needs.
 type cluster struct {
 	t       testing.TB
+	id      string
+	pid     int // that the map says
 	targets []*target
 	snap    *sampler.Snapshot
 	shards  []sampler.Shard
@@ -71,9 +79,9 @@ func (meter) Close()            {}
 
 func newCluster(t testing.TB, targets int) *cluster {
 	t.Helper()
-	c := &cluster{t: t}
+	c := &cluster{t: t, pid: os.Getpid(), id: fmt.Sprintf("%s-%d", t.Name(), rand.Uint64())}
 	for i := range targets {
-		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: pools{}}
+		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: pools{}, ended: t.Context().Done()}
 		var err error
 		tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
 		require.NoError(t, err)
@@ -84,10 +92,21 @@ func newCluster(t testing.TB, targets int) *cluster {
 		require.NoError(t, err)
 		tg.srv = &stream.Server{Node: tg.id, Objects: tg.store, ETLs: tg.pools, Snapshots: snaps, Meter: func() stream.Meter { return meter{} }}
 		tg.http = httptest.NewServer(tg)
-		t.Cleanup(tg.http.Close)
+		local, err := net.Listen("unix", api.LocalSocket(c.id, tg.id))
+		require.NoError(t, err)
+		tg.local = &http.Server{Handler: tg, ReadHeaderTimeout: patience}
+		go func() { _ = tg.local.Serve(local) }() // ends with Close
+		t.Cleanup(tg.stop)
 		c.targets = append(c.targets, tg)
 	}
 	return c
+}
+
+// stop ends the target's servers, as the end of its process does.
+func (tg *target) stop() {
+	tg.http.CloseClientConnections()
+	tg.http.Close()
+	_ = tg.local.Close()
 }
 
 func (tg *target) addr() string { return tg.http.Listener.Addr().String() }
@@ -118,10 +137,17 @@ func (tg *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer nc.Close()
 	_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.StreamProtocol+"\r\n\r\n")
 	tg.mu.Lock()
-	if tg.wrap != nil {
-		nc = tg.wrap(nc)
-	}
+	wrap, rogue := tg.wrap, tg.rogue
 	tg.mu.Unlock()
+	if uc, ok := nc.(*net.UnixConn); ok && rogue != nil {
+		reader.Close()
+		rogue(uc, req)
+		<-tg.ended
+		return
+	}
+	if wrap != nil {
+		nc = wrap(nc)
+	}
 	_ = reader.Run(context.Background(), nc)
 }
 
@@ -129,6 +155,45 @@ func (tg *target) setWrap(wrap func(net.Conn) net.Conn) {
 	tg.mu.Lock()
 	tg.wrap = wrap
 	tg.mu.Unlock()
+}
+
+func (tg *target) setRogue(rogue func(*net.UnixConn, wire.ReadRequest)) {
+	tg.mu.Lock()
+	tg.rogue = rogue
+	tg.mu.Unlock()
+}
+
+// dialShared opens a stream of the first target by hand, over the machine's own socket.
+func (c *cluster) dialShared(t *testing.T, req wire.ReadRequest) *net.UnixConn {
+	t.Helper()
+	nc, err := net.Dial("unix", api.LocalSocket(c.id, c.targets[0].id))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = nc.Close() })
+	require.NoError(t, nc.SetDeadline(time.Now().Add(patience)))
+	body, err := json.Marshal(req)
+	require.NoError(t, err)
+	hr, err := http.NewRequest(http.MethodPost, "http://target/v1/streams/"+c.snap.ID()+"/read", bytes.NewReader(body))
+	require.NoError(t, err)
+	require.NoError(t, hr.Write(nc))
+	const answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + api.StreamProtocol + "\r\n\r\n"
+	got := make([]byte, len(answer))
+	_, err = io.ReadFull(nc, got)
+	require.NoError(t, err)
+	require.Equal(t, answer, string(got))
+	return nc.(*net.UnixConn)
+}
+
+func readFrame(t *testing.T, r io.Reader) (wire.Header, []byte) {
+	t.Helper()
+	fixed := make([]byte, wire.HeaderSize)
+	_, err := io.ReadFull(r, fixed)
+	require.NoError(t, err)
+	h, err := wire.ParseHeader(fixed)
+	require.NoError(t, err)
+	head := make([]byte, h.Head)
+	_, err = io.ReadFull(r, head)
+	require.NoError(t, err)
+	return h, head
 }
 
 // put stores a shard on the next target in turn.
@@ -156,9 +221,9 @@ func (c *cluster) seal() {
 }
 
 func (c *cluster) nodes() api.Map {
-	m := api.Map{Version: 1}
+	m := api.Map{Version: 1, Cluster: c.id}
 	for _, tg := range c.targets {
-		m.Nodes = append(m.Nodes, api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), Weight: 1})
+		m.Nodes = append(m.Nodes, api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), PID: c.pid, Weight: 1})
 	}
 	return m
 }

@@ -32,7 +32,7 @@ func next(t testing.TB, l *loader.Loader) (arena.Batch, error) {
 
 func open(t testing.TB, c *cluster, edit func(*loader.Config)) *loader.Loader {
 	t.Helper()
-	cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 10 * time.Second}
+	cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 10 * time.Second, SharedMemory: true}
 	if edit != nil {
 		edit(&cfg)
 	}
@@ -74,15 +74,20 @@ func (c *cluster) planned(epoch uint64) (keys []string) {
 
 func TestEpochArrivesInPlannedOrderWithItsBytes(t *testing.T) {
 	for _, mean := range []int{100, 5_000, 90_000} {
-		t.Run(fmt.Sprint(mean), func(t *testing.T) {
-			c := newCluster(t, 3).fill(5, 47, mean)
-			l := open(t, c, nil)
-			for epoch := range uint64(2) {
-				got := run(t, l, loader.Run{Epoch: epoch})
-				require.Equal(t, c.planned(epoch), keysOf(got))
-				c.checkBytes(t, got, mean)
-			}
-		})
+		c := newCluster(t, 3).fill(5, 47, mean)
+		for _, transport := range []string{loader.TransportTCP, loader.TransportShared} {
+			t.Run(fmt.Sprint(mean, " ", transport), func(t *testing.T) {
+				l := open(t, c, func(cfg *loader.Config) { cfg.SharedMemory = transport == loader.TransportShared })
+				for epoch := range uint64(2) {
+					got := run(t, l, loader.Run{Epoch: epoch})
+					require.Equal(t, c.planned(epoch), keysOf(got))
+					c.checkBytes(t, got, mean)
+				}
+				for id, target := range l.Stats().Targets {
+					require.Equal(t, transport, target.Transport, id)
+				}
+			})
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,6 +77,12 @@ def token_text(value: Any) -> str:
             "token must be printable ASCII without line ends (SHARDSTREAM_TOKEN, or the argument)"
         )
     return value
+
+
+def shared_memory_allowed() -> bool:
+    """Whether the environment leaves shared memory on: all but off, 0, no and false do."""
+    value = os.environ.get("SHARDSTREAM_SHARED_MEMORY", "")
+    return value.lower() not in ("off", "0", "no", "false")
 
 
 def rank_pair(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:

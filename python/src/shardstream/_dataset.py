@@ -12,7 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from . import _native
-from ._arguments import endpoint_url, integer, names, rank_pair, seconds, source_list, token_text
+from ._arguments import (
+    endpoint_url,
+    integer,
+    names,
+    rank_pair,
+    seconds,
+    shared_memory_allowed,
+    source_list,
+    token_text,
+)
 from ._client import DEFAULT_ENDPOINT, Client
 from ._epochs import MAIN, Ledger, Plan
 from ._exceptions import ClosedError
@@ -75,6 +84,9 @@ class IterableDataset:
             (counted in stats()), or "warn" with a SkippedSampleWarning and skip it.
         timeout: seconds without a batch after which iterating raises DeadlineError.
         prefetch: batches that are assembled ahead.
+        shared_memory: let targets of this machine write into this process's batches instead of
+            sending over TCP, wherever there are such targets. By default True, unless
+            SHARDSTREAM_SHARED_MEMORY is off.
         endpoint: a gateway; by default SHARDSTREAM_ENDPOINT, or http://127.0.0.1:7070.
         token: by default SHARDSTREAM_TOKEN.
 
@@ -111,6 +123,7 @@ class IterableDataset:
         on_error: Literal["raise", "skip", "warn"] = "raise",
         timeout: float = 60.0,
         prefetch: int = 4,
+        shared_memory: bool | None = None,
         endpoint: str | None = None,
         token: str | None = None,
     ) -> None:
@@ -138,6 +151,11 @@ class IterableDataset:
         self.on_error = on_error
         self.timeout = seconds("timeout", timeout)
         self.prefetch = integer("prefetch", prefetch, 1, 1024)
+        if shared_memory is None:
+            shared_memory = shared_memory_allowed()
+        if shared_memory not in (True, False):
+            raise TypeError(f"shared_memory must be True or False, not {shared_memory!r}")
+        self.shared_memory = bool(shared_memory)
         self.endpoint = endpoint_url(
             endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
         )
@@ -282,8 +300,9 @@ class IterableDataset:
         """Counts since the first iteration in this process.
 
         Keys: snapshot, batches, samples, bytes, wait_s (spent waiting for batches), run_s,
-        retries, skipped, skipped_keys, targets (samples, bytes, reconnects of each). Empty before
-        the first batch, after close(), and where DataLoader workers do the iterating.
+        retries, skipped, skipped_keys, targets (of each: transport, "tcp" or "shared_memory",
+        samples, bytes, reconnects). Empty before the first batch, after close(), and where
+        DataLoader workers do the iterating.
         """
         if self._stream is None or self._stream_pid != os.getpid():
             return {}
@@ -314,7 +333,7 @@ class IterableDataset:
         """The description, and what the next iteration takes; nothing of the running one."""
         names = (
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "timeout", "prefetch", "endpoint", "_token",
+            "world_size", "on_error", "timeout", "prefetch", "shared_memory", "endpoint", "_token",
         )  # fmt: skip
         state = {name: getattr(self, name) for name in names}
         state["_default"] = tuple(self._pending())
@@ -446,4 +465,5 @@ class IterableDataset:
             "prefetch": self.prefetch,
             "on_error": self.on_error,
             "timeout_s": self.timeout,
+            "shared_memory": self.shared_memory,
         }
