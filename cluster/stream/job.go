@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,7 @@ type job struct {
 	segs  []segment // of frame.Items
 	pins  []*shard
 	data  []byte // holds what was read for verification or transformation
+	now   time.Time
 
 	found  []found
 	items  []wire.Item
@@ -54,6 +56,7 @@ type found struct {
 // fill plans batch index and prepares its frame; without samples of ours the frame stays empty.
 func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	j.frame.Reset(index)
+	j.now = time.Now()
 	j.segs, j.found = j.segs[:0], j.found[:0]
 	spec := r.view.Batch(index)
 	n := int(spec.Count + spec.Pad)
@@ -104,6 +107,7 @@ func (r *Reader) raw(j *job, f found) error {
 		return nil
 	}
 	x := f.shard.index
+	ahead := !r.req.Verify && !f.shard.warm(j.now)
 	sample := j.add(f, x.Key(f.index))
 	first, count := x.Sample(f.index)
 	for m := first; m < first+count; m++ {
@@ -118,7 +122,7 @@ func (r *Reader) raw(j *job, f found) error {
 		}
 		j.frame.Items = append(j.frame.Items, wire.Item{Sample: sample, Field: number, Size: member.Size, Sum: member.Sum})
 		j.segs = append(j.segs, segment{shard: f.shard, off: member.Offset})
-		if member.Size >= readAheadFrom && !r.req.Verify {
+		if ahead && member.Size >= readAheadFrom {
 			// A hint: where the file system ignores it, sending waits for the disk instead.
 			_ = unix.Fadvise(int(f.shard.object.File().Fd()), member.Offset, member.Size, unix.FADV_WILLNEED)
 		}

@@ -29,7 +29,7 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 		return err
 	}
 	if uc, ok := out.conn.(*net.UnixConn); ok && r.req.Share {
-		out.shared = newSharing(uc)
+		out.shared = newSharing(uc, &r.srv.memories)
 		defer out.shared.close()
 	}
 	ctx, cancel := context.WithCancel(ctx)

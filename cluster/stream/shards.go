@@ -3,8 +3,11 @@ package stream
 import (
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +33,31 @@ type shard struct {
 	mem    []byte // the payload, mapped when the first small item is sent; the sender's
 	refs   int    // jobs that still read from it
 	used   bool   // since the clock hand last passed
+
+	cached atomic.Bool // the payload was in the page cache when it was last looked at
+	look   time.Time   // when that is to be looked at again; the planner's
+}
+
+// lookEvery is how long a shard is taken to be in the page cache, or not to be, after a look.
+const lookEvery = time.Second
+
+// warm says whether the whole payload was in the page cache lately: there is nothing to read ahead then.
+func (sh *shard) warm(now time.Time) bool {
+	if now.After(sh.look) {
+		sh.cached.Store(cached(int(sh.object.File().Fd()), sh.object.Info().Size))
+		sh.look = now.Add(lookEvery)
+	}
+	return sh.cached.Load()
+}
+
+// cached asks the kernel (6.5 and later) whether a file's first size bytes are in the page cache.
+func cached(fd int, size int64) bool {
+	var stat unix.Cachestat_t
+	if err := unix.Cachestat(uint(fd), &unix.CachestatRange{Off: 0, Len: uint64(size)}, &stat, 0); err != nil {
+		return false
+	}
+	page := int64(os.Getpagesize())
+	return int64(stat.Cache) >= (size+page-1)/page
 }
 
 // shards opens and pins the snapshot's shards as the plan reaches them.

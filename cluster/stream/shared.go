@@ -16,8 +16,8 @@ const (
 	// placedFrom is the payload from which a frame is written into the loader's memory; below, the loader's
 	// answer takes longer than sending the bytes.
 	placedFrom = 64 << 10
-	// preadFrom is the size from which an item is read from its file by pread(2); below, a copy out of the
-	// mapped file is cheaper than the call.
+	// preadFrom is the size from which an item that may not be in the page cache is read from its file by
+	// pread(2). Below, and where the whole file is cached, a copy out of the mapped file is cheaper.
 	preadFrom = 32 << 10
 )
 
@@ -29,40 +29,28 @@ var errUnshared = errors.New("share memory with the loader")
 // it owns the memory, and seals it against shrinking, so that no access here can fault by its doing.
 type sharing struct {
 	conn  *net.UnixConn
-	slots map[int]*loaderSlot
+	known *memories
+	slots map[int]*memory
 	fixed [wire.PlacementSize]byte
 	oob   []byte
 	raw   []byte
 	dst   []int64
 }
 
-// loaderSlot is a mapped slot of the loader's arena.
-type loaderSlot struct {
-	fd  int
-	mem []byte
-}
-
-func newSharing(conn *net.UnixConn) *sharing {
-	return &sharing{conn: conn, slots: make(map[int]*loaderSlot), oob: make([]byte, unix.CmsgSpace(4))}
+func newSharing(conn *net.UnixConn, known *memories) *sharing {
+	return &sharing{conn: conn, known: known, slots: make(map[int]*memory), oob: make([]byte, unix.CmsgSpace(4))}
 }
 
 func (s *sharing) close() {
-	for _, slot := range s.slots {
-		slot.close()
+	for _, m := range s.slots {
+		m.release()
 	}
 	s.slots = nil
 }
 
-func (l *loaderSlot) close() {
-	if l.mem != nil {
-		_ = unix.Munmap(l.mem)
-	}
-	_ = unix.Close(l.fd)
-}
-
 // fill waits for the placement of a job's items and writes them there.
 func (s *sharing) fill(j *job) (err error) {
-	p, slot, err := s.receive()
+	p, mem, err := s.receive()
 	if err != nil {
 		return err
 	}
@@ -74,7 +62,7 @@ func (s *sharing) fill(j *job) (err error) {
 		if s.dst[i] == wire.Nowhere {
 			continue
 		}
-		if err := j.segs[i].copyTo(slot.mem, s.dst[i], j.frame.Items[i].Size); err != nil {
+		if err := j.segs[i].copyTo(mem, s.dst[i], j.frame.Items[i].Size); err != nil {
 			return err
 		}
 	}
@@ -120,28 +108,28 @@ func pread(fd int, dst []byte, off int64) error {
 }
 
 // receive reads a placement, maps its slot as far as that has grown, and keeps the offsets.
-func (s *sharing) receive() (wire.Placement, *loaderSlot, error) {
+func (s *sharing) receive() (p wire.Placement, mem []byte, err error) {
 	fd, err := s.header()
 	if err != nil {
-		return wire.Placement{}, nil, err
+		return p, nil, err
 	}
-	p, err := wire.ParsePlacement(s.fixed[:])
-	if err != nil {
+	if p, err = wire.ParsePlacement(s.fixed[:]); err != nil {
 		closeFd(fd)
 		return p, nil, fmt.Errorf("%w: %w", errClient, err)
 	}
 	if fd >= 0 {
-		if old := s.slots[p.Slot]; old != nil {
-			old.close()
+		if err := s.learn(p.Slot, fd); err != nil {
+			return p, nil, err
 		}
-		s.slots[p.Slot] = &loaderSlot{fd: fd}
 	}
-	slot := s.slots[p.Slot]
-	if slot == nil {
-		return p, nil, fmt.Errorf("%w: slot %d came without its memory", errClient, p.Slot)
-	}
-	if err := slot.reach(p.Size); err != nil {
-		return p, nil, err
+	if p.Size > 0 { // nothing is to be written otherwise
+		slot := s.slots[p.Slot]
+		if slot == nil {
+			return p, nil, fmt.Errorf("%w: slot %d came without its memory", errClient, p.Slot)
+		}
+		if mem, err = slot.reach(p.Size); err != nil {
+			return p, nil, err
+		}
 	}
 	if need := 8 * p.Items; cap(s.raw) < need {
 		s.raw = make([]byte, need)
@@ -151,7 +139,20 @@ func (s *sharing) receive() (wire.Placement, *loaderSlot, error) {
 		return p, nil, fmt.Errorf("%w: %w", errClient, err)
 	}
 	s.dst = wire.ParseOffsets(raw, s.dst)
-	return p, slot, nil
+	return p, mem, nil
+}
+
+// learn takes a slot's memory over.
+func (s *sharing) learn(slot, fd int) error {
+	m, err := s.known.open(fd)
+	if err != nil {
+		return err
+	}
+	if old := s.slots[slot]; old != nil {
+		old.release()
+	}
+	s.slots[slot] = m
+	return nil
 }
 
 // header reads a placement's fixed part, and the descriptor that comes with it, -1 without one.
@@ -205,40 +206,6 @@ func closeFd(fd int) {
 	if fd >= 0 {
 		_ = unix.Close(fd)
 	}
-}
-
-// reach maps the slot up to size. Only memory that can't shrink is mapped: a loader that took pages away
-// would end this process otherwise.
-func (l *loaderSlot) reach(size int64) error {
-	if size <= int64(len(l.mem)) {
-		return nil
-	}
-	seals, err := unix.FcntlInt(uintptr(l.fd), unix.F_GET_SEALS, 0)
-	if err != nil {
-		return fmt.Errorf("%w: its seals: %w", errUnshared, err)
-	}
-	if seals&unix.F_SEAL_SHRINK == 0 {
-		return fmt.Errorf("%w: its memory is not sealed against shrinking", errUnshared)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(l.fd, &st); err != nil {
-		return fmt.Errorf("%w: its size: %w", errUnshared, err)
-	}
-	if st.Size < size {
-		return fmt.Errorf("%w: a slot of %d bytes has %d", errUnshared, size, st.Size)
-	}
-	if l.mem != nil {
-		_ = unix.Munmap(l.mem)
-		l.mem = nil
-	}
-	mem, err := unix.Mmap(l.fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return fmt.Errorf("%w: map a slot of %d bytes: %w", errUnshared, size, err)
-	}
-	// Large pages, where the loader has them: a fault each 2 MiB instead of each 4 KiB.
-	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
-	l.mem = mem
-	return nil
 }
 
 // faults turns a fault on a mapped page that the disk can't give into an error; it is deferred.

@@ -43,6 +43,8 @@ type Server struct {
 	Snapshots *Snapshots
 	Meter     func() Meter
 	Logger    *slog.Logger
+
+	memories memories // of loaders on this machine
 }
 
 // Reader is one stream, checked and ready to run.
