@@ -35,6 +35,8 @@ type conn struct {
 	timeout time.Duration
 	buf     []byte
 	r, w    int
+	taken   int64   // bytes that came over the connection and were used
+	blocks  *blocks // made with the first compressed frame
 
 	interrupted atomic.Bool
 }
@@ -185,6 +187,7 @@ func (c *conn) some(p []byte) (int, error) {
 	if c.r == c.w {
 		if len(p) >= directRead {
 			n, err := c.netRead(p)
+			c.taken += int64(n)
 			return n, unexpected(err)
 		}
 		if err := c.fill(); err != nil {
@@ -193,6 +196,7 @@ func (c *conn) some(p []byte) (int, error) {
 	}
 	n := copy(p, c.buf[c.r:c.w])
 	c.r += n
+	c.taken += int64(n)
 	return n, nil
 }
 

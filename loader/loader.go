@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/sampler"
 )
 
@@ -55,7 +56,9 @@ type Config struct {
 	Timeout   time.Duration // without any progress from a target; 60 s when 0
 	// SharedMemory lets targets of this machine write into the arena instead of sending over TCP.
 	SharedMemory bool
-	Logger       *slog.Logger
+	// Compress says when payloads travel compressed: wire.CompressAuto when empty.
+	Compress string
+	Logger   *slog.Logger
 }
 
 // Run says which part of which epoch an iteration yields.
@@ -116,6 +119,9 @@ func New(cfg Config, control Control) (*Loader, error) {
 	if cfg.OnError == "" {
 		cfg.OnError = Raise
 	}
+	if cfg.Compress == "" {
+		cfg.Compress = wire.CompressAuto
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -128,6 +134,8 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("batch_size must be %d or less, not %d", sampler.MaxBatchSize, cfg.BatchSize)
 	case cfg.Prefetch < 1 || cfg.Prefetch > maxPrefetch:
 		return nil, badRequest("prefetch must be 1 to %d batches, not %d", maxPrefetch, cfg.Prefetch)
+	case cfg.Compress != wire.CompressAuto && cfg.Compress != wire.CompressAlways && cfg.Compress != wire.CompressOff:
+		return nil, badRequest("compress must be auto, lz4 or off, not %q", cfg.Compress)
 	case cfg.Timeout < 0:
 		return nil, badRequest("timeout must be positive, not %v", cfg.Timeout)
 	case cfg.OnError != Raise && cfg.OnError != Skip && cfg.OnError != Warn:

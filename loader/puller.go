@@ -213,7 +213,7 @@ func (p *puller) batch(ctx context.Context, c *conn, h wire.Header, req *wire.Re
 	if len(req.Slots) == 0 && t.frame.Index > p.progress.Load() {
 		p.advance(ctx, t.frame.Index)
 	}
-	return samples, p.inline(ctx, c, t, req)
+	return samples, p.inline(ctx, c, t, h.Encoding, req)
 }
 
 // mark checks the end of a chunk.

@@ -15,6 +15,7 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.Epoch, r.Seed, r.Shuffle = it.run.Epoch, cfg.Seed, cfg.Shuffle
 	r.Start, r.BatchSize, r.DropLast = v.Start, v.BatchSize, v.DropLast
 	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
+	r.Compress = cfg.Compress
 	r.ETL, r.Fields, r.Chunk = cfg.ETL, cfg.Fields, chunkBatches
 }
 

@@ -20,6 +20,9 @@ type TargetStats struct {
 	Samples    int64  `json:"samples"`
 	Bytes      int64  `json:"bytes"`
 	Reconnects int64  `json:"reconnects"`
+	// Of what travelled compressed: bytes of samples, and bytes that they took.
+	CompressedFrom int64 `json:"compressed_from"`
+	CompressedTo   int64 `json:"compressed_to"`
 }
 
 // Stats counts what a loader did over all its iterations.
@@ -86,6 +89,8 @@ func (c *counters) add(o counters) {
 			s.Samples += t.Samples
 			s.Bytes += t.Bytes
 			s.Reconnects += t.Reconnects
+			s.CompressedFrom += t.CompressedFrom
+			s.CompressedTo += t.CompressedTo
 		})
 	}
 }

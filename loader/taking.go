@@ -91,25 +91,38 @@ func (p *puller) commit(ctx context.Context, t *taking, req *wire.ReadRequest) {
 	}
 }
 
+// source is where an inline payload is read from: the connection, or its decompressed blocks.
+type source interface {
+	// some reads at least one byte into p, which is not empty.
+	some(p []byte) (int, error)
+	discard(n int64) error
+}
+
 // inline reads a frame's payload off the connection to its places.
-func (p *puller) inline(ctx context.Context, c *conn, t *taking, req *wire.ReadRequest) error {
+func (p *puller) inline(ctx context.Context, c *conn, t *taking, e wire.Encoding, req *wire.ReadRequest) error {
+	from, before := c.payload(e, t.payload), c.taken
 	if _, err := p.acquire(ctx, t, true); err != nil {
 		return err
 	}
 	if t.batch == nil {
-		if err := c.discard(t.payload); err != nil {
+		if err := from.discard(t.payload); err != nil {
 			return err
 		}
-	} else if err := t.read(c, t.batch.memory()); err != nil {
+	} else if err := t.read(from, t.batch.memory()); err != nil {
 		t.unclaim()
 		return err
+	}
+	if e == wire.LZ4 {
+		p.it.count(func(n *counters) {
+			n.target(p.node, func(s *TargetStats) { s.CompressedFrom += t.payload; s.CompressedTo += c.taken - before })
+		})
 	}
 	p.commit(ctx, t, req)
 	return nil
 }
 
 // read reads the items to their places, in runs of adjacent ones, and verifies each.
-func (t *taking) read(c *conn, mem []byte) error {
+func (t *taking) read(c source, mem []byte) error {
 	items := t.frame.Items
 	for i := 0; i < len(items); {
 		if t.dst[i] == nowhere {
@@ -134,7 +147,7 @@ func (t *taking) read(c *conn, mem []byte) error {
 }
 
 // readRun reads items first..end-1, which lie back to back up to offset limit.
-func (t *taking) readRun(c *conn, mem []byte, first, end int, limit int64) error {
+func (t *taking) readRun(c source, mem []byte, first, end int, limit int64) error {
 	at, i := t.dst[first], first
 	for at < limit {
 		n, err := c.some(mem[at:min(at+readPiece, limit)])

@@ -24,7 +24,7 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	defer r.Close()
 	meter := r.srv.Meter()
 	defer meter.Close()
-	out, err := newSender(nc)
+	out, err := newSender(nc, r.req.Compress)
 	if err != nil {
 		return err
 	}

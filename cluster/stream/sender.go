@@ -39,6 +39,8 @@ type sender struct {
 	buf    []byte
 	shared *sharing // nil where payloads go through the connection
 
+	compress compressor
+
 	// State of the sendfile call under way; transfer is made once, so that a call allocates nothing.
 	in       int
 	off      int64
@@ -47,11 +49,11 @@ type sender struct {
 	transfer func(fd uintptr) bool
 }
 
-func newSender(nc net.Conn) (*sender, error) {
+func newSender(nc net.Conn, compress string) (*sender, error) {
 	if u, ok := nc.(unwrapper); ok {
 		nc = u.UnsafeConn()
 	}
-	s := &sender{conn: nc, buf: make([]byte, 0, sendBuffer)}
+	s := &sender{conn: nc, buf: make([]byte, 0, sendBuffer), compress: compressor{mode: compress}}
 	s.transfer = s.sendfile
 	if err := nc.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("%w: %w", errClient, err)
@@ -86,6 +88,12 @@ func (s *sender) batch(j *job, payload int64) (err error) {
 	}
 	if s.places(payload) {
 		return errors.Join(s.frameOf(wire.Placed, j.head, payload), s.flush())
+	}
+	if s.wanted(j) {
+		if err := s.frameOf(wire.LZ4, j.head, payload); err != nil {
+			return err
+		}
+		return s.deflate(j)
 	}
 	if err := s.frameOf(wire.Inline, j.head, payload); err != nil {
 		return err
@@ -167,17 +175,26 @@ func (s *sender) direct(p []byte) error {
 
 // segment sends one item.
 func (s *sender) segment(seg *segment, size int64) error {
-	if seg.shard == nil {
-		return s.write(seg.data)
-	}
-	if s.raw != nil && size >= sendfileFrom {
+	if seg.shard != nil && s.raw != nil && size >= sendfileFrom {
 		return s.file(seg, size)
+	}
+	mem, err := seg.bytes(size)
+	if err != nil {
+		return err
+	}
+	return s.write(mem)
+}
+
+// bytes are the item's, in memory or in the mapped file.
+func (seg *segment) bytes(size int64) ([]byte, error) {
+	if seg.shard == nil {
+		return seg.data, nil
 	}
 	mem, err := seg.shard.bytes(seg.off, size)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errCut, err)
+		return nil, fmt.Errorf("%w: %w", errCut, err)
 	}
-	return s.write(mem)
+	return mem, nil
 }
 
 // file sends a file range by sendfile(2).

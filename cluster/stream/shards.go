@@ -34,6 +34,8 @@ type shard struct {
 	refs   int    // jobs that still read from it
 	used   bool   // since the clock hand last passed
 
+	probed, shrinks bool // whether its bytes compress; the sender's
+
 	cached atomic.Bool // the payload was in the page cache when it was last looked at
 	look   time.Time   // when that is to be looked at again; the planner's
 }

@@ -16,8 +16,8 @@ const (
 	// placedFrom is the payload from which a frame is written into the loader's memory; below, the loader's
 	// answer takes longer than sending the bytes.
 	placedFrom = 64 << 10
-	// preadFrom is the size from which an item that may not be in the page cache is read from its file by
-	// pread(2). Below, and where the whole file is cached, a copy out of the mapped file is cheaper.
+	// preadFrom is the size from which an item is read from its file by pread(2); below, a copy out of the
+	// mapped file is cheaper than the call.
 	preadFrom = 32 << 10
 )
 
@@ -75,19 +75,12 @@ func (seg *segment) copyTo(mem []byte, at, size int64) error {
 		return fmt.Errorf("%w: an item of %d bytes was placed at %d of %d", errClient, size, at, len(mem))
 	}
 	dst := mem[at : at+size]
-	switch {
-	case seg.shard == nil:
-		copy(dst, seg.data)
-	case size < preadFrom:
-		src, err := seg.shard.bytes(seg.off, size)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errCut, err)
-		}
-		copy(dst, src)
-	default:
+	if seg.shard != nil && size >= preadFrom {
 		return pread(int(seg.shard.object.File().Fd()), dst, seg.off)
 	}
-	return nil
+	src, err := seg.bytes(size)
+	copy(dst, src)
+	return err
 }
 
 // pread fills dst, past the os package's bookkeeping.

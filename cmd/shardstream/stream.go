@@ -56,6 +56,8 @@ func newStream(a *app) *cobra.Command {
 	flags.DurationVar(&f.config.Timeout, "timeout", time.Minute, "give up after so long without progress")
 	flags.BoolVar(&f.config.SharedMemory, "shared-memory", api.SharedMemory(),
 		"let targets of this machine write into the loader's memory instead of sending over TCP")
+	flags.StringVar(&f.config.Compress, "compress", "auto",
+		"when samples travel compressed: auto (bytes that shrink, on slow links), lz4 (bytes that shrink), off")
 	flags.Uint64Var(&f.run.Epoch, "epoch", 0, "first epoch to read")
 	flags.Uint64Var(&f.epochs, "epochs", 1, "number of epochs to read")
 	flags.IntVar(&f.run.World, "world-size", 1, "number of ranks of the job")

@@ -2,6 +2,13 @@ package wire
 
 import "fmt"
 
+// What a loader may ask for about compression: never, where it pays, or wherever bytes shrink.
+const (
+	CompressOff    = "off"
+	CompressAuto   = "auto"
+	CompressAlways = "lz4"
+)
+
 // ReadRequest opens a stream on a target: which part of which epoch, in whose view. It is the JSON
 // body of the upgraded POST /v1/streams/{snapshot}/read.
 type ReadRequest struct {
@@ -29,6 +36,9 @@ type ReadRequest struct {
 	// Share offers the loader's memory: large payloads may come as Placed frames. Only over a Unix socket.
 	Share bool `json:"share,omitempty"`
 
+	// Compress says when payloads may come as LZ4 frames; empty is CompressOff.
+	Compress string `json:"compress,omitempty"`
+
 	// Slots, when set, asks for these places of batch From only: samples that were missing or damaged.
 	Slots []int `json:"slots,omitempty"`
 	// Verify reads through the block checksums, so that damage is named by object and block.
@@ -48,6 +58,8 @@ func (r *ReadRequest) Validate() error {
 		return fmt.Errorf("slots ask for one batch, not for %d to %d", r.From, r.To)
 	case len(r.Slots) > r.BatchSize:
 		return fmt.Errorf("%d slots in a batch of %d", len(r.Slots), r.BatchSize)
+	case r.Compress != "" && r.Compress != CompressOff && r.Compress != CompressAuto && r.Compress != CompressAlways:
+		return fmt.Errorf("compress must be %q, %q or %q, not %.20q", CompressAuto, CompressAlways, CompressOff, r.Compress)
 	case len(r.Fields) > MaxFields:
 		return fmt.Errorf("%d fields, at most %d", len(r.Fields), MaxFields)
 	}

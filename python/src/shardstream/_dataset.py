@@ -35,6 +35,7 @@ _Dataset = TypeVar("_Dataset", bound="IterableDataset")  # typing.Self came with
 
 _STATE_VERSION = 1
 _SHUFFLES = ("global", "window", "shards", None)
+_COMPRESS = ("auto", "lz4", "off")
 _ON_ERROR = ("raise", "skip", "warn")
 _MAX_SEED = 2**64 - 1
 _MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
@@ -87,6 +88,8 @@ class IterableDataset:
         shared_memory: let targets of this machine write into this process's batches instead of
             sending over TCP, wherever there are such targets. By default True, unless
             SHARDSTREAM_SHARED_MEMORY is off.
+        compress: when samples travel compressed: "auto" (where their bytes shrink and the network
+            is slower than compressing), "lz4" (where their bytes shrink), "off".
         endpoint: a gateway; by default SHARDSTREAM_ENDPOINT, or http://127.0.0.1:7070.
         token: by default SHARDSTREAM_TOKEN.
 
@@ -124,6 +127,7 @@ class IterableDataset:
         timeout: float = 60.0,
         prefetch: int = 4,
         shared_memory: bool | None = None,
+        compress: Literal["auto", "lz4", "off"] = "auto",
         endpoint: str | None = None,
         token: str | None = None,
     ) -> None:
@@ -156,6 +160,9 @@ class IterableDataset:
         if shared_memory not in (True, False):
             raise TypeError(f"shared_memory must be True or False, not {shared_memory!r}")
         self.shared_memory = bool(shared_memory)
+        if compress not in _COMPRESS:
+            raise ValueError(f"compress must be one of {_COMPRESS}, not {compress!r}")
+        self.compress = compress
         self.endpoint = endpoint_url(
             endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
         )
@@ -301,8 +308,9 @@ class IterableDataset:
 
         Keys: snapshot, batches, samples, bytes, wait_s (spent waiting for batches), run_s,
         retries, skipped, skipped_keys, targets (of each: transport, "tcp" or "shared_memory",
-        samples, bytes, reconnects). Empty before the first batch, after close(), and where
-        DataLoader workers do the iterating.
+        samples, bytes, reconnects, compressed_from and compressed_to: bytes of samples that
+        travelled compressed, and bytes that they took). Empty before the first batch, after
+        close(), and where DataLoader workers do the iterating.
         """
         if self._stream is None or self._stream_pid != os.getpid():
             return {}
@@ -333,7 +341,8 @@ class IterableDataset:
         """The description, and what the next iteration takes; nothing of the running one."""
         names = (
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "timeout", "prefetch", "shared_memory", "endpoint", "_token",
+            "world_size", "on_error", "timeout", "prefetch", "shared_memory", "compress",
+            "endpoint", "_token",
         )  # fmt: skip
         state = {name: getattr(self, name) for name in names}
         state["_default"] = tuple(self._pending())
@@ -466,4 +475,5 @@ class IterableDataset:
             "on_error": self.on_error,
             "timeout_s": self.timeout,
             "shared_memory": self.shared_memory,
+            "compress": self.compress,
         }
