@@ -33,6 +33,8 @@ type streamed struct {
 	FirstBatch float64 `json:"first_batch_s"`
 	Skipped    int64   `json:"skipped"`
 	Snapshot   string  `json:"snapshot"`
+
+	Targets map[string]loader.TargetStats `json:"targets"` // since the first epoch
 }
 
 func newStream(a *app) *cobra.Command {
@@ -165,6 +167,7 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 func (s streamed) finish(before, after loader.Stats, took time.Duration) streamed {
 	s.Samples, s.Bytes = after.Samples-before.Samples, after.Bytes-before.Bytes
 	s.Skipped, s.Snapshot = after.Skipped-before.Skipped, after.Snapshot
+	s.Targets = after.Targets
 	s.Seconds = took.Seconds()
 	s.SamplesPS, s.BytesPS = float64(s.Samples)/took.Seconds(), float64(s.Bytes)/took.Seconds()
 	return s
