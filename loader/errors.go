@@ -27,6 +27,9 @@ var ErrTimeout = errors.New("no batch was ready in time")
 // errEnded is what a Next under way returns when its iteration is ended from elsewhere.
 var errEnded = errors.New("the iteration was ended by Close or by another Start")
 
+// errOutdated ends an iteration that was read ahead of its time and is no longer what was asked for.
+var errOutdated = errors.New("the data or the transformation changed since the epoch was read ahead")
+
 // SampleError is a sample that could not be read or transformed.
 type SampleError struct {
 	Key           string

@@ -21,15 +21,19 @@ type iteration struct {
 	l      *Loader
 	run    Run
 	cancel context.CancelFunc
-	done   chan struct{} // closed when every goroutine has ended
-	ready  chan struct{} // a token whenever the consumer should look again
+	done   chan struct{} // closed when every goroutine but confirming's has ended
+
+	confirming sync.WaitGroup
+	ready      chan struct{} // a token whenever the consumer should look again
 
 	mu       sync.Mutex
 	cond     *sync.Cond // a batch was assigned or delivered, a slot freed, or the iteration ended
 	view     sampler.View
-	batches  int64 // of this worker; -1 until the snapshot is known
-	deliver  int64 // index of the next batch for the consumer
-	assign   int64 // index of the next batch to get a slot
+	info     api.StreamInfo // as the gateway opened the stream
+	ahead    bool           // of its time: another iteration is being delivered yet (see ahead.go)
+	batches  int64          // of this worker; -1 until the snapshot is known
+	deliver  int64          // index of the next batch for the consumer
+	assign   int64          // index of the next batch to get a slot
 	window   map[int64]*batch
 	spare    []*batch
 	cluster  string // its id
@@ -41,18 +45,22 @@ type iteration struct {
 	counters counters
 }
 
-func startIteration(l *Loader, run Run, view sampler.View) *iteration {
+func startIteration(l *Loader, run Run, ahead bool) *iteration {
 	ctx, cancel := context.WithCancel(context.Background())
 	it := &iteration{
-		l: l, run: run, view: view, cancel: cancel,
+		l: l, run: run, view: l.view(run), cancel: cancel, ahead: ahead,
 		done: make(chan struct{}), ready: make(chan struct{}, 1),
 		batches: -1, window: make(map[int64]*batch),
 	}
 	it.cond = sync.NewCond(&it.mu)
 	it.counters.started = time.Now()
 	go func() {
-		defer close(it.done)
-		it.finish(it.pull(ctx))
+		err := it.pull(ctx)
+		it.finish(err)
+		close(it.done)
+		if err == nil {
+			l.lookAhead(it) //nolint:contextcheck // an iteration of its own, that outlives this one
+		}
 	}()
 	return it
 }
@@ -65,7 +73,7 @@ func (it *iteration) pull(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	it.mu.Lock()
-	it.group = group
+	it.group, it.info = group, info
 	it.view.Samples = info.Samples
 	it.counters.snapshot = info.Snapshot
 	it.cluster = info.Map.Cluster
@@ -187,7 +195,7 @@ func (it *iteration) assignNext(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	// Where the consumer keeps all batches, the one it waits for gets new memory: keeping is its choice.
-	s, err := it.l.arena.take(it.assign == it.deliver)
+	s, err := it.l.arena.take(it.assign == it.deliver && !it.ahead)
 	if err != nil || s == nil {
 		return false, err
 	}
@@ -250,6 +258,9 @@ func (it *iteration) next(timeout time.Duration) (int, int64, error) {
 func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
+	if it.ahead { // not yet known to be what is wanted
+		return 0, 0, false, it.outdatedLocked()
+	}
 	if it.batches >= 0 && it.deliver >= it.batches {
 		return 0, 0, false, ErrEnd
 	}
@@ -347,8 +358,8 @@ func (it *iteration) slotFreed() {
 
 // stop cancels the pullers, waits for them and gives the window's slots back.
 func (it *iteration) stop() {
-	it.cancel()
 	it.mu.Lock()
+	it.cancel()
 	it.stopped = true
 	if it.err == nil {
 		it.err = errEnded
@@ -356,6 +367,7 @@ func (it *iteration) stop() {
 	it.cond.Broadcast()
 	it.mu.Unlock()
 	<-it.done
+	it.confirming.Wait()
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	for i, b := range it.window {

@@ -56,6 +56,8 @@ type Config struct {
 	Timeout   time.Duration // without any progress from a target; 60 s when 0
 	// SharedMemory lets targets of this machine write into the arena instead of sending over TCP.
 	SharedMemory bool
+	// ReadAhead opens the next epoch, and fills its first batches, when all of this one has been read.
+	ReadAhead bool
 	// Compress says when payloads travel compressed: wire.CompressAuto when empty.
 	Compress string
 	Logger   *slog.Logger
@@ -90,6 +92,7 @@ type Loader struct {
 
 	mu     sync.Mutex
 	run    *iteration
+	next   *iteration // ahead of its time; nil unless run has been read to its end
 	closed bool
 	total  counters // of finished iterations
 }
@@ -156,12 +159,7 @@ func (l *Loader) Start(r Run) error {
 	if r.Workers == 0 {
 		r.Workers = 1
 	}
-	// Samples are known only later; everything else of the view is checked here.
-	view := sampler.View{
-		Start: r.Position, Samples: r.Position, BatchSize: l.cfg.BatchSize,
-		World: r.World, Rank: r.Rank, Workers: r.Workers, Worker: r.Worker, DropLast: l.cfg.DropLast,
-	}
-	if err := view.Validate(); err != nil {
+	if err := l.view(r).Validate(); err != nil {
 		return badRequest("%v", err)
 	}
 	l.mu.Lock()
@@ -169,9 +167,27 @@ func (l *Loader) Start(r Run) error {
 	if l.closed {
 		return ErrClosed
 	}
+	next := l.next
+	l.next = nil
 	l.stopLocked()
-	l.run = startIteration(l, r, view)
+	if next != nil && next.run == r {
+		l.run = next
+		next.adopt()
+		return nil
+	}
+	if next != nil {
+		next.stop()
+	}
+	l.run = startIteration(l, r, false)
 	return nil
+}
+
+// view is a run's part of the epoch. Its samples are known only later; all else is checked before.
+func (l *Loader) view(r Run) sampler.View {
+	return sampler.View{
+		Start: r.Position, Samples: r.Position, BatchSize: l.cfg.BatchSize,
+		World: r.World, Rank: r.Rank, Workers: r.Workers, Worker: r.Worker, DropLast: l.cfg.DropLast,
+	}
 }
 
 // stopLocked ends the running iteration and keeps its counts.
@@ -187,17 +203,23 @@ func (l *Loader) stopLocked() {
 // slot. The slot belongs to the caller until Release. It returns ErrEnd after the last batch and
 // ErrTimeout when none was ready; any other error ends the iteration.
 func (l *Loader) Next(timeout time.Duration) (slot int, table int64, err error) {
-	l.mu.Lock()
-	it := l.run
-	closed := l.closed
-	l.mu.Unlock()
-	if closed {
-		return 0, 0, ErrClosed
+	for {
+		l.mu.Lock()
+		it := l.run
+		closed := l.closed
+		l.mu.Unlock()
+		if closed {
+			return 0, 0, ErrClosed
+		}
+		if it == nil {
+			return 0, 0, errors.New("no iteration was started")
+		}
+		slot, table, err = it.next(timeout)
+		if !errors.Is(err, errOutdated) {
+			return slot, table, err
+		}
+		l.startAnew(it)
 	}
-	if it == nil {
-		return 0, 0, errors.New("no iteration was started")
-	}
-	return it.next(timeout)
 }
 
 // Release gives a slot of Next back for reuse. Its bytes may change at once.
@@ -206,10 +228,12 @@ func (l *Loader) Release(slot int) error {
 		return err
 	}
 	l.mu.Lock()
-	it := l.run
+	run, next := l.run, l.next
 	l.mu.Unlock()
-	if it != nil {
-		it.slotFreed()
+	for _, it := range []*iteration{run, next} {
+		if it != nil {
+			it.slotFreed()
+		}
 	}
 	return nil
 }
@@ -230,6 +254,10 @@ func (l *Loader) Close() error {
 	}
 	l.closed = true
 	l.stopLocked()
+	if l.next != nil {
+		l.next.stop()
+		l.next = nil
+	}
 	if l.disconnect != nil {
 		l.disconnect()
 	}

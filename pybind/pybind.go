@@ -50,6 +50,7 @@ type openConfig struct {
 	TimeoutS  float64  `json:"timeout_s"`
 	Shared    bool     `json:"shared_memory"`
 	Compress  string   `json:"compress"`
+	ReadAhead bool     `json:"read_ahead"`
 }
 
 type startConfig struct {
@@ -73,7 +74,7 @@ func Open(config string) (id int64, err error) {
 	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
-		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress,
+		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,
 	})
 	if err != nil {
 		return 0, coded(err)

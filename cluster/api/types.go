@@ -275,7 +275,9 @@ type StreamInfo struct {
 	Bytes     int64  `json:"bytes"`
 	Batches   int64  `json:"batches"`    // of this rank's epoch
 	MaxSample int64  `json:"max_sample"` // bytes
-	Map       Map    `json:"map"`
+	// ETLVersion is that of the deployed transformation, 0 without one.
+	ETLVersion int64 `json:"etl_version,omitempty"`
+	Map        Map   `json:"map"`
 }
 
 // MarshalError renders an error document.

@@ -44,11 +44,13 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err := checkStream(req); err != nil {
 		return nil, err
 	}
+	var version int64
 	if req.ETL != "" {
 		def, err := etls(ctx, req.ETL)
 		if err != nil {
 			return nil, err
 		}
+		version = def.Version
 		if def.Level != api.LevelSample {
 			return nil, badStream("etl %q works on level %q; a stream needs one of level %q", req.ETL, def.Level, api.LevelSample)
 		}
@@ -66,6 +68,7 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err := g.pushSnapshot(ctx, snap); err != nil {
 		return nil, err
 	}
+	info.ETLVersion = version
 	info.Batches, info.Map = view.Batches(), *g.members.View().Map()
 	return info, nil
 }

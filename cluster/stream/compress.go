@@ -21,7 +21,7 @@ const (
 	probePlaces = 3
 	// probeMembers is how many members of a shard are considered at each place.
 	probeMembers = 8
-	probeSize   = 4 << 10
+	probeSize    = 4 << 10
 )
 
 // compressor decides, frame by frame, whether payloads are compressed.

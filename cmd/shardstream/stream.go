@@ -69,6 +69,7 @@ func newStream(a *app) *cobra.Command {
 	command.RunE = func(c *cobra.Command, sources []string) error {
 		f.config.Sources, f.config.OnError = sources, loader.Policy(f.onError)
 		f.run.Workers = 1
+		f.config.ReadAhead = f.epochs > 1
 		return a.stream(c.Context(), f)
 	}
 	return command
@@ -141,7 +142,7 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 	}
 	result := streamed{Epoch: f.run.Epoch}
 	for f.limit == 0 || result.Batches < f.limit {
-		slot, _, err := l.Next(50 * time.Millisecond) // in slices, so that Ctrl-C is heard
+		slot, _, err := l.Next(50 * time.Millisecond) //nolint:contextcheck // in slices, so that Ctrl-C is heard; ended by Close
 		switch {
 		case ctx.Err() != nil:
 			return result, context.Canceled

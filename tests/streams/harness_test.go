@@ -47,6 +47,8 @@ type target struct {
 
 	mu   sync.Mutex
 	wrap func(net.Conn) net.Conn // around the connections of streams
+	// opened are the requests of all streams so far.
+	opened []wire.ReadRequest
 	// rogue answers streams over the machine's own socket in the target's place.
 	rogue func(*net.UnixConn, wire.ReadRequest)
 }
@@ -56,6 +58,7 @@ type cluster struct {
 	t       testing.TB
 	id      string
 	pid     int // that the map says
+	etl     int64
 	targets []*target
 	snap    *sampler.Snapshot
 	shards  []sampler.Shard
@@ -138,6 +141,7 @@ func (tg *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.StreamProtocol+"\r\n\r\n")
 	tg.mu.Lock()
 	wrap, rogue := tg.wrap, tg.rogue
+	tg.opened = append(tg.opened, req)
 	tg.mu.Unlock()
 	if uc, ok := nc.(*net.UnixConn); ok && rogue != nil {
 		reader.Close()
@@ -155,6 +159,20 @@ func (tg *target) setWrap(wrap func(net.Conn) net.Conn) {
 	tg.mu.Lock()
 	tg.wrap = wrap
 	tg.mu.Unlock()
+}
+
+// streams counts the streams of an epoch that were opened, on all targets.
+func (c *cluster) streams(epoch uint64) (n int) {
+	for _, tg := range c.targets {
+		tg.mu.Lock()
+		for i := range tg.opened {
+			if tg.opened[i].Epoch == epoch {
+				n++
+			}
+		}
+		tg.mu.Unlock()
+	}
+	return n
 }
 
 func (tg *target) setRogue(rogue func(*net.UnixConn, wire.ReadRequest)) {
@@ -229,7 +247,7 @@ func (c *cluster) nodes() api.Map {
 }
 
 func (c *cluster) OpenStream(context.Context, api.StreamRequest) (api.StreamInfo, error) {
-	return api.StreamInfo{Snapshot: c.snap.ID(), Samples: c.snap.Samples(), Shards: int64(c.snap.NumShards()), Map: c.nodes()}, nil
+	return api.StreamInfo{Snapshot: c.snap.ID(), Samples: c.snap.Samples(), Shards: int64(c.snap.NumShards()), ETLVersion: c.etl, Map: c.nodes()}, nil
 }
 
 func (c *cluster) RefreshMap(context.Context) (*api.Placer, error) {

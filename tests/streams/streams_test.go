@@ -32,7 +32,7 @@ func next(t testing.TB, l *loader.Loader) (arena.Batch, error) {
 
 func open(t testing.TB, c *cluster, edit func(*loader.Config)) *loader.Loader {
 	t.Helper()
-	cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 10 * time.Second, SharedMemory: true}
+	cfg := loader.Config{Sources: []string{"ss://b/"}, BatchSize: 32, Shuffle: "global", Seed: 1, Timeout: 10 * time.Second, SharedMemory: true, ReadAhead: true}
 	if edit != nil {
 		edit(&cfg)
 	}

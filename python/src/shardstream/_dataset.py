@@ -476,4 +476,6 @@ class IterableDataset:
             "timeout_s": self.timeout,
             "shared_memory": self.shared_memory,
             "compress": self.compress,
+            # A DataLoader's worker may be gone before the next epoch.
+            "read_ahead": this_worker() is None,
         }
