@@ -53,6 +53,7 @@ def test_the_config_that_go_gets(fake: FakeBinding) -> None:
     assert config == {
         "sources": ["ss://b/*.tar"], "batch_size": 3, "shuffle": "none", "seed": 7, "etl": "e",
         "fields": ["x"], "drop_last": False, "prefetch": 4, "on_error": "skip", "timeout_s": 5.0,
+        "shared_memory": True, "compress": "auto", "read_ahead": True,
     }  # fmt: skip
 
 

@@ -279,6 +279,22 @@ def test_stats() -> None:
     assert sum(t["samples"] for t in stats["targets"].values()) == SAMPLES
 
 
+@pytest.mark.parametrize(("shared", "transport"), [(True, "shared_memory"), (False, "tcp")])
+def test_targets_of_this_machine_share_memory_unless_told_not_to(
+    shared: bool, transport: str
+) -> None:
+    with dataset(shared_memory=shared) as ds:
+        assert len(keys(ds)) == 227
+        targets = ds.stats()["targets"]
+        assert {target["transport"] for target in targets.values()} == {transport}
+
+
+def test_the_environment_switches_shared_memory_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDSTREAM_SHARED_MEMORY", "off")
+    assert not dataset().shared_memory
+    assert dataset(shared_memory=True).shared_memory
+
+
 def test_many_sources_and_braces() -> None:
     ds = IterableDataset(
         ["ss://train/shard-{0..1}.tar", "ss://train/shard-3.tar"], batch_size=8, shuffle=None
