@@ -167,6 +167,19 @@ func (a *arena) hold(s *slot) {
 	a.mu.Unlock()
 }
 
+// held is the number of slots that the consumer has.
+func (a *arena) held() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := 0
+	for _, s := range a.slots {
+		if s.held {
+			n++
+		}
+	}
+	return n
+}
+
 func (a *arena) get(id int) (*slot, error) {
 	if a.closed {
 		return nil, ErrClosed

@@ -53,6 +53,8 @@ type batch struct {
 	index    int64
 	spec     sampler.Batch
 	n        int // places: the real samples, or the padded ones where there are none
+	size     int // rows that the batch will have: n at most, or the batch size where short ones are padded
+	pad      bool
 	slot     *slot
 	state    []uint8
 	missing  int // places neither filled nor failed
@@ -64,14 +66,20 @@ type batch struct {
 	bytes    int64
 	repair   bool // a repair of holes is under way
 	tainted  bool // a target may still write to places that it was given once: they are not given again
+
+	by   string // the target that filled the last place
+	rows []int  // of the finished batch: the place that each row shows
+	mask []byte // of the finished batch: 1 for rows that are samples; empty where all are
 }
 
-func (b *batch) reset(index int64, spec sampler.Batch, s *slot) {
+// reset begins a batch. With padTo it will have so many rows, whatever becomes of its samples.
+func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := int(spec.Count + spec.Pad)
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
 	b.missing, b.bytes, b.repair, b.tainted, b.ncols = n, 0, false, false, 0
+	b.size, b.pad, b.by = max(n, padTo), padTo > 0, ""
 	b.keys, b.failures = b.keys[:0], b.failures[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
 	clear(b.state)
@@ -125,7 +133,7 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 	}
 	if wire.IsArray(c.dtype) {
 		// The first array decides the dense form; its place in the batch is then known for each sample.
-		base, err := b.slot.alloc(c.itemSize * int64(b.n))
+		base, err := b.slot.alloc(c.itemSize * int64(b.size))
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,9 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/shardstream/shardstream/cluster/api"
 )
@@ -13,6 +16,7 @@ const (
 	codeTimeout         = "timeout"
 	codeClosed          = "closed"
 	codeSample          = "sample_error"
+	codeTooMany         = "too_many_errors"
 )
 
 // ErrClosed is returned by calls on a closed loader.
@@ -41,14 +45,39 @@ func (e *SampleError) Error() string {
 	return fmt.Sprintf("sample %q at position %d: %s", e.Key, e.Position, e.Message)
 }
 
+// shownKeys is how many failed samples an error names.
+const shownKeys = 5
+
+// BudgetError says that more samples were left out than Config.MaxErrors allows.
+type BudgetError struct {
+	Budget Budget
+	Errors int64 // samples left out
+	Seen   int64 // samples that the iteration has come to, those included
+	ByCode map[string]int64
+	Keys   []string // the first of them
+	Last   SampleError
+}
+
+func (e *BudgetError) Error() string {
+	codes := make([]string, 0, len(e.ByCode))
+	for _, code := range slices.Sorted(maps.Keys(e.ByCode)) {
+		codes = append(codes, fmt.Sprintf("%d %s", e.ByCode[code], code))
+	}
+	return fmt.Sprintf("%d of %d samples failed, more than max_errors=%v allows (%s); the first: %s; the last: %v",
+		e.Errors, e.Seen, &e.Budget, strings.Join(codes, ", "), strings.Join(e.Keys[:min(len(e.Keys), shownKeys)], ", "), &e.Last)
+}
+
 // Describe gives an error's code, one of the REST contract's or the loader's own, and its message: the
 // form in which errors leave Go.
 func Describe(err error) (code, message string) {
 	var (
 		sample *SampleError
+		budget *BudgetError
 		answer *api.Error
 	)
 	switch {
+	case errors.As(err, &budget):
+		return codeTooMany, err.Error()
 	case errors.As(err, &sample):
 		return codeSample, sample.Code + ": " + err.Error()
 	case errors.As(err, &answer):

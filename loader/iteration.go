@@ -40,8 +40,12 @@ type iteration struct {
 	pullers  []*puller
 	group    *errgroup.Group
 	err      error
-	stopped  bool // pullers shall end
-	pulled   bool // pullers have ended
+	stopped  bool          // pullers shall end
+	pulled   bool          // pullers have ended
+	form     form          // of the last batch with a sample, where short batches are padded
+	hungry   bool          // the consumer waits for any batch that has one
+	patience time.Duration // that the consumer has spent on the next batch
+	lastBy   string        // the target that completed the last one delivered
 	counters counters
 }
 
@@ -205,7 +209,7 @@ func (it *iteration) assignNext(ctx context.Context) (bool, error) {
 	} else {
 		b = &batch{}
 	}
-	b.reset(it.assign, it.view.Batch(it.assign), s)
+	b.reset(it.assign, it.view.Batch(it.assign), s, it.l.cfg.padTo())
 	it.window[it.assign] = b
 	it.assign++
 	it.cond.Broadcast()
@@ -237,13 +241,14 @@ func (it *iteration) settle(ctx context.Context) error {
 
 // next implements Loader.Next.
 func (it *iteration) next(timeout time.Duration) (int, int64, error) {
-	began := time.Now()
-	defer func() { it.count(func(c *counters) { c.wait += time.Since(began) }) }()
+	began, delivered := time.Now(), false
+	defer func() { it.waited(time.Since(began), delivered) }()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for {
 		slot, table, ok, err := it.tryDeliver()
 		if ok || err != nil {
+			delivered = ok
 			it.signal() // another caller may have waited for the same token
 			return slot, table, err
 		}
@@ -262,6 +267,9 @@ func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
 		return 0, 0, false, it.outdatedLocked()
 	}
 	if it.batches >= 0 && it.deliver >= it.batches {
+		if err := it.overBudget(it.counters.samples+it.counters.skipped, true); err != nil {
+			return 0, 0, false, err
+		}
 		return 0, 0, false, ErrEnd
 	}
 	b := it.window[it.deliver]
@@ -271,19 +279,17 @@ func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
 		}
 		return 0, 0, false, it.err
 	}
-	if err := it.judge(b); err != nil {
-		it.err = err
-		return 0, 0, false, err
-	}
-	at, err := b.finish()
+	at, ready, err := it.complete(b)
 	if err != nil {
 		it.err = err
-		return 0, 0, false, err
+	}
+	if err != nil || !ready {
+		return 0, 0, false, it.err
 	}
 	it.l.arena.hold(b.slot)
-	slot = b.slot.id
+	slot, it.lastBy = b.slot.id, b.by
 	it.counters.batches++
-	it.counters.samples += int64(b.n - len(b.failures))
+	it.counters.samples += b.samples()
 	it.counters.bytes += b.bytes
 	b.retire()
 	delete(it.window, it.deliver)
@@ -293,31 +299,31 @@ func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
 	return slot, at, true, nil
 }
 
+// complete makes a batch whose places are all settled ready for the consumer; false where one of which no
+// sample is left waits for another that shows what it would have looked like.
+func (it *iteration) complete(b *batch) (table int64, ready bool, err error) {
+	switch live := b.arrange(); {
+	case live && b.pad:
+		it.form.remember(b)
+	case !live && b.pad && it.l.cfg.OnError != Raise:
+		if ready, err := it.findForm(b); !ready {
+			return 0, false, err
+		}
+		if err := b.blank(it.form); err != nil {
+			return 0, false, err
+		}
+	}
+	if err := it.judge(b); err != nil {
+		return 0, false, err
+	}
+	table, err = b.finish()
+	return table, err == nil, err
+}
+
 func (b *batch) complete() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.missing == 0
-}
-
-// judge applies the error policy to a complete batch.
-func (it *iteration) judge(b *batch) error {
-	if fields := it.l.cfg.Fields; len(fields) > 0 && b.ncols == 0 && len(b.failures) < b.n {
-		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q; `shardstream dataset inspect` lists those of the shards", b.index, fields)
-	}
-	for _, f := range b.failures {
-		pos := b.spec.Start + int64(f.place)
-		if it.l.cfg.OnError == Raise {
-			return &SampleError{Key: f.key, Position: pos, Code: f.code, Message: f.message}
-		}
-		if len(b.failures) == b.n {
-			return &SampleError{Key: f.key, Position: pos, Code: f.code, Message: fmt.Sprintf("none of the %d samples of batch %d is left to go on with; this one: %s", b.n, b.index, f.message)}
-		}
-		if it.l.cfg.OnError == Warn {
-			it.l.cfg.Logger.Warn("sample skipped", "key", f.key, "position", pos, "code", f.code, "reason", f.message)
-		}
-		it.counters.skip(f.key)
-	}
-	return nil
 }
 
 // finish records how the pullers ended. Batches that are complete are delivered before an error is.
@@ -340,9 +346,12 @@ func (it *iteration) signal() {
 }
 
 // completed is called by a puller that filled the last place of a batch.
-func (it *iteration) completed(index int64) {
+func (it *iteration) completed(index int64, node string) {
 	it.mu.Lock()
-	first := index == it.deliver
+	first := index == it.deliver || it.hungry
+	if b := it.window[index]; b != nil {
+		b.by = node
+	}
 	it.mu.Unlock()
 	if first {
 		it.signal()

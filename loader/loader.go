@@ -31,17 +31,6 @@ type Control interface {
 	RefreshMap(ctx context.Context) (*api.Placer, error)
 }
 
-// Policy says what happens to a sample that can't be read or transformed.
-type Policy string
-
-// The policies: Raise ends the iteration with the sample's error; Skip leaves the sample out of its
-// batch, counted and named in the stats; Warn is Skip with a log line.
-const (
-	Raise Policy = "raise"
-	Skip  Policy = "skip"
-	Warn  Policy = "warn"
-)
-
 // Config describes a stream, whichever epoch or rank iterates it.
 type Config struct {
 	Sources   []string
@@ -53,6 +42,8 @@ type Config struct {
 	DropLast  bool
 	Prefetch  int           // batches assembled ahead; 4 when 0
 	OnError   Policy        // Raise when empty
+	MaxErrors *Budget       // of samples left out by Skip or Warn; nil: any number
+	Pad       bool          // every batch has BatchSize rows and a mask
 	Timeout   time.Duration // without any progress from a target; 60 s when 0
 	// SharedMemory lets targets of this machine write into the arena instead of sending over TCP.
 	SharedMemory bool
@@ -61,6 +52,14 @@ type Config struct {
 	// Compress says when payloads travel compressed: wire.CompressAuto when empty.
 	Compress string
 	Logger   *slog.Logger
+}
+
+// padTo is the number of rows of every batch; 0 where each has as many as it has samples.
+func (c *Config) padTo() int {
+	if c.Pad {
+		return c.BatchSize
+	}
+	return 0
 }
 
 // Run says which part of which epoch an iteration yields.
@@ -146,6 +145,12 @@ func New(cfg Config, control Control) (*Loader, error) {
 	}
 	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil {
 		return nil, badRequest("%v", err)
+	}
+	if err := cfg.MaxErrors.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.MaxErrors != nil && cfg.OnError == Raise {
+		return nil, badRequest("max_errors needs on_error skip or warn: raise ends with the first error")
 	}
 	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch + 1)}, nil
 }

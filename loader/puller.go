@@ -231,6 +231,7 @@ func (p *puller) mark(ctx context.Context, samples int64, req *wire.ReadRequest)
 	case p.pending != nil:
 		return fmt.Errorf("%w: a chunk ends before batch %d is filled", wire.ErrMalformed, p.pending.frame.Index)
 	}
+	p.it.marked(p.node, m.Work)
 	if !oneShot {
 		p.advance(ctx, m.Next)
 	}

@@ -11,7 +11,7 @@ import (
 //
 //	0 magic | 1 samples n | 2 columns | 3 batch index | 4 start position | 5 next position | 6 flags |
 //	7 table bytes | 8 keys offset | 9 keys length | 10 offset of int64[n] ends of keys |
-//	11 offset of uint8[n] mask (1 real, 0 padding), 0 where nothing is padded | 12 samples skipped | 13-15 zero
+//	11 offset of uint8[n] mask (1 real, 0 padding), 0 where no row can be padding | 12 samples skipped | 13-15 zero
 //
 // then 16 words for each column:
 //
@@ -56,16 +56,15 @@ func (t *table) blob(b []byte) int64 {
 	return off
 }
 
-// finish compacts a complete batch over its failed samples, writes its table and returns its offset.
+// finish arranges the rows of a complete batch, writes its table and returns its offset.
 func (b *batch) finish() (int64, error) {
-	live := b.live()
-	n := len(live)
+	n := len(b.rows)
 	size := int64(headWords+b.ncols*columnWords) * 8
-	size += int64(len(b.keys)+8) + int64(n)*8 + int64(n+8)
+	size += b.keyBytes() + int64(n)*8 + int64(n+8)
 	for i := range b.cols[:b.ncols] {
 		size += int64(len(b.cols[i].name)+8) + int64(n)*8*(2+shapeWords)
 	}
-	if err := b.gather(live); err != nil {
+	if err := b.gather(); err != nil {
 		return 0, err
 	}
 	at, err := b.slot.alloc(size)
@@ -79,36 +78,33 @@ func (b *batch) finish() (int64, error) {
 	} {
 		t.word(i, v)
 	}
-	b.writeKeys(t, live)
-	if b.spec.Pad > 0 {
-		mask := make([]byte, n)
-		t.word(11, t.blob(mask))
+	b.writeKeys(t)
+	if len(b.mask) > 0 {
+		t.word(11, t.blob(b.mask))
 		t.word(6, 1)
 	}
 	t.word(12, int64(len(b.failures)))
 	for i := range b.cols[:b.ncols] {
-		b.writeColumn(t, headWords+i*columnWords, &b.cols[i], live)
+		b.writeColumn(t, headWords+i*columnWords, &b.cols[i])
 	}
 	t.word(7, t.next-at)
 	return at, nil
 }
 
-// live lists the places that hold a sample, in order.
-func (b *batch) live() []int {
-	live := make([]int, 0, b.n)
-	for at, s := range b.state {
-		if s == placeFilled {
-			live = append(live, at)
-		}
+// keyBytes bounds what the keys of the rows take: rows of padding repeat those of samples.
+func (b *batch) keyBytes() int64 {
+	n := int64(8)
+	for _, at := range b.rows {
+		n += int64(b.keyAt[at][1] - b.keyAt[at][0])
 	}
-	return live
+	return n
 }
 
-func (b *batch) writeKeys(t *table, live []int) {
-	ends := t.words(len(live))
+func (b *batch) writeKeys(t *table) {
+	ends := t.words(len(b.rows))
 	start := t.next
 	var end int64
-	for i, at := range live {
+	for i, at := range b.rows {
 		key := b.keys[b.keyAt[at][0]:b.keyAt[at][1]]
 		copy(t.mem[start+end:], key)
 		end += int64(len(key))
@@ -120,12 +116,12 @@ func (b *batch) writeKeys(t *table, live []int) {
 	t.word(10, ends)
 }
 
-func (b *batch) writeColumn(t *table, w int, c *column, live []int) {
+func (b *batch) writeColumn(t *table, w int, c *column) {
 	t.word(w, t.blob([]byte(c.name)))
 	t.word(w+1, int64(len(c.name)))
 	t.word(w+2, int64(c.dtype))
-	if wire.IsArray(c.dtype) && c.dense(live) {
-		b.pack(c, live)
+	if wire.IsArray(c.dtype) && c.dense(b.rows) {
+		b.pack(c)
 		t.word(w+3, kindDense)
 		t.word(w+4, int64(c.ndim))
 		for i, d := range c.dims[:c.ndim] {
@@ -135,18 +131,18 @@ func (b *batch) writeColumn(t *table, w int, c *column, live []int) {
 		return
 	}
 	t.word(w+3, kindRagged)
-	entries := t.words(2 * len(live))
+	entries := t.words(2 * len(b.rows))
 	t.word(w+13, entries)
-	for i, at := range live {
+	for i, at := range b.rows {
 		t.put(entries, 2*i, c.entries[at].off)
 		t.put(entries, 2*i+1, c.entries[at].size)
 	}
 	if !wire.IsArray(c.dtype) {
 		return
 	}
-	shapes := t.words(shapeWords * len(live))
+	shapes := t.words(shapeWords * len(b.rows))
 	t.word(w+14, shapes)
-	for i, at := range live {
+	for i, at := range b.rows {
 		e := &c.entries[at]
 		t.put(shapes, shapeWords*i, int64(e.ndim))
 		for d := range e.dims {
@@ -155,12 +151,12 @@ func (b *batch) writeColumn(t *table, w int, c *column, live []int) {
 	}
 }
 
-// dense says whether every live sample has the field in the column's one shape.
-func (c *column) dense(live []int) bool {
+// dense says whether every row has the field in the column's one shape.
+func (c *column) dense(rows []int) bool {
 	if c.ragged {
 		return false
 	}
-	for _, at := range live {
+	for _, at := range rows {
 		if c.entries[at].size < 0 {
 			return false
 		}
@@ -169,17 +165,17 @@ func (c *column) dense(live []int) bool {
 }
 
 // gather makes the dense form of columns with items that could not go to their places in it.
-func (b *batch) gather(live []int) error {
+func (b *batch) gather() error {
 	for i := range b.cols[:b.ncols] {
 		c := &b.cols[i]
-		if !c.strayed || !wire.IsArray(c.dtype) || !c.dense(live) {
+		if !c.strayed || !wire.IsArray(c.dtype) || !c.dense(b.rows) {
 			continue
 		}
-		base, err := b.slot.alloc(c.itemSize * int64(b.n))
+		base, err := b.slot.alloc(c.itemSize * int64(b.size))
 		if err != nil {
 			return err
 		}
-		for _, at := range live {
+		for _, at := range b.rows {
 			copy(b.slot.mem[base+int64(at)*c.itemSize:][:c.itemSize], b.slot.mem[c.entries[at].off:])
 		}
 		c.base = base
@@ -187,12 +183,11 @@ func (b *batch) gather(live []int) error {
 	return nil
 }
 
-// pack closes the gaps that failed samples left in a dense column.
-func (b *batch) pack(c *column, live []int) {
-	if len(live) == b.n {
-		return
-	}
-	for i, at := range live {
+// pack brings the rows of a dense column to their places: over the gaps of failed samples, or into them. A
+// row that is shown elsewhere too is never overwritten before: rows only move to the front, or stay and are
+// repeated.
+func (b *batch) pack(c *column) {
+	for i, at := range b.rows {
 		if i != at {
 			copy(b.slot.mem[c.base+int64(i)*c.itemSize:][:c.itemSize], b.slot.mem[c.base+int64(at)*c.itemSize:])
 		}

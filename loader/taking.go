@@ -83,7 +83,7 @@ func (p *puller) commit(ctx context.Context, t *taking, req *wire.ReadRequest) {
 			c.target(p.node, func(t *TargetStats) { t.Samples += samples; t.Bytes += payload })
 		})
 		if complete {
-			p.it.completed(index)
+			p.it.completed(index, p.node)
 		}
 	}
 	if len(req.Slots) == 0 {

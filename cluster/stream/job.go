@@ -35,6 +35,8 @@ type job struct {
 	pins  []*shard
 	data  []byte // holds what was read for verification or transformation
 	now   time.Time
+	clock clock
+	work  wire.Work // of preparing the batch
 
 	found  []found
 	items  []wire.Item
@@ -55,6 +57,7 @@ type found struct {
 
 // fill plans batch index and prepares its frame; without samples of ours the frame stays empty.
 func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
+	j.clock, j.work = startClock(), wire.Work{}
 	j.frame.Reset(index)
 	j.now = time.Now()
 	j.segs, j.found = j.segs[:0], j.found[:0]
@@ -71,6 +74,7 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 		}
 		r.find(j, at, spec.Start+int64(at))
 	}
+	j.clock.lap(&j.work.Plan)
 	if len(j.found) == 0 {
 		return nil
 	}
@@ -82,10 +86,13 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 			return err
 		}
 	}
+	j.clock.lap(&j.work.Plan)
 	if r.req.Verify {
 		r.verify(j)
+		j.clock.lap(&j.work.Read)
 	}
 	j.byField()
+	j.clock.lap(&j.work.Plan)
 	return nil
 }
 

@@ -86,11 +86,14 @@ type delivery struct {
 	// before it is filled, so that the loader places one batch while another is being written.
 	placed           *job
 	sinceMark, total int64
+
+	costs *ledger
+	at    clock // of what the costs are made of
 }
 
 // send writes prepared batches with their chunk marks, and the end mark.
 func (r *Reader) send(ctx context.Context, out *sender, meter Meter, free chan<- *job, ready <-chan *job) error {
-	d := &delivery{r: r, out: out, meter: meter, free: free, ready: ready}
+	d := &delivery{r: r, out: out, meter: meter, free: free, ready: ready, costs: newLedger(r.srv.nodeIO()), at: startClock()}
 	err := d.run(ctx)
 	if d.placed != nil {
 		r.release(d.placed)
@@ -105,10 +108,12 @@ func (d *delivery) run(ctx context.Context) error {
 		if err != nil || j == nil {
 			return err
 		}
+		d.costs.work.Add(j.work)
 		if err := d.batch(j); err != nil {
 			return err
 		}
-		if done := index + 1; (done-req.From)%int64(req.Chunk) == 0 || done == req.To {
+		d.at.lap(&d.costs.work.Send)
+		if done := index + 1; (done-req.From)%int64(req.Chunk) == 0 || done == req.To || d.costs.due() {
 			if err := d.mark(done); err != nil {
 				return err
 			}
@@ -139,6 +144,7 @@ func (d *delivery) batch(j *job) error {
 	}
 	if err == nil {
 		d.meter.Sent(n, payload)
+		d.costs.node.sent.Add(payload)
 		j.countFailures(d.meter)
 		err = d.settle()
 	}
@@ -172,7 +178,9 @@ func (d *delivery) mark(next int64) error {
 	if err := d.settle(); err != nil {
 		return err
 	}
-	err := d.out.mark(wire.FrameChunk, wire.Chunk{Next: next, Samples: d.sinceMark})
+	d.at.lap(&d.costs.work.Send)
+	d.costs.work.Full += d.out.takeFull()
+	err := d.out.mark(wire.FrameChunk, wire.Chunk{Next: next, Samples: d.sinceMark, Work: d.costs.settle()})
 	d.sinceMark = 0
 	return err
 }
@@ -188,8 +196,10 @@ func (d *delivery) next(ctx context.Context) (*job, error) {
 	if err := errors.Join(d.settle(), d.out.flush()); err != nil {
 		return nil, err
 	}
+	d.at.lap(&d.costs.work.Send)
 	select {
 	case j := <-d.ready:
+		d.at.lap(&d.costs.work.Idle)
 		return j, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -47,6 +47,9 @@ type sender struct {
 	left     int64
 	err      error
 	transfer func(fd uintptr) bool
+
+	full   time.Duration // waited for the connection to take more
+	fullAt time.Time     // when sendfile found it full; zero while it is not
 }
 
 func newSender(nc net.Conn, compress string) (*sender, error) {
@@ -129,7 +132,7 @@ func (s *sender) frameOf(e wire.Encoding, head []byte, payload int64) error {
 }
 
 func (s *sender) mark(t wire.FrameType, c wire.Chunk) error {
-	var head [24]byte
+	var head [wire.MaxMark]byte
 	return s.frame(t, c.Append(head[:0]), 0)
 }
 
@@ -167,10 +170,24 @@ func (s *sender) flush() error {
 }
 
 func (s *sender) direct(p []byte) error {
-	if _, err := s.conn.Write(p); err != nil {
+	began := time.Now()
+	_, err := s.conn.Write(p)
+	s.full += time.Since(began) // nearly nothing where it did not wait
+	if err != nil {
 		return fmt.Errorf("%w: %w", errClient, err)
 	}
 	return nil
+}
+
+// takeFull returns the time spent waiting for the loader to take more since the last call, in nanoseconds.
+func (s *sender) takeFull() int64 {
+	full := s.full
+	s.full = 0
+	if s.shared != nil {
+		full += s.shared.waited
+		s.shared.waited = 0
+	}
+	return int64(full)
 }
 
 // segment sends one item.
@@ -211,10 +228,15 @@ func (s *sender) file(seg *segment, size int64) error {
 
 // sendfile is called by the runtime's poller whenever the socket may be written; true ends the call.
 func (s *sender) sendfile(fd uintptr) bool {
+	if !s.fullAt.IsZero() {
+		s.full += time.Since(s.fullAt)
+		s.fullAt = time.Time{}
+	}
 	for s.left > 0 {
 		n, err := unix.Sendfile(int(fd), s.in, &s.off, int(min(s.left, 1<<30)))
 		switch {
 		case errors.Is(err, unix.EAGAIN):
+			s.fullAt = time.Now()
 			return false
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EIO):

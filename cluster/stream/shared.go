@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,8 @@ type sharing struct {
 	oob   []byte
 	raw   []byte
 	dst   []int64
+
+	waited time.Duration // for placements
 }
 
 func newSharing(conn *net.UnixConn, known *memories) *sharing {
@@ -50,7 +53,9 @@ func (s *sharing) close() {
 
 // fill waits for the placement of a job's items and writes them there.
 func (s *sharing) fill(j *job) (err error) {
+	began := time.Now()
 	p, mem, err := s.receive()
+	s.waited += time.Since(began)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/store"
@@ -45,6 +46,8 @@ type Server struct {
 	Logger    *slog.Logger
 
 	memories memories // of loaders on this machine
+	ioOnce   sync.Once
+	io       *nodeIO // made with the first stream
 }
 
 // Reader is one stream, checked and ready to run.
@@ -100,6 +103,12 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 		}
 	}
 	return r, nil
+}
+
+// nodeIO is what all streams of the node count together.
+func (s *Server) nodeIO() *nodeIO {
+	s.ioOnce.Do(func() { s.io = openNodeIO() })
+	return s.io
 }
 
 // pool looks a transformation of samples up.

@@ -41,9 +41,11 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 	}
 	j.out = j.out[:len(j.in)]
 	clear(j.out)
+	j.clock.lap(&j.work.Read)
 	if err := r.apply(ctx, j); err != nil {
 		return err
 	}
+	j.clock.lap(&j.work.ETL)
 	for i, f := range j.found {
 		if err := j.out[i].Err; err != nil {
 			j.fail(f, j.in[i].Key, err)
@@ -54,6 +56,7 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 		}
 	}
 	j.byField()
+	j.clock.lap(&j.work.Plan)
 	return nil
 }
 

@@ -137,19 +137,62 @@ func (h Header) CheckHead(head []byte) error {
 type Chunk struct {
 	Next    int64 // all batches below this index are answered; of a FrameFilled, the batch
 	Samples int64 // samples sent since the last mark (FrameChunk) or in all (FrameEnd), failed ones included
+	Work    Work  // since the last mark
 }
+
+// Work is what a target spent on a stream: nanoseconds of the goroutine that prepares batches and of the one
+// that sends them, which run side by side. The loader tells from it what bounds the run.
+type Work struct {
+	Plan int64 // finding the samples of a batch and opening their shards
+	Read int64 // reading stored bytes, to verify or to transform them
+	ETL  int64 // waiting for the transformation
+	Send int64 // sending, Full included; what the page cache lacks is read meanwhile
+	Full int64 // waiting for the connection to take more
+	Idle int64 // nothing to send yet
+	// Stored and Sent are bytes of the whole node meanwhile: read from its disks, sent on its streams.
+	Stored, Sent int64
+}
+
+// MaxMark is the most that an encoded Chunk takes.
+const MaxMark = 10 * binary.MaxVarintLen64
 
 // Append encodes c.
 func (c Chunk) Append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(c.Next))
-	return binary.AppendUvarint(dst, uint64(c.Samples))
+	dst = binary.AppendUvarint(dst, uint64(c.Samples))
+	for _, v := range c.Work.parts() {
+		dst = binary.AppendUvarint(dst, uint64(*v))
+	}
+	return dst
 }
 
 // ParseChunk decodes a Chunk.
 func ParseChunk(head []byte) (Chunk, error) {
 	d := decoder{b: head}
 	c := Chunk{Next: d.int(), Samples: d.int()}
+	for _, v := range c.Work.parts() {
+		*v = d.int()
+	}
 	return c, d.finish()
+}
+
+// Add adds what was spent elsewhere, or later.
+func (w *Work) Add(o Work) {
+	for i, v := range w.parts() {
+		*v += *o.parts()[i]
+	}
+}
+
+// Sub takes away what was spent earlier.
+func (w *Work) Sub(o Work) {
+	for i, v := range w.parts() {
+		*v -= *o.parts()[i]
+	}
+}
+
+// parts lists the numbers in the order in which they travel.
+func (w *Work) parts() [8]*int64 {
+	return [...]*int64{&w.Plan, &w.Read, &w.ETL, &w.Send, &w.Full, &w.Idle, &w.Stored, &w.Sent}
 }
 
 // Failure is the head of a FrameError and the status of a failed sample.

@@ -95,10 +95,18 @@ func TestHeaderRefusesDamage(t *testing.T) {
 
 func TestMarksRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c := wire.Chunk{Next: rapid.Int64Range(0, 1<<62).Draw(t, "next"), Samples: rapid.Int64Range(0, 1<<62).Draw(t, "samples")}
-		got, err := wire.ParseChunk(c.Append(nil))
+		number := rapid.Int64Range(0, 1<<62)
+		c := wire.Chunk{Next: number.Draw(t, "next"), Samples: number.Draw(t, "samples"), Work: wire.Work{
+			Plan: number.Draw(t, "plan"), Read: number.Draw(t, "read"), ETL: number.Draw(t, "etl"), Send: number.Draw(t, "send"),
+			Full: number.Draw(t, "full"), Idle: number.Draw(t, "idle"), Stored: number.Draw(t, "stored"), Sent: number.Draw(t, "sent"),
+		}}
+		head := c.Append(nil)
+		require.LessOrEqual(t, len(head), wire.MaxMark)
+		got, err := wire.ParseChunk(head)
 		require.NoError(t, err)
 		require.Equal(t, c, got)
+		_, err = wire.ParseChunk(head[:len(head)-1])
+		require.ErrorIs(t, err, wire.ErrMalformed)
 		f := wire.Failure{Code: rapid.String().Draw(t, "code"), Message: rapid.String().Draw(t, "message")}
 		back, err := wire.ParseFailure(f.Append(nil))
 		require.NoError(t, err)
