@@ -3,7 +3,7 @@
 // v0.4.10. Payload never crosses here: Python maps the memfds of the loader's slots.
 //
 // Errors read "code|message"; the codes are those of the REST contract, and timeout, closed,
-// sample_error, snapshot_changed. No function panics: a panic in Go would end the Python process.
+// sample_error, too_many_errors, snapshot_changed. No function panics: a panic in Go would end the Python process.
 package pybind
 
 import (
@@ -51,6 +51,9 @@ type openConfig struct {
 	Shared    bool     `json:"shared_memory"`
 	Compress  string   `json:"compress"`
 	ReadAhead bool     `json:"read_ahead"`
+	Pad       bool     `json:"pad"`
+	// MaxErrors is {"count": 10} or {"fraction": 0.01}; null: any number.
+	MaxErrors *loader.Budget `json:"max_errors"`
 }
 
 type startConfig struct {
@@ -75,6 +78,7 @@ func Open(config string) (id int64, err error) {
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,
+		Pad: c.Pad, MaxErrors: c.MaxErrors,
 	})
 	if err != nil {
 		return 0, coded(err)

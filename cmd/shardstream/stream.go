@@ -16,6 +16,7 @@ type streamFlags struct {
 	config  loader.Config
 	run     loader.Run
 	onError string
+	budget  string // of errors
 	epochs  uint64
 	limit   int64
 	json    bool
@@ -33,6 +34,9 @@ type streamed struct {
 	FirstBatch float64 `json:"first_batch_s"`
 	Skipped    int64   `json:"skipped"`
 	Snapshot   string  `json:"snapshot"`
+	WaitShare  float64 `json:"wait_share"` // of the epoch's time, spent waiting for batches
+	BoundBy    string  `json:"bound_by"`   // as the loader's stats have it at the end
+	Advice     string  `json:"advice"`
 
 	Targets map[string]loader.TargetStats `json:"targets"` // since the first epoch
 }
@@ -54,6 +58,8 @@ func newStream(a *app) *cobra.Command {
 	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
 	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
 	flags.StringVar(&f.onError, "on-error", "raise", "what a bad sample does: raise, skip or warn")
+	flags.StringVar(&f.budget, "max-errors", "", "bad samples that an epoch may skip: a number, or a part such as 0.01 or 1%")
+	flags.BoolVar(&f.config.Pad, "pad", false, "fill every batch up to the batch size, with masked rows")
 	flags.IntVar(&f.config.Prefetch, "prefetch", 4, "batches to assemble ahead")
 	flags.DurationVar(&f.config.Timeout, "timeout", time.Minute, "give up after so long without progress")
 	flags.BoolVar(&f.config.SharedMemory, "shared-memory", api.SharedMemory(),
@@ -86,6 +92,12 @@ func (f *streamFlags) check() error {
 	case f.limit < 0:
 		return usagef("--batches must be 0 or more, not %d", f.limit)
 	}
+	if f.budget != "" {
+		var err error
+		if f.config.MaxErrors, err = loader.ParseBudget(f.budget); err != nil {
+			return &usageError{err.Error()}
+		}
+	}
 	return nil
 }
 
@@ -113,6 +125,7 @@ func (a *app) stream(ctx context.Context, f *streamFlags) error {
 			a.printf("epoch %d: %d samples in %d batches, %s in %.2f s: %.0f samples/s, %s, first batch after %.0f ms\n",
 				epoch.Epoch, epoch.Samples, epoch.Batches, size(epoch.Bytes), epoch.Seconds, epoch.SamplesPS,
 				rate(epoch.Bytes, time.Duration(epoch.Seconds*float64(time.Second))), epoch.FirstBatch*1000)
+			a.printf("  %s\n", epoch.Advice)
 		}
 		f.run.Epoch++
 	}
@@ -167,6 +180,8 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 
 func (s streamed) finish(before, after loader.Stats, took time.Duration) streamed {
 	s.Samples, s.Bytes = after.Samples-before.Samples, after.Bytes-before.Bytes
+	s.WaitShare = (after.WaitSeconds - before.WaitSeconds) / took.Seconds()
+	s.BoundBy, s.Advice = after.BoundBy, after.Advice
 	s.Skipped, s.Snapshot = after.Skipped-before.Skipped, after.Snapshot
 	s.Targets = after.Targets
 	s.Seconds = took.Seconds()

@@ -38,6 +38,7 @@ from ._exceptions import (
     ShardstreamError,
     SkippedSampleWarning,
     SnapshotChangedError,
+    TooManyErrors,
     UnavailableError,
 )
 from ._models import BucketInfo, Copy, ETLInfo, Location, ObjectInfo
@@ -80,6 +81,7 @@ __all__ = [
     "ShardstreamError",
     "SkippedSampleWarning",
     "SnapshotChangedError",
+    "TooManyErrors",
     "UnavailableError",
     "__version__",
 ]

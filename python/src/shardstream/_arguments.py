@@ -36,6 +36,27 @@ def seconds(name: str, value: Any, *, none: bool = False) -> float:
     return float(value)
 
 
+def error_budget(value: Any) -> int | float | None:
+    """How many samples may fail: a number of them, a part of them, or None for any number."""
+    if value is None:
+        return None
+    if isinstance(value, float) or (not hasattr(value, "__index__") and hasattr(value, "__float__")):
+        if not 0 < value < 1:
+            raise ValueError(
+                "max_errors as a part of the samples is between 0.0 and 1.0, as a number of them "
+                f"an int, not {value!r}"
+            )
+        return float(value)
+    return integer("max_errors", value, 0)
+
+
+def budget_document(budget: int | float | None) -> dict[str, int | float] | None:
+    """The same as pybind.Open takes it."""
+    if budget is None:
+        return None
+    return {"fraction" if isinstance(budget, float) else "count": budget}
+
+
 def names(argument: str, value: Any) -> tuple[str, ...]:
     """Several strings; a single one is refused, for its letters would be taken for names."""
     if isinstance(value, str):

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from . import _native
 from ._arguments import (
+    budget_document,
     endpoint_url,
+    error_budget,
     integer,
     names,
     rank_pair,
@@ -55,8 +57,9 @@ class IterableDataset:
       ``[N, *shape]`` with its dtype; of different shapes: a list of N arrays (None if missing).
     * a column of bytes (every column, without an ETL): a `BytesColumn`, a sequence of N
       zero-copy memoryviews. Text: a list of N str.
-    * ``"__mask__"``: bool ``[N]``, only in the one kind of batch that has padding: the last step
-      of an epoch with fewer samples left than ranks gives some ranks a repeated sample, False.
+    * ``"__mask__"``: bool ``[N]``, False in rows that are no sample of this rank's: always there
+      with ``pad=True``; without it only in the one kind of batch that has padding: the last step
+      of an epoch with fewer samples left than ranks gives some ranks a repeated sample.
 
     Arrays and views lie on the loader's memory, uncopied. They are writeable, are this process's
     alone, and stay as they are for as long as anything refers to them; a batch that is kept keeps
@@ -83,6 +86,12 @@ class IterableDataset:
         world_size: the number of processes that share an epoch.
         on_error: for a sample that can't be read or transformed: "raise" SampleError, "skip" it
             (counted in stats()), or "warn" with a SkippedSampleWarning and skip it.
+        max_errors: how many samples "skip" and "warn" may leave out of one iteration of this
+            process: an int, or a float for that part of the samples come to so far (judged from
+            the eleventh bad one on, and at the end). More raise TooManyErrors; None is any number.
+        pad: give every batch exactly batch_size rows, so that shapes are static, and each sample
+            its own row: rows without a sample (short last batches, ranks without one, skipped
+            samples) repeat another row and are False in ``"__mask__"``.
         timeout: seconds without a batch after which iterating raises DeadlineError.
         prefetch: batches that are assembled ahead.
         shared_memory: let targets of this machine write into this process's batches instead of
@@ -98,7 +107,7 @@ class IterableDataset:
         TypeError: an argument is of the wrong type.
 
     Iterating raises NotFoundError (a source that matches nothing), ETLError and SampleError (user
-    code, damaged samples), SnapshotChangedError (data changed since the saved state), ForkedError,
+    code, damaged samples), TooManyErrors, SnapshotChangedError (data changed since the saved state), ForkedError,
     DeadlineError, UnavailableError.
 
     Example:
@@ -124,6 +133,8 @@ class IterableDataset:
         rank: int | None = None,
         world_size: int | None = None,
         on_error: Literal["raise", "skip", "warn"] = "raise",
+        max_errors: int | float | None = None,
+        pad: bool = False,
         timeout: float = 60.0,
         prefetch: int = 4,
         shared_memory: bool | None = None,
@@ -153,6 +164,14 @@ class IterableDataset:
         if on_error not in _ON_ERROR:
             raise ValueError(f"on_error must be one of {_ON_ERROR}, not {on_error!r}")
         self.on_error = on_error
+        self.max_errors = error_budget(max_errors)
+        if max_errors is not None and on_error == "raise":
+            raise ValueError(
+                "max_errors needs on_error='skip' or 'warn': 'raise' ends with the first error"
+            )
+        if pad not in (True, False):
+            raise TypeError(f"pad must be True or False, not {pad!r}")
+        self.pad = bool(pad)
         self.timeout = seconds("timeout", timeout)
         self.prefetch = integer("prefetch", prefetch, 1, 1024)
         if shared_memory is None:
@@ -193,8 +212,9 @@ class IterableDataset:
             value = getattr(self, name)
             if value is not None:
                 text += f", {name}={value!r}"
-        if self.drop_last:
-            text += ", drop_last=True"
+        for name in ("drop_last", "pad"):
+            if getattr(self, name):
+                text += f", {name}=True"
         return f"IterableDataset({text})"
 
     # -- iterating ---------------------------------------------------------------------------
@@ -306,11 +326,23 @@ class IterableDataset:
     def stats(self) -> dict[str, Any]:
         """Counts since the first iteration in this process.
 
-        Keys: snapshot, batches, samples, bytes, wait_s (spent waiting for batches), run_s,
-        retries, skipped, skipped_keys, targets (of each: transport, "tcp" or "shared_memory",
-        samples, bytes, reconnects, compressed_from and compressed_to: bytes of samples that
-        travelled compressed, and bytes that they took). Empty before the first batch, after
-        close(), and where DataLoader workers do the iterating.
+        Empty before the first batch, after close(), and where DataLoader workers do the
+        iterating. Keys:
+
+        * snapshot, batches, samples, bytes, samples_per_s, bytes_per_s.
+        * wait_s: seconds spent waiting for batches, out of run_s; wait_share: their ratio.
+        * bound_by: what limits the run now: "trainer", "network", "etl", "disk", "target" (its
+          own work) or "opening"; advice: a sentence for people on that and on what would help.
+        * recent: seconds, samples_per_s, bytes_per_s, wait_share of the last seconds.
+        * queue: batches that are ready and assembling (window: at most so many), and those held,
+          which something still refers to.
+        * retries, skipped, skipped_keys (the first 1,000), skipped_by_code.
+        * targets, by name: transport ("tcp" or "shared_memory"), compressed_from and
+          compressed_to (bytes of samples that travelled compressed, and bytes they took), samples, bytes, reconnects, samples_per_s, bytes_per_s, recent, wait_s
+          (spent on batches that this target completed last) and work, the seconds that the
+          target spent: plan_s, read_s, etl_s preparing batches; send_s, of which blocked_s
+          waiting for the connection, and idle_s with nothing to send; stored_bytes that its node
+          read from disks meanwhile.
         """
         if self._stream is None or self._stream_pid != os.getpid():
             return {}
@@ -341,8 +373,8 @@ class IterableDataset:
         """The description, and what the next iteration takes; nothing of the running one."""
         names = (
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "timeout", "prefetch", "shared_memory", "compress",
-            "endpoint", "_token",
+            "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch", "shared_memory",
+            "compress", "endpoint", "_token",
         )  # fmt: skip
         state = {name: getattr(self, name) for name in names}
         state["_default"] = tuple(self._pending())
@@ -473,6 +505,8 @@ class IterableDataset:
             "drop_last": self.drop_last,
             "prefetch": self.prefetch,
             "on_error": self.on_error,
+            "max_errors": budget_document(self.max_errors),
+            "pad": self.pad,
             "timeout_s": self.timeout,
             "shared_memory": self.shared_memory,
             "compress": self.compress,

@@ -15,7 +15,8 @@
     ├── ETLError                     user code raised: carries its traceback
     ├── SampleError                  a sample could not be delivered: names it
     │   ├── SampleETLError           because user code raised (also an ETLError)
-    │   └── SampleCorruptError       because its bytes are damaged (also a CorruptError)
+    │   ├── SampleCorruptError       because its bytes are damaged (also a CorruptError)
+    │   └── TooManyErrors            more samples failed than max_errors allows
     ├── UnavailableError             the cluster, or a node that is needed, can't answer now
     │   ├── BusyError                too many requests
     │   └── NoSpaceError             a disk is full
@@ -125,6 +126,12 @@ class SampleCorruptError(SampleError, CorruptError):
     default_code = "corrupt"
 
 
+class TooManyErrors(SampleError):
+    """More samples were left out than max_errors allows; the message counts them by reason."""
+
+    default_code = "too_many_errors"
+
+
 class UnavailableError(ShardstreamError):
     """The cluster, or the one node that has the data, can't answer now."""
 
@@ -192,6 +199,7 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "corrupt": CorruptError,
     "etl_failed": ETLError,
     "sample_error": SampleError,
+    "too_many_errors": TooManyErrors,
     "busy": BusyError,
     "unavailable": UnavailableError,
     "no_space": NoSpaceError,
