@@ -25,8 +25,10 @@ const (
 type ETLLookup func(ctx context.Context, name string) (api.ETL, error)
 
 // ServeStreams adds POST /v1/streams: it turns a description into a snapshot, gives that to every target,
-// and answers with its id and counts. Call it before Serve.
+// and answers with its id and counts; and POST /v1/streams/explain, which says what a stream yields. Call it
+// before Serve.
 func (g *Gateway) ServeStreams(etls ETLLookup) {
+	g.Handle("POST /v1/streams/explain", g.postExplain)
 	g.Handle("POST /v1/streams", func(w http.ResponseWriter, r *http.Request) error {
 		req := api.StreamRequest{WorldSize: 1} // where the description names none; 0 is refused
 		if err := ReadJSON(w, r, maxDocument, &req); err != nil {

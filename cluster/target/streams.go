@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	maxReadRequest = 4 << 20   // of JSON: a repair may list every slot of a batch
+	maxReadRequest = 16 << 20  // of JSON: a repair may list every slot of a batch, a query of keys a shard for each
 	maxSnapshot    = 256 << 20 // bytes
 	maxStreams     = 1 << 10   // at once: each takes memory for batches under way, and files
 	handshakeTime  = 30 * time.Second
@@ -47,6 +47,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string) (*Streams, error) {
 	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
 	t.Handle(http.MethodPut, "/v1/snapshots/{id}", s.putSnapshot)
 	t.Handle(http.MethodGet, "/v1/snapshots/{id}", s.getSnapshot)
+	t.Handle(http.MethodPost, "/v1/internal/keys", s.postKeys)
 	return s, nil
 }
 
@@ -128,6 +129,19 @@ func (s *Streams) putSnapshot(r *Request) error {
 	}
 	r.SetStatusCode(http.StatusNoContent)
 	return nil
+}
+
+// postKeys says which samples a gateway means by their numbers.
+func (s *Streams) postKeys(r *Request) error {
+	var q api.KeyQuery
+	if err := r.JSON(maxReadRequest, &q); err != nil {
+		return err
+	}
+	answer, err := s.server.Keys(&q)
+	if err != nil {
+		return err
+	}
+	return r.WriteJSON(http.StatusOK, answer)
 }
 
 func (s *Streams) getSnapshot(r *Request) error {

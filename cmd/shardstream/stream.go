@@ -78,6 +78,7 @@ func newStream(a *app) *cobra.Command {
 		f.config.ReadAhead = f.epochs > 1
 		return a.stream(c.Context(), f)
 	}
+	command.AddCommand(newStreamExplain(a))
 	return command
 }
 

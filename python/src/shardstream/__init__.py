@@ -41,7 +41,15 @@ from ._exceptions import (
     TooManyErrors,
     UnavailableError,
 )
-from ._models import BucketInfo, Copy, ETLInfo, Location, ObjectInfo
+from ._models import (
+    BucketInfo,
+    Copy,
+    ETLInfo,
+    Explanation,
+    Location,
+    ObjectInfo,
+    SampleOrigin,
+)
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ __all__ = [
     "ETLError",
     "ETLInfo",
     "ETLs",
+    "Explanation",
     "ForkedError",
     "IntegrityError",
     "InternalError",
@@ -78,6 +87,7 @@ __all__ = [
     "SampleCorruptError",
     "SampleETLError",
     "SampleError",
+    "SampleOrigin",
     "ShardstreamError",
     "SkippedSampleWarning",
     "SnapshotChangedError",

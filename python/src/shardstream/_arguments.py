@@ -40,7 +40,8 @@ def error_budget(value: Any) -> int | float | None:
     """How many samples may fail: a number of them, a part of them, or None for any number."""
     if value is None:
         return None
-    if isinstance(value, float) or (not hasattr(value, "__index__") and hasattr(value, "__float__")):
+    whole = hasattr(type(value), "__index__")  # numpy's integers too
+    if not whole and hasattr(type(value), "__float__"):
         if not 0 < value < 1:
             raise ValueError(
                 "max_errors as a part of the samples is between 0.0 and 1.0, as a number of them "

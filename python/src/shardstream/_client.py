@@ -16,7 +16,7 @@ from ._arguments import integer
 from ._etls import ETLs
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
-from ._models import BucketInfo, Location, ObjectInfo, checksums
+from ._models import BucketInfo, Explanation, Location, ObjectInfo, checksums
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
 _CHUNK = 1 << 20
@@ -100,6 +100,16 @@ class Client:
         """Describe a stream to the cluster (POST /v1/streams); returns its snapshot and counts."""
         answer: dict[str, Any] = self._http.json("POST", "/v1/streams", dict(description))
         return answer
+
+    def explain(self, description: Mapping[str, Any]) -> Explanation:
+        """Say which samples a stream yields (POST /v1/streams/explain).
+
+        Args:
+            description: the stream as for `stream_info`, and epoch with batch, or position and
+                count. `IterableDataset.explain` fills it in.
+        """
+        answer = self._http.json("POST", "/v1/streams/explain", dict(description))
+        return Explanation.from_json(answer)
 
     def close(self) -> None:
         """Close idle connections. Calling it twice is fine."""

@@ -32,6 +32,7 @@ from ._ranks import Worker, ranks_of_process, this_worker
 
 if TYPE_CHECKING:
     from ._batch import Batch
+    from ._models import Explanation
 
 _Dataset = TypeVar("_Dataset", bound="IterableDataset")  # typing.Self came with Python 3.11
 
@@ -107,8 +108,8 @@ class IterableDataset:
         TypeError: an argument is of the wrong type.
 
     Iterating raises NotFoundError (a source that matches nothing), ETLError and SampleError (user
-    code, damaged samples), TooManyErrors, SnapshotChangedError (data changed since the saved state), ForkedError,
-    DeadlineError, UnavailableError.
+    code, damaged samples), TooManyErrors, SnapshotChangedError (data changed since the saved
+    state), ForkedError, DeadlineError, UnavailableError.
 
     Example:
         >>> ds = IterableDataset("ss://digits/train-*.tar", batch_size=256, etl="augment")
@@ -348,6 +349,58 @@ class IterableDataset:
             return {}
         return self._stream.stats()
 
+    def explain(
+        self,
+        batch: int | None = None,
+        *,
+        epoch: int | None = None,
+        position: int | None = None,
+        count: int = 1,
+        start: int = 0,
+        snapshot: str | None = None,
+    ) -> Explanation:
+        """Say which samples a batch has, and where they come from. Reads no sample.
+
+        Computed on the cluster from the data, seed, epoch and shuffle, as the stream itself is;
+        an ETL, fields and skipped samples make no difference.
+
+        Args:
+            batch: its number in this rank's epoch, from 0; that of a DataLoader's batch too.
+            epoch: by default the one that is, or will next be, iterated.
+            position: instead of a batch, a position of the epoch, whatever the rank.
+            count: how many positions.
+            start: the position at which this epoch was resumed, if it was (`state["position"]`):
+                batches are counted from there.
+            snapshot: id of the data as it was; by default that of what was streamed last, or of
+                a loaded state, or else of the sources as they are now. Clusters keep the
+                snapshots that were used last.
+
+        Raises:
+            ValueError: neither batch nor position was given, or both.
+            RequestError: the epoch has no such batch or position.
+            NotFoundError: the snapshot is not kept any more.
+
+        Example:
+            >>> [(s.key, s.shard, s.target) for s in ds.explain(9123, epoch=3)]
+        """
+        if (batch is None) == (position is None):
+            raise ValueError("give the number of a batch, or a position, not both")
+        if epoch is None:
+            running = self._progress
+            epoch = self._pending().epoch if running is None else running.plan().epoch
+        rank, world = self._ranks_now()
+        request = self._description(rank, world)
+        request["epoch"] = integer("epoch", epoch, 0, _MAX_EPOCH)
+        request["snapshot"] = self._ledger.snapshot if snapshot is None else snapshot
+        request["start"] = integer("start", start, 0, 2**63 - 1)
+        if batch is not None:
+            request["batch"] = integer("batch", batch, 0, 2**63 - 1)
+        if position is not None:
+            request["position"] = integer("position", position, 0, 2**63 - 1)
+            request["count"] = integer("count", count, 1, 2**31)
+        with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
+            return client.explain(request)
+
     def close(self) -> None:
         """End the iteration and free the loader. Batches that are still referred to stay."""
         self._closed = True
@@ -432,13 +485,14 @@ class IterableDataset:
         rank, world = self._ranks_now()
         if fresh or (rank, world) not in self._infos:
             with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
-                names = ("sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last")
-                config = self._config()
-                request = {name: config[name] for name in names}
-                self._infos[rank, world] = client.stream_info(
-                    {**request, "rank": rank, "world_size": world}
-                )
+                self._infos[rank, world] = client.stream_info(self._description(rank, world))
         return self._infos[rank, world]
+
+    def _description(self, rank: int, world: int) -> dict[str, Any]:
+        """The stream as POST /v1/streams takes it."""
+        names = ("sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last")
+        config = self._config()
+        return {**{name: config[name] for name in names}, "rank": rank, "world_size": world}
 
     def _begin(self) -> Progress:
         """Start an iteration in the native loader."""

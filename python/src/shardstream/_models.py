@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.message import Message
@@ -165,6 +165,101 @@ class ETLInfo:
             timeout=float(document.get("timeout_s") or 0),
             version=int(document.get("version") or 0),
             created=_time(document.get("created")),
+        )
+
+
+@dataclass(frozen=True)
+class SampleOrigin:
+    """Where one sample of a batch comes from.
+
+    Attributes:
+        position: in the epoch.
+        sample: its number in the snapshot.
+        shard: ss://bucket/key.
+        version: of the shard, as the snapshot has it.
+        index: its place in the shard, counted from 0.
+        key: its name; "" where error says why it is not known.
+        target: the node that holds the shard, or should.
+        error: "" where all is well.
+    """
+
+    position: int
+    sample: int
+    shard: str
+    version: int
+    index: int
+    key: str
+    target: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which samples a batch has, and where they come from; a sequence of `SampleOrigin`.
+
+    Attributes:
+        snapshot: id of the data that the order was made of.
+        seed: of the order.
+        epoch: which one.
+        shuffle: "global", "window", "shards" or None.
+        rank: whose batch.
+        world_size: of how many ranks.
+        batch: its number in the rank's epoch; None where positions were asked for.
+        position: of the first sample in the epoch.
+        next_position: what a checkpoint behind the batch stores.
+        padding: the rank has no sample in this step and repeats one that is another's, masked.
+        samples: in the order of the batch.
+    """
+
+    snapshot: str
+    seed: int
+    epoch: int
+    shuffle: str | None
+    rank: int
+    world_size: int
+    batch: int | None
+    position: int
+    next_position: int
+    padding: bool
+    samples: tuple[SampleOrigin, ...]
+
+    def __len__(self) -> int:
+        """Samples in the batch."""
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[SampleOrigin]:
+        """Each sample, in order."""
+        return iter(self.samples)
+
+    def __getitem__(self, index: int) -> SampleOrigin:
+        """The sample in one row of the batch."""
+        return self.samples[index]
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' names: what the batch has in ``"__key__"``."""
+        return [sample.key for sample in self.samples]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Explanation:
+        """From the answer to POST /v1/streams/explain."""
+        samples = (
+            {name: entry[name] for name in SampleOrigin.__dataclass_fields__ if name in entry}
+            for entry in document["samples"]
+        )
+        shuffle, batch = str(document["shuffle"]), int(document["batch"])
+        return cls(
+            snapshot=document["snapshot"],
+            seed=int(document["seed"]),
+            epoch=int(document["epoch"]),
+            shuffle=None if shuffle == "none" else shuffle,
+            rank=int(document["rank"]),
+            world_size=int(document["world_size"]),
+            batch=None if batch < 0 else batch,
+            position=int(document["position"]),
+            next_position=int(document["next"]),
+            padding=bool(document["padding"]),
+            samples=tuple(SampleOrigin(**sample) for sample in samples),
         )
 
 
