@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -125,7 +126,7 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 // keptSnapshot asks the targets for a snapshot; nil where none of those that answer has it.
 func (g *Gateway) keptSnapshot(ctx context.Context, id string) (*sampler.Snapshot, error) {
 	for _, n := range g.members.View().Map().Targets() {
-		data, err := g.askBytes(ctx, n, http.MethodGet, "/v1/snapshots/"+id, nil)
+		data, err := g.askBytes(ctx, n, http.MethodGet, "/v1/snapshots/"+url.PathEscape(id), nil)
 		var answer *api.Error
 		switch {
 		case err == nil:
