@@ -13,6 +13,7 @@ import types
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import shardstream as ss
 from fakes import FakeBinding
@@ -47,13 +48,15 @@ def test_an_epoch(fake: FakeBinding) -> None:
 
 
 def test_the_config_that_go_gets(fake: FakeBinding) -> None:
-    next(iter(dataset(shuffle=None, seed=7, etl="e", fields=["x"], on_error="skip", timeout=5)))
+    options = {"shuffle": None, "seed": 7, "etl": "e", "fields": ["x"], "timeout": 5}
+    next(iter(dataset(on_error="skip", max_errors=np.float32(0.5), pad=True, **options)))
     config = fake.opened[0]
     config.pop("endpoint"), config.pop("token")
     assert config == {
         "sources": ["ss://b/*.tar"], "batch_size": 3, "shuffle": "none", "seed": 7, "etl": "e",
         "fields": ["x"], "drop_last": False, "prefetch": 4, "on_error": "skip", "timeout_s": 5.0,
         "shared_memory": True, "compress": "auto", "read_ahead": True,
+        "max_errors": {"fraction": 0.5}, "pad": True,
     }  # fmt: skip
 
 
