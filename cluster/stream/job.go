@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -110,7 +111,7 @@ func (r *Reader) find(j *job, place int, pos int64) {
 // raw adds a sample as it lies in its shard: one item for each member.
 func (r *Reader) raw(j *job, f found) error {
 	if f.shard.err != nil {
-		j.fail(f, "", f.shard.err)
+		j.fail(f, r.nameOf(f), f.shard.err)
 		return nil
 	}
 	x := f.shard.index
@@ -157,6 +158,11 @@ func (j *job) add(f found, key string) int {
 	s.Slot, s.Failed, s.Code, s.Message = f.place, false, nil, nil
 	s.Key = append(s.Key[:0], key...)
 	return n
+}
+
+// nameOf stands for the key of a sample whose shard can't say it.
+func (r *Reader) nameOf(f found) string {
+	return fmt.Sprintf("%s%s#%d", api.Scheme, r.order.Snapshot().Shard(f.shard.number).Name, f.index)
 }
 
 func (j *job) fail(f found, key string, err error) {

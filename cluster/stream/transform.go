@@ -26,7 +26,7 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 	}
 	for _, f := range j.found {
 		if err := r.input(j, f); err != nil {
-			key := ""
+			key := r.nameOf(f)
 			if f.shard.index != nil {
 				key = f.shard.index.Key(f.index)
 			}

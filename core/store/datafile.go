@@ -79,7 +79,7 @@ func readFooter(f File) (footer, error) {
 	}
 	at := fileSize - footerSize
 	if at < 0 {
-		return footer{}, damaged(0, "the file is cut off after %d bytes", fileSize)
+		return footer{}, damaged(0, "the file ends at byte %d", fileSize)
 	}
 	var b [footerSize]byte
 	if err := readFull(f, b[:], at); err != nil {
@@ -91,7 +91,7 @@ func readFooter(f File) (footer, error) {
 		sumsXXH: word(4), indexXXH: word(5), headerXXH: word(6), version: word(7), seal: word(9),
 	}
 	if string(b[:8]) != footerMagic || xxh3.Hash(b[:footerSize-8]) != ft.seal {
-		return footer{}, damaged(at, "the footer does not match its checksum")
+		return footer{}, damaged(at, "the file ends at byte %d without a valid footer: it was cut off, or its end is damaged", fileSize)
 	}
 	for _, n := range []int64{ft.size, ft.indexLen, ft.headerLen} {
 		if n < 0 || n > math.MaxInt64/8 {
@@ -153,7 +153,10 @@ func readFull(f io.ReaderAt, p []byte, at int64) error {
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
-		return damaged(at+int64(n), "the file is cut off after %d bytes", at+int64(n))
+		if n == 0 {
+			return damaged(at, "the file ends before byte %d", at)
+		}
+		return damaged(at+int64(n), "the file ends at byte %d", at+int64(n))
 	}
 	return err
 }
