@@ -157,6 +157,32 @@ func TestBadStreams(t *testing.T) {
 	}
 }
 
+func TestBadExplanations(t *testing.T) {
+	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
+	createBucket(t, cluster, "b")
+	for _, c := range []struct {
+		name, body string
+		status     int
+		code       string
+	}{
+		{"nothing", ``, 400, api.CodeBadRequest},
+		{"no source", `{"shuffle":"global"}`, 400, api.CodeBadRequest},
+		{"no match", `{"shuffle":"global","sources":["ss://b/*.tar"]}`, 404, api.CodeNoMatch},
+		{"a batch that is no number", `{"shuffle":"global","sources":["ss://b/*.tar"],"batch":"last"}`, 400, api.CodeBadRequest},
+		{"another node's path", `{"shuffle":"global","sources":["ss://b/*.tar"],"snapshot":"../health"}`, 400, api.CodeBadRequest},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			response, err := http.Post(cluster.Endpoint()+"/v1/streams/explain", "application/json", strings.NewReader(c.body))
+			require.NoError(t, err)
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			require.NoError(t, err)
+			assert.Equal(t, c.status, response.StatusCode, "%s", body)
+			assert.Equal(t, c.code, codeOf(t, body))
+		})
+	}
+}
+
 func TestHugeHeaderIsRefused(t *testing.T) {
 	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
 	for _, addr := range []string{cluster.Gateways[0].Addr(), cluster.Targets[0].Addr()} {

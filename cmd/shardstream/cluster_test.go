@@ -218,6 +218,7 @@ func TestBadInput(t *testing.T) {
 		"exists":           {[]string{"put", file, "ss://" + b + "/file", "--no-clobber"}, "precondition"},
 		"no etl":           {[]string{"etl", "show", "missing"}, "no_such_etl"},
 		"stream no match":  {[]string{"stream", "ss://" + b + "/none-*.tar"}, "no_match"},
+		"explain no match": {[]string{"stream", "explain", "ss://" + b + "/*.tar", "--batch", "99999"}, "no_match"},
 		"stream no etl":    {[]string{"stream", "ss://" + b + "/*", "--etl", "missing"}, "no_such_etl"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,6 +342,15 @@ func TestDatasetAndStream(t *testing.T) {
 		require.EqualValues(t, 4, epoch["batches"])
 	}
 	require.Contains(t, ok(t, run("stream", "ss://"+b+"/", "--batch-size", "16", "--batches", "2")), "in 2 batches")
+	padded := ok(t, run("stream", "ss://"+b+"/", "--batch-size", "16", "--pad", "--on-error", "skip", "--max-errors", "1%"))
+	require.Contains(t, padded, "60 samples in 4 batches")
+
+	e := document(t, run("stream", "explain", "ss://"+b+"/*.tar", "--batch-size", "16", "--epoch", "3", "--batch", "3", "--json"))
+	require.EqualValues(t, 48, e["position"])
+	require.Len(t, e["samples"], 12)
+	table := ok(t, run("stream", "explain", "ss://"+b+"/*.tar", "--shuffle", "none", "--position", "25", "--count", "2"))
+	require.Contains(t, table, "positions 25 to 26")
+	require.Regexp(t, `(?m)^25 +25 +0005 +ss://`+b+`/1.tar +5 +\d+ +target-\d$`, table)
 }
 
 func TestETLCommands(t *testing.T) {
