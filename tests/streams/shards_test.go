@@ -93,14 +93,16 @@ func TestDamagedShards(t *testing.T) {
 			func(t *testing.T, f *os.File, x *archive.Index) {
 				lose(t, f, memberAt(x, 20).Offset, memberAt(x, 23).Offset-512)
 			},
-			[]int{20, 21, 22}, []int{20, 21, 22},
+			[]int{20, 21, 22},
+			[]int{20, 21, 22},
 		},
 		"a hole inside a member": {
 			func(t *testing.T, f *os.File, x *archive.Index) {
 				at := memberAt(x, 20).Offset + memberAt(x, 20).Size/2
 				lose(t, f, at, at+8)
 			},
-			[]int{20}, []int{20},
+			[]int{20},
+			[]int{20},
 		},
 		"a hole in a header, which nothing reads": {
 			func(t *testing.T, f *os.File, x *archive.Index) {
