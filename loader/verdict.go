@@ -17,6 +17,7 @@ const (
 	BoundDisk    = "disk"    // targets wait for their disks
 	BoundETL     = "etl"     // targets wait for the transformation
 	BoundTarget  = "target"  // a target's own work, or it has not said yet what
+	BoundLoader  = "loader"  // targets of this machine wait for this process to take more
 )
 
 const (
@@ -39,9 +40,9 @@ func verdict(c *counters, etl string) (bound, advice string) {
 		return BoundTrainer, fmt.Sprintf("The trainer is the bottleneck: over the last %.1f s it waited for batches %s of the time; the data keeps up, a faster training step would go faster.",
 			now.Seconds, percent(now.WaitShare))
 	}
-	id, w := c.slowest()
+	id, w, shared := c.slowest()
 	waits := fmt.Sprintf("the trainer waited for batches %s of the last %.1f s", percent(now.WaitShare), now.Seconds)
-	bound, reason := blame(w, etl, now.BytesPS)
+	bound, reason := blame(w, etl, now.BytesPS, shared)
 	return bound, fmt.Sprintf("%s %s; %s, mostly for those of %s.", sentences[bound], reason, waits, id)
 }
 
@@ -51,6 +52,7 @@ var sentences = map[string]string{
 	BoundDisk:    "The disks are the bottleneck:",
 	BoundETL:     "The transformation is the bottleneck:",
 	BoundTarget:  "A target is the bottleneck:",
+	BoundLoader:  "This process's share of the CPU is the bottleneck:",
 }
 
 // silent names the targets that have not sent anything.
@@ -61,21 +63,22 @@ func (c *counters) silent() string {
 	return fmt.Sprintf(": %d targets have begun to answer", len(c.targets))
 }
 
-// slowest is the target that the consumer waited for most of late, and its work.
-func (c *counters) slowest() (id string, w wire.Work) {
+// slowest is the target that the consumer waited for most of late, its work, and whether it shares memory
+// with this process.
+func (c *counters) slowest() (id string, w wire.Work, shared bool) {
 	most := time.Duration(-1)
 	for _, name := range slices.Sorted(maps.Keys(c.targets)) {
 		t := c.targets[name]
 		d, took := t.trail.since(t.point(c.looked))
 		if took > 0 && d.waited > most {
-			id, w, most = name, d.work, d.waited
+			id, w, shared, most = name, d.work, t.Transport == TransportShared, d.waited
 		}
 	}
-	return id, w
+	return id, w, shared
 }
 
 // blame finds the part of a target's work that takes longest.
-func blame(w wire.Work, etl string, rate float64) (bound, reason string) {
+func blame(w wire.Work, etl string, rate float64, shared bool) (bound, reason string) {
 	wall := float64(w.Send + w.Idle)
 	cold := float64(w.Stored) >= coldShare*float64(w.Sent) && w.Stored > 0
 	push := max(w.Send-w.Full, 0)
@@ -90,6 +93,10 @@ func blame(w wire.Work, etl string, rate float64) (bound, reason string) {
 		return BoundTarget, fmt.Sprintf("for %s of its time it had nothing to send while it planned and opened shards; add targets, or make larger shards", percent(float64(w.Idle)/wall))
 	case push > w.Full && cold:
 		return BoundDisk, fmt.Sprintf("%s of what the node sent had to be read from them; %s", percent(min(float64(w.Stored)/float64(max(w.Sent, 1)), 1)), diskAdvice)
+	case shared && push > w.Full:
+		return BoundTarget, fmt.Sprintf("%.0f MB/s are copied into this process's memory, as fast as it can; more targets would help", rate/1e6)
+	case shared:
+		return BoundLoader, fmt.Sprintf("%.0f MB/s arrive, and the target is ready to write more; leave the reader a free core", rate/1e6)
 	default:
 		return BoundNetwork, fmt.Sprintf("%.0f MB/s arrive, and the target is ready to send more; a faster link, fewer fields or an etl that sends less would help", rate/1e6)
 	}

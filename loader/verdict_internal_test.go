@@ -13,24 +13,31 @@ import (
 func TestBlame(t *testing.T) {
 	const s = int64(time.Second)
 	for name, test := range map[string]struct {
-		work wire.Work
-		want string
+		work   wire.Work
+		want   string
+		shared string // memory: the same work's verdict where it differs
 	}{
-		"nothing is known":              {wire.Work{}, BoundTarget},
-		"the connection is full":        {wire.Work{Send: 9 * s, Full: 8 * s, Idle: s}, BoundNetwork},
-		"it is not, and nothing waits":  {wire.Work{Send: 9 * s, Full: s, Idle: s, Sent: 1000}, BoundNetwork},
-		"sending reads from disks":      {wire.Work{Send: 9 * s, Full: s, Idle: s, Stored: 900, Sent: 1000}, BoundDisk},
-		"a little of it":                {wire.Work{Send: 9 * s, Full: s, Idle: s, Stored: 100, Sent: 1000}, BoundNetwork},
-		"cold, but the link is slower":  {wire.Work{Send: 9 * s, Full: 7 * s, Idle: s, Stored: 900, Sent: 1000}, BoundNetwork},
-		"waiting for the etl":           {wire.Work{Send: s, Idle: 9 * s, ETL: 8 * s, Read: s, Plan: s}, BoundETL},
-		"waiting for its input":         {wire.Work{Send: s, Idle: 9 * s, ETL: s, Read: 8 * s}, BoundDisk},
-		"waiting for shards to open":    {wire.Work{Send: s, Idle: 9 * s, Plan: 8 * s, Stored: 500, Sent: 1000}, BoundDisk},
-		"waiting for many small shards": {wire.Work{Send: s, Idle: 9 * s, Plan: 8 * s, Sent: 1000}, BoundTarget},
+		"nothing is known":              {wire.Work{}, BoundTarget, ""},
+		"the connection is full":        {wire.Work{Send: 9 * s, Full: 8 * s, Idle: s}, BoundNetwork, BoundLoader},
+		"it is not, and nothing waits":  {wire.Work{Send: 9 * s, Full: s, Idle: s, Sent: 1000}, BoundNetwork, BoundTarget},
+		"sending reads from disks":      {wire.Work{Send: 9 * s, Full: s, Idle: s, Stored: 900, Sent: 1000}, BoundDisk, ""},
+		"a little of it":                {wire.Work{Send: 9 * s, Full: s, Idle: s, Stored: 100, Sent: 1000}, BoundNetwork, BoundTarget},
+		"cold, but the link is slower":  {wire.Work{Send: 9 * s, Full: 7 * s, Idle: s, Stored: 900, Sent: 1000}, BoundNetwork, BoundLoader},
+		"waiting for the etl":           {wire.Work{Send: s, Idle: 9 * s, ETL: 8 * s, Read: s, Plan: s}, BoundETL, ""},
+		"waiting for its input":         {wire.Work{Send: s, Idle: 9 * s, ETL: s, Read: 8 * s}, BoundDisk, ""},
+		"waiting for shards to open":    {wire.Work{Send: s, Idle: 9 * s, Plan: 8 * s, Stored: 500, Sent: 1000}, BoundDisk, ""},
+		"waiting for many small shards": {wire.Work{Send: s, Idle: 9 * s, Plan: 8 * s, Sent: 1000}, BoundTarget, ""},
 	} {
-		bound, reason := blame(test.work, "augment", 1e6)
-		require.Equal(t, test.want, bound, name)
-		require.NotEmpty(t, reason, name)
-		require.NotEmpty(t, sentences[bound], name)
+		for _, shared := range []bool{false, true} {
+			want := test.want
+			if shared && test.shared != "" {
+				want = test.shared
+			}
+			bound, reason := blame(test.work, "augment", 1e6, shared)
+			require.Equal(t, want, bound, name)
+			require.NotEmpty(t, reason, name)
+			require.NotEmpty(t, sentences[bound], name)
+		}
 	}
 }
 

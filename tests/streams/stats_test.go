@@ -97,7 +97,7 @@ func (s slowLink) Write(p []byte) (int, error) {
 func TestTheNetworkBoundsTheRun(t *testing.T) {
 	c := newCluster(t, 2).fill(4, 50, 30_000)
 	c.targets[1].setWrap(func(nc net.Conn) net.Conn { return slowLink{nc} })
-	l := open(t, c, nil)
+	l := open(t, c, func(cfg *loader.Config) { cfg.SharedMemory = false })
 	s := until(t, l, loader.Run{}, always, func(s loader.Stats) bool {
 		return s.BoundBy == loader.BoundNetwork && s.Targets["target-2"].Work.Full > 0
 	})

@@ -333,7 +333,8 @@ class IterableDataset:
         * snapshot, batches, samples, bytes, samples_per_s, bytes_per_s.
         * wait_s: seconds spent waiting for batches, out of run_s; wait_share: their ratio.
         * bound_by: what limits the run now: "trainer", "network", "etl", "disk", "target" (its
-          own work) or "opening"; advice: a sentence for people on that and on what would help.
+          own work), "loader" (this process) or "opening"; advice: a sentence for people on that
+          and on what would help.
         * recent: seconds, samples_per_s, bytes_per_s, wait_share of the last seconds.
         * queue: batches that are ready and assembling (window: at most so many), and those held,
           which something still refers to.
