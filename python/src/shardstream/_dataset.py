@@ -339,12 +339,12 @@ class IterableDataset:
         * queue: batches that are ready and assembling (window: at most so many), and those held,
           which something still refers to.
         * retries, skipped, skipped_keys (the first 1,000), skipped_by_code.
-        * targets, by name: transport ("tcp" or "shared_memory"), compressed_from and
-          compressed_to (bytes of samples that travelled compressed, and bytes they took), samples, bytes, reconnects, samples_per_s, bytes_per_s, recent, wait_s
-          (spent on batches that this target completed last) and work, the seconds that the
-          target spent: plan_s, read_s, etl_s preparing batches; send_s, of which blocked_s
-          waiting for the connection, and idle_s with nothing to send; stored_bytes that its node
-          read from disks meanwhile.
+        * targets, by name: transport ("tcp" or "shared_memory"), samples, bytes, reconnects,
+          samples_per_s, bytes_per_s, recent; compressed_from and compressed_to, bytes of samples
+          that travelled compressed, and bytes that they took; wait_s, spent on batches that this
+          target completed last; and work, seconds that the target spent: plan_s, read_s and etl_s
+          preparing batches, send_s sending them, of which blocked_s waiting for this process to
+          take more, idle_s with nothing to send; stored_bytes that its node read from disks.
         """
         if self._stream is None or self._stream_pid != os.getpid():
             return {}
