@@ -43,6 +43,8 @@ type iteration struct {
 	stopped  bool // pullers shall end
 	pulled   bool // pullers have ended
 	counters counters
+
+	turns *sampler.Turns // of a mixture
 }
 
 func startIteration(l *Loader, run Run, ahead bool) *iteration {
@@ -71,9 +73,13 @@ func (it *iteration) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	turns, err := turnsOf(info.Mixture, it.l.cfg.Seed, it.run.Epoch)
+	if err != nil {
+		return badRequest("%v", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	it.mu.Lock()
-	it.group, it.info = group, info
+	it.group, it.info, it.turns = group, info, turns
 	it.view.Samples = info.Samples
 	it.counters.snapshot = info.Snapshot
 	it.cluster = info.Map.Cluster
@@ -111,7 +117,7 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	cfg := &it.l.cfg
 	req := api.StreamRequest{
 		Sources: cfg.Sources, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
-		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast,
+		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
 	}
 	retry := newBackoff(cfg.Timeout)
 	for {
@@ -119,6 +125,9 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 		info, err := it.l.control.OpenStream(tctx, req)
 		cancel()
 		if err == nil {
+			if err := checkMixture(cfg.Mixture, info.Mixture); err != nil {
+				return info, err
+			}
 			return info, it.checkSnapshot(info)
 		}
 		if ctx.Err() != nil || permanent(err) {
@@ -275,7 +284,7 @@ func (it *iteration) tryDeliver() (slot int, table int64, ok bool, err error) {
 		it.err = err
 		return 0, 0, false, err
 	}
-	at, err := b.finish()
+	at, err := b.finish(it.turns)
 	if err != nil {
 		it.err = err
 		return 0, 0, false, err
