@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -33,6 +34,15 @@ def seconds(name: str, value: Any, *, none: bool = False) -> float:
     if not (0 < value <= _LONGEST_S or (none and value == 0)):
         low = "0 seconds or more" if none else "more than 0 seconds"
         raise ValueError(f"{name} must be {low}, and at most {_LONGEST_S:g}, not {value!r}")
+    return float(value)
+
+
+def amount(name: str, value: Any) -> float:
+    """A finite number of 0 or more."""
+    if isinstance(value, (str, bytes, bool)) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
     return float(value)
 
 

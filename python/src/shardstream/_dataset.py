@@ -110,6 +110,12 @@ class IterableDataset:
     """
 
     _convert: ClassVar[Callable[[Any], Any] | None] = None
+    #: What a copy of the dataset is made from.
+    _SETTINGS: ClassVar[tuple[str, ...]] = (
+        "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
+        "world_size", "on_error", "timeout", "prefetch", "shared_memory", "compress",
+        "endpoint", "_token",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -276,16 +282,20 @@ class IterableDataset:
         """
         try:
             version, epoch, position = state["version"], state["epoch"], state["position"]
-            seed, shuffle, snapshot = state["seed"], state["shuffle"], state["snapshot"]
+            snapshot = state["snapshot"]
+            if ("mixture" in state) != ("mixture" in self._order()):
+                kinds = ("a Mixture", "an IterableDataset")
+                raise ValueError(
+                    "the state was saved by {}, and this is {}: they make different orders".format(
+                        *(kinds if "mixture" in state else kinds[::-1])
+                    )
+                )
+            saved = {name: state[name] for name in self._order()}
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a state of a shardstream dataset: {error!r}") from error
         if version != _STATE_VERSION:
             raise ValueError(f"state version {version!r} is not {_STATE_VERSION}")
-        if (seed, shuffle) != (self.seed, self.shuffle):
-            raise ValueError(
-                f"the state was saved with seed={seed}, shuffle={shuffle!r}, this dataset has "
-                f"seed={self.seed}, shuffle={self.shuffle!r}: they make different orders"
-            )
+        self._check_order(saved)
         plan = Plan(
             integer("epoch", epoch, 0, _MAX_EPOCH), integer("position", position, 0, 2**63 - 1)
         )
@@ -339,12 +349,7 @@ class IterableDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """The description, and what the next iteration takes; nothing of the running one."""
-        names = (
-            "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "timeout", "prefetch", "shared_memory", "compress",
-            "endpoint", "_token",
-        )  # fmt: skip
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in self._SETTINGS}
         state["_default"] = tuple(self._pending())
         state["_snapshot"] = self._ledger.snapshot
         if get_spawning_popen() is not None:  # for a worker: it goes on with this very dataset
@@ -381,11 +386,23 @@ class IterableDataset:
         return {
             "version": _STATE_VERSION,
             "snapshot": self._ledger.snapshot,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
+            **self._order(),
             "epoch": plan.epoch,
             "position": plan.position,
         }
+
+    def _order(self) -> dict[str, Any]:
+        """What the order of an epoch depends on, apart from the data: a part of each state."""
+        return {"seed": self.seed, "shuffle": self.shuffle}
+
+    def _check_order(self, saved: Mapping[str, Any]) -> None:
+        """Refuse a state whose position is one in another order."""
+        if saved != self._order():
+            raise ValueError(
+                f"the state was saved with seed={saved['seed']}, shuffle={saved['shuffle']!r}, "
+                f"this dataset has seed={self.seed}, shuffle={self.shuffle!r}: they make "
+                "different orders"
+            )
 
     def _ranks_now(self) -> tuple[int, int]:
         """(rank, world size), from the arguments, or from what this process is part of now."""
@@ -400,9 +417,12 @@ class IterableDataset:
         rank, world = self._ranks_now()
         if fresh or (rank, world) not in self._infos:
             with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
-                names = ("sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last")
+                names = (
+                    "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last",
+                    "mixture",
+                )  # fmt: skip
                 config = self._config()
-                request = {name: config[name] for name in names}
+                request = {name: config[name] for name in names if name in config}
                 self._infos[rank, world] = client.stream_info(
                     {**request, "rank": rank, "world_size": world}
                 )
