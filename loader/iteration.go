@@ -47,6 +47,8 @@ type iteration struct {
 	patience time.Duration // that the consumer has spent on the next batch
 	lastBy   string        // the target that completed the last one delivered
 	counters counters
+
+	turns *sampler.Turns // of a mixture
 }
 
 func startIteration(l *Loader, run Run, ahead bool) *iteration {
@@ -75,9 +77,13 @@ func (it *iteration) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	turns, err := turnsOf(info.Mixture, it.l.cfg.Seed, it.run.Epoch)
+	if err != nil {
+		return badRequest("%v", err)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	it.mu.Lock()
-	it.group, it.info = group, info
+	it.group, it.info, it.turns = group, info, turns
 	it.view.Samples = info.Samples
 	it.counters.snapshot = info.Snapshot
 	it.cluster = info.Map.Cluster
@@ -115,7 +121,7 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	cfg := &it.l.cfg
 	req := api.StreamRequest{
 		Sources: cfg.Sources, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
-		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast,
+		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
 	}
 	retry := newBackoff(cfg.Timeout)
 	for {
@@ -123,6 +129,9 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 		info, err := it.l.control.OpenStream(tctx, req)
 		cancel()
 		if err == nil {
+			if err := checkMixture(cfg.Mixture, info.Mixture); err != nil {
+				return info, err
+			}
 			return info, it.checkSnapshot(info)
 		}
 		if ctx.Err() != nil || permanent(err) {
@@ -316,7 +325,7 @@ func (it *iteration) complete(b *batch) (table int64, ready bool, err error) {
 	if err := it.judge(b); err != nil {
 		return 0, false, err
 	}
-	table, err = b.finish()
+	table, err = b.finish(it.turns)
 	return table, err == nil, err
 }
 

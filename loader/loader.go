@@ -34,6 +34,7 @@ type Control interface {
 // Config describes a stream, whichever epoch or rank iterates it.
 type Config struct {
 	Sources   []string
+	Mixture   *Mixture // takes the place of Sources, Shuffle and ETL
 	BatchSize int
 	Shuffle   string // global, window, shards, none
 	Seed      uint64
@@ -128,7 +129,9 @@ func New(cfg Config, control Control) (*Loader, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	switch {
-	case len(cfg.Sources) == 0:
+	case cfg.Mixture != nil && (len(cfg.Sources) > 0 || cfg.Shuffle != "" || cfg.ETL != ""):
+		return nil, badRequest("a mixture takes the place of sources, shuffle and etl")
+	case cfg.Mixture == nil && len(cfg.Sources) == 0:
 		return nil, badRequest("a stream needs at least one source, such as ss://bucket/train-*.tar")
 	case cfg.BatchSize < 1:
 		return nil, badRequest("batch_size must be 1 or more, not %d", cfg.BatchSize)
@@ -143,7 +146,7 @@ func New(cfg Config, control Control) (*Loader, error) {
 	case cfg.OnError != Raise && cfg.OnError != Skip && cfg.OnError != Warn:
 		return nil, badRequest("on_error must be raise, skip or warn, not %q", cfg.OnError)
 	}
-	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil {
+	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil && cfg.Mixture == nil {
 		return nil, badRequest("%v", err)
 	}
 	if err := cfg.MaxErrors.validate(); err != nil {

@@ -17,6 +17,7 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
 	r.Compress = cfg.Compress
 	r.ETL, r.Fields, r.Chunk = cfg.ETL, cfg.Fields, chunkBatches
+	r.Mixture = planOf(it.info.Mixture)
 }
 
 // refreshMap learns new addresses of targets; failing that, the old ones are tried again.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 
 	"github.com/shardstream/shardstream/core/wire"
+	"github.com/shardstream/shardstream/sampler"
 )
 
 // The table that describes a finished batch lies behind its payload, 64-aligned, in little-endian int64
@@ -11,7 +12,8 @@ import (
 //
 //	0 magic | 1 samples n | 2 columns | 3 batch index | 4 start position | 5 next position | 6 flags |
 //	7 table bytes | 8 keys offset | 9 keys length | 10 offset of int64[n] ends of keys |
-//	11 offset of uint8[n] mask (1 real, 0 padding), 0 where no row can be padding | 12 samples skipped | 13-15 zero
+//	11 offset of uint8[n] mask (1 real, 0 padding), 0 where no row can be padding | 12 samples skipped |
+//	13 offset of int64[n] numbers of the sources in a mixture, 0 in a stream of one | 14-15 zero
 //
 // then 16 words for each column:
 //
@@ -56,11 +58,12 @@ func (t *table) blob(b []byte) int64 {
 	return off
 }
 
-// finish arranges the rows of a complete batch, writes its table and returns its offset.
-func (b *batch) finish() (int64, error) {
+// finish arranges the rows of a complete batch, writes its table and returns its offset. Turns are those of
+// a mixture, nil for a stream of one source.
+func (b *batch) finish(turns *sampler.Turns) (int64, error) {
 	n := len(b.rows)
 	size := int64(headWords+b.ncols*columnWords) * 8
-	size += b.keyBytes() + int64(n)*8 + int64(n+8)
+	size += b.keyBytes() + int64(n)*8 + int64(n+8) + int64(n)*8
 	for i := range b.cols[:b.ncols] {
 		size += int64(len(b.cols[i].name)+8) + int64(n)*8*(2+shapeWords)
 	}
@@ -84,6 +87,14 @@ func (b *batch) finish() (int64, error) {
 		t.word(6, 1)
 	}
 	t.word(12, int64(len(b.failures)))
+	if turns != nil {
+		sources := t.words(n)
+		t.word(13, sources)
+		for i, at := range b.rows {
+			part, _ := turns.At(b.spec.Start + int64(at))
+			t.put(sources, i, int64(part))
+		}
+	}
 	for i := range b.cols[:b.ncols] {
 		b.writeColumn(t, headWords+i*columnWords, &b.cols[i])
 	}

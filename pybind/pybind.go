@@ -36,6 +36,8 @@ var registry = struct {
 }{loaders: make(map[int64]*loader.Loader)}
 
 type openConfig struct {
+	Mixture *loader.Mixture `json:"mixture"`
+
 	Endpoint  string   `json:"endpoint"`
 	Token     string   `json:"token"`
 	Sources   []string `json:"sources"`
@@ -75,6 +77,7 @@ func Open(config string) (id int64, err error) {
 		return 0, fmt.Errorf("bad_request|configuration: %w", err)
 	}
 	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
+		Mixture: c.Mixture,
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,

@@ -1,6 +1,7 @@
 package sampler_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/shardstream/shardstream/sampler"
@@ -69,6 +70,27 @@ func BenchmarkUnmarshalSnapshot(b *testing.B) {
 	for b.Loop() {
 		if _, err := sampler.UnmarshalSnapshot(data); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkMixture(b *testing.B) {
+	for _, parts := range []int{2, 10, 1000} {
+		sizes := make([]int64, parts)
+		for i := range sizes {
+			sizes[i] = int64(1000 + 977*i)
+		}
+		for _, v := range []sampler.Interleave{sampler.Random, sampler.Stratified} {
+			b.Run(fmt.Sprintf("%v/%d", v, parts), func(b *testing.B) {
+				plan, pos := mix(b, sampler.Blend{Interleave: v}, sizes, sizes).plan(b, 3), int64(0)
+				b.ReportAllocs()
+				for b.Loop() {
+					if pos++; pos == plan.Samples() {
+						pos = 0
+					}
+					plan.Draw(pos)
+				}
+			})
 		}
 	}
 }

@@ -6,6 +6,8 @@
 //     numbered through all shards, from 0.
 //   - An Order, made from a snapshot, a Shuffle and an epoch, is a permutation of those numbers with
 //     random access in both directions. It knows nothing of ranks or batches.
+//   - A Mixture is the plan of an epoch over several parts of a snapshot, each with a number of draws an
+//     epoch and a shuffle of its own. Order and Mixture are both a Plan: what stands at a position.
 //   - A View cuts the positions of an epoch into steps and batches for one rank and worker. It knows
 //     nothing of shards or shuffling.
 //
@@ -17,6 +19,6 @@
 // changes any order must raise it.
 package sampler
 
-// Version is the version of the order: of all that lies between (snapshot, shuffle, epoch, position)
-// and a sample number. A checkpoint stores it, and a position is good under the same version only.
+// Version is the version of the order: of all that lies between (snapshot, shuffle or parts and blend,
+// epoch, position) and a sample number. A checkpoint stores it, and a position is good under the same version only.
 const Version = 1

@@ -67,3 +67,30 @@ func hashOf(seq []int64) string {
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
+
+// The same promise for mixtures.
+func TestMixturesNeverChange(t *testing.T) {
+	sizes, draws := []int64{301, 50, 1200, 9}, []int64{280, 120, 600, 40}
+	for _, c := range []struct {
+		interleave sampler.Interleave
+		unit       int64
+		modes      []sampler.Mode
+		epoch      uint64
+		head       []int64
+		hash       string
+	}{
+		{sampler.Random, 0, nil, 0, []int64{411, 216, 107, 180, 51, 100}, "f59777936ed8f4f7"},
+		{sampler.Random, 0, nil, 3, []int64{610, 53, 1184, 29, 900, 188}, "d2f04155fa38b09a"},
+		{sampler.Stratified, 0, nil, 3, []int64{1341, 144, 1089, 472, 338, 1160}, "108ddc32fa95805e"},
+		{sampler.Stratified, 0, []sampler.Mode{sampler.Window, sampler.None, sampler.Shards, sampler.Global}, 3, []int64{951, 157, 952, 953, 311, 954}, "82881022f55b68f1"},
+		{sampler.PerSource, 40, nil, 3, []int64{144, 138, 250, 154, 122, 155}, "111600d8f53e13e2"},
+	} {
+		plan := mix(t, sampler.Blend{Interleave: c.interleave, Unit: c.unit, Seed: 42}, sizes, draws, c.modes...).plan(t, c.epoch)
+		seq := make([]int64, plan.Samples())
+		for pos := range seq {
+			seq[pos] = plan.Sample(int64(pos))
+		}
+		require.Equal(t, c.head, seq[:6], "%v, epoch %d", c.interleave, c.epoch)
+		require.Equal(t, c.hash, hashOf(seq), "%v, epoch %d", c.interleave, c.epoch)
+	}
+}

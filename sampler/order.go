@@ -13,6 +13,7 @@ import (
 type Order struct {
 	snap    *Snapshot
 	mode    Mode
+	epoch   uint64
 	samples bijection // Global
 	slices  layout    // Window, Shards
 }
@@ -22,7 +23,12 @@ const (
 	purposeSamples = iota + 1
 	purposeSlices
 	purposeWindows
+	purposeBlend
+	purposePart
 )
+
+// orderKey is the key for one purpose in one epoch of a seed.
+func orderKey(purpose, seed, epoch uint64) uint64 { return hash(Version, purpose, seed, epoch) }
 
 // maxSlots bounds the memory of a windowed order, and the time to make it.
 const maxSlots = 1 << 24
@@ -39,8 +45,13 @@ func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
 	if shuffle.Mode == Window && snap.NumShards() > maxSlots/shuffle.Slices {
 		return nil, fmt.Errorf("sampler: %d shards of %d slices are more than the %d slices that a windowed order can have; use fewer slices", snap.NumShards(), shuffle.Slices, maxSlots)
 	}
-	key := func(purpose uint64) uint64 { return hash(Version, purpose, shuffle.Seed, epoch) }
-	o := &Order{snap: snap, mode: shuffle.Mode}
+	return newOrder(snap, shuffle, epoch), nil
+}
+
+// newOrder makes the order of a complete shuffle.
+func newOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) *Order {
+	key := func(purpose uint64) uint64 { return orderKey(purpose, shuffle.Seed, epoch) }
+	o := &Order{snap: snap, mode: shuffle.Mode, epoch: epoch}
 	switch shuffle.Mode {
 	case Global:
 		o.samples = newBijection(snap.Samples(), key(purposeSamples))
@@ -51,7 +62,7 @@ func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
 		o.slices = newLayout(snap, 1, 1, key(purposeSlices))
 	case None:
 	}
-	return o, nil
+	return o
 }
 
 // Samples is the number of positions.

@@ -265,12 +265,33 @@ type StreamRequest struct {
 	WorldSize int      `json:"world_size"`
 	Rank      int      `json:"rank"`
 	DropLast  bool     `json:"drop_last"`
+	// Mixture takes the place of sources, shuffle and etl.
+	Mixture *Mixture `json:"mixture,omitempty"`
+}
+
+// Mixture describes an epoch over several sources. All of them have a weight, or none has; where no
+// number is given, each source gives all its samples once.
+type Mixture struct {
+	Sources    []MixtureSource `json:"sources"`
+	Interleave string          `json:"interleave,omitempty"` // random (the default), stratified, per_source
+	// Samples of an epoch, shared out by weight; 0 is as many as all sources have.
+	Samples int64 `json:"samples,omitempty"`
+}
+
+// MixtureSource is one source of a mixture, with at most one of weight, repeat and samples.
+type MixtureSource struct {
+	Sources []string `json:"sources"`           // ss:// addresses, braces and globs
+	Weight  *float64 `json:"weight,omitempty"`  // its share of the epoch, relative to the other weights
+	Repeat  *float64 `json:"repeat,omitempty"`  // times that its samples come in an epoch
+	Samples *int64   `json:"samples,omitempty"` // that it gives an epoch
+	Shuffle string   `json:"shuffle,omitempty"` // global (the default), window, shards, none
+	ETL     string   `json:"etl,omitempty"`
 }
 
 // StreamInfo is the answer to POST /v1/streams.
 type StreamInfo struct {
 	Snapshot  string `json:"snapshot"` // id: hash of shards, versions and counts
-	Samples   int64  `json:"samples"`
+	Samples   int64  `json:"samples"`  // of an epoch
 	Shards    int64  `json:"shards"`
 	Bytes     int64  `json:"bytes"`
 	Batches   int64  `json:"batches"`    // of this rank's epoch
@@ -278,6 +299,27 @@ type StreamInfo struct {
 	// ETLVersion is that of the deployed transformation, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 	Map        Map   `json:"map"`
+	// Mixture is what a mixture's description came to.
+	Mixture *MixtureInfo `json:"mixture,omitempty"`
+}
+
+// MixtureInfo is a mixture in exact numbers: all that the order of its epochs depends on, apart from
+// snapshot, seed and epoch.
+type MixtureInfo struct {
+	Interleave string        `json:"interleave"`
+	Unit       int64         `json:"unit,omitempty"` // positions in a row that one part gives; per_source only
+	Parts      []MixturePart `json:"parts"`
+}
+
+// MixturePart is a source of a mixture: its shards follow those of the parts before it in the snapshot.
+type MixturePart struct {
+	Shards  int64  `json:"shards"`
+	Samples int64  `json:"samples"` // that it has
+	Draws   int64  `json:"draws"`   // samples that it gives an epoch
+	Shuffle string `json:"shuffle"`
+	ETL     string `json:"etl,omitempty"`
+	// ETLVersion is that of the part's transformation, 0 without one.
+	ETLVersion int64 `json:"etl_version,omitempty"`
 }
 
 // MarshalError renders an error document.

@@ -41,23 +41,16 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	if err := checkStream(&req.StreamRequest); err != nil {
 		return nil, err
 	}
-	snap, err := g.snapshotOf(ctx, req)
+	plan, err := g.planOf(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	mode, err := sampler.ParseMode(req.Shuffle)
-	if err != nil {
-		return nil, badStream("%v", err)
-	}
-	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed}, req.Epoch)
-	if err != nil {
-		return nil, badStream("%v", err)
-	}
+	snap := plan.Snapshot()
 	e := &api.Explanation{
 		Snapshot: snap.ID(), Seed: req.Seed, Epoch: req.Epoch, Shuffle: req.Shuffle,
 		Rank: req.Rank, WorldSize: req.WorldSize, Batch: req.Batch,
 	}
-	count, err := locateSamples(e, req, snap.Samples())
+	count, err := locateSamples(e, req, plan.Samples())
 	if err != nil {
 		return nil, err
 	}
@@ -65,12 +58,33 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	for i := range e.Samples {
 		s := &e.Samples[i]
 		s.Position = e.Position + int64(i)
-		s.Sample = order.Sample(s.Position)
+		s.Sample = plan.Draw(s.Position).Sample
 		at, index := snap.Locate(s.Sample)
 		shard := snap.Shard(at)
 		s.Shard, s.Version, s.Index = api.Scheme+shard.Name, shard.Version, index
 	}
 	return e, g.addKeys(ctx, snap, e.Samples)
+}
+
+// planOf is the order of the epoch that a request is about.
+func (g *Gateway) planOf(ctx context.Context, req *api.ExplainRequest) (sampler.Plan, error) {
+	snap, mixture, err := g.snapshotOf(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	var plan sampler.Plan
+	if mixture != nil {
+		plan, err = mixtureOf(snap, &req.StreamRequest, mixture, req.Epoch)
+	} else {
+		var mode sampler.Mode
+		if mode, err = sampler.ParseMode(req.Shuffle); err == nil {
+			plan, err = sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed}, req.Epoch)
+		}
+	}
+	if err != nil {
+		return nil, badStream("%v", err)
+	}
+	return plan, nil
 }
 
 // locateSamples fills in which positions are meant, and says how many.
@@ -104,23 +118,24 @@ func tooMany(count int64) error {
 	return nil
 }
 
-// snapshotOf is the snapshot that a request is about: an earlier one as long as a target keeps it.
-func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sampler.Snapshot, error) {
-	if req.Snapshot != "" {
+// snapshotOf is the snapshot that a request is about, with what its mixture comes to: an earlier one as long
+// as a target keeps it. Of a mixture the present one only, as what its parts were is not kept.
+func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sampler.Snapshot, *api.MixtureInfo, error) {
+	if req.Snapshot != "" && req.Mixture == nil {
 		snap, err := g.keptSnapshot(ctx, req.Snapshot)
 		if snap != nil || err != nil {
-			return snap, err
+			return snap, nil, err
 		}
 	}
-	_, snap, err := g.resolve(ctx, req.Sources)
+	info, snap, err := g.resolve(ctx, &req.StreamRequest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if req.Snapshot != "" && snap.ID() != req.Snapshot {
-		return nil, api.Errorf(http.StatusNotFound, api.CodeNoSnapshot,
+		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoSnapshot,
 			"no target keeps snapshot %.12s any more, and the sources are now snapshot %.12s; without a snapshot, their present order is explained", req.Snapshot, snap.ID())
 	}
-	return snap, nil
+	return snap, info.Mixture, nil
 }
 
 // keptSnapshot asks the targets for a snapshot; nil where none of those that answer has it.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -46,23 +47,16 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err := checkStream(req); err != nil {
 		return nil, err
 	}
-	var version int64
-	if req.ETL != "" {
-		def, err := etls(ctx, req.ETL)
-		if err != nil {
-			return nil, err
-		}
-		version = def.Version
-		if def.Level != api.LevelSample {
-			return nil, badStream("etl %q works on level %q; a stream needs one of level %q", req.ETL, def.Level, api.LevelSample)
-		}
+	versions, err := checkETLs(ctx, req, etls)
+	if err != nil {
+		return nil, err
 	}
-	info, snap, err := g.resolve(ctx, req.Sources)
+	info, snap, err := g.resolve(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	view := sampler.View{
-		Samples: snap.Samples(), BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1, DropLast: req.DropLast,
+		Samples: info.Samples, BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1, DropLast: req.DropLast,
 	}
 	if err := view.Validate(); err != nil {
 		return nil, badStream("%v", err)
@@ -70,9 +64,37 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err := g.pushSnapshot(ctx, snap); err != nil {
 		return nil, err
 	}
-	info.ETLVersion = version
+	info.ETLVersion = versions[req.ETL]
+	if info.Mixture != nil {
+		for i := range info.Mixture.Parts {
+			info.Mixture.Parts[i].ETLVersion = versions[info.Mixture.Parts[i].ETL]
+		}
+	}
 	info.Batches, info.Map = view.Batches(), *g.members.View().Map()
 	return info, nil
+}
+
+// checkETLs looks up the transformations that the stream names, and returns their versions.
+func checkETLs(ctx context.Context, req *api.StreamRequest, etls ETLLookup) (map[string]int64, error) {
+	names := map[string]bool{req.ETL: true}
+	if req.Mixture != nil {
+		for i := range req.Mixture.Sources {
+			names[req.Mixture.Sources[i].ETL] = true
+		}
+	}
+	delete(names, "")
+	versions := make(map[string]int64, len(names))
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		def, err := etls(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if def.Level != api.LevelSample {
+			return nil, badStream("etl %q works on level %q; a stream needs one of level %q", name, def.Level, api.LevelSample)
+		}
+		versions[name] = def.Version
+	}
+	return versions, nil
 }
 
 func badStream(format string, args ...any) *api.Error {
@@ -81,11 +103,14 @@ func badStream(format string, args ...any) *api.Error {
 
 // checkStream refuses what no cluster could serve.
 func checkStream(req *api.StreamRequest) error {
-	if _, err := sampler.ParseMode(req.Shuffle); err != nil {
-		return badStream("%v", err)
-	}
 	view := sampler.View{BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1}
 	if err := view.Validate(); err != nil { // before anything is listed
+		return badStream("%v", err)
+	}
+	if req.Mixture != nil {
+		return checkMixture(req)
+	}
+	if _, err := sampler.ParseMode(req.Shuffle); err != nil {
 		return badStream("%v", err)
 	}
 	switch {
@@ -97,30 +122,15 @@ func checkStream(req *api.StreamRequest) error {
 	return nil
 }
 
-// resolve lists the shards of the sources, in the order given and by name within each.
-func (g *Gateway) resolve(ctx context.Context, addresses []string) (*api.StreamInfo, *sampler.Snapshot, error) {
+// resolve makes the snapshot of the stream's sources.
+func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.StreamInfo, *sampler.Snapshot, error) {
+	if req.Mixture != nil {
+		return g.resolveMixture(ctx, req)
+	}
 	info := &api.StreamInfo{}
-	var shards []sampler.Shard
-	seen := map[string]bool{}
-	for _, address := range addresses {
-		pattern, err := api.ParsePattern(address)
-		if err != nil {
-			return nil, nil, err
-		}
-		objects, err := g.matches(ctx, pattern)
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, o := range objects {
-			name := o.Bucket + "/" + o.Name
-			if seen[name] {
-				return nil, nil, badStream("shard ss://%s is named by two sources; its samples would come twice an epoch", name)
-			}
-			seen[name] = true
-			shards = append(shards, sampler.Shard{Name: name, Version: o.Version, Samples: o.Samples})
-			info.Bytes += o.Size
-			info.MaxSample = max(info.MaxSample, o.MaxSample)
-		}
+	shards, err := g.list(ctx, req.Sources, info)
+	if err != nil {
+		return nil, nil, err
 	}
 	snap, err := sampler.NewSnapshot(shards)
 	if err != nil {
@@ -131,6 +141,34 @@ func (g *Gateway) resolve(ctx context.Context, addresses []string) (*api.StreamI
 	}
 	info.Snapshot, info.Samples, info.Shards = snap.ID(), snap.Samples(), int64(len(shards))
 	return info, snap, nil
+}
+
+// list finds the shards of the sources, in the order given and by name within each, and adds their bytes
+// to the stream's.
+func (g *Gateway) list(ctx context.Context, addresses []string, info *api.StreamInfo) ([]sampler.Shard, error) {
+	var shards []sampler.Shard
+	seen := map[string]bool{}
+	for _, address := range addresses {
+		pattern, err := api.ParsePattern(address)
+		if err != nil {
+			return nil, err
+		}
+		objects, err := g.matches(ctx, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range objects {
+			name := o.Bucket + "/" + o.Name
+			if seen[name] {
+				return nil, badStream("shard ss://%s is named by two sources; its samples would come twice an epoch", name)
+			}
+			seen[name] = true
+			shards = append(shards, sampler.Shard{Name: name, Version: o.Version, Samples: o.Samples})
+			info.Bytes += o.Size
+			info.MaxSample = max(info.MaxSample, o.MaxSample)
+		}
+	}
+	return shards, nil
 }
 
 // matches lists the shards of one source.

@@ -13,6 +13,7 @@ import (
 	"github.com/shardstream/shardstream/core/store"
 	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/sampler"
 )
 
 // readAheadFrom is the size from which an item is announced to the kernel while earlier batches are sent.
@@ -50,10 +51,10 @@ type job struct {
 
 // found is a sample of the batch that lies here.
 type found struct {
-	place  int
-	shard  *shard
-	index  int
-	number int64 // of the sample in the snapshot
+	place int
+	shard *shard
+	index int
+	draw  sampler.Draw
 }
 
 // fill plans batch index and prepares its frame; without samples of ours the frame stays empty.
@@ -79,10 +80,8 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	if len(j.found) == 0 {
 		return nil
 	}
-	if r.pool != nil {
-		return r.transform(ctx, j)
-	}
-	for _, f := range j.found {
+	raw := r.rawFirst(j.found)
+	for _, f := range j.found[:raw] {
 		if err := r.raw(j, f); err != nil {
 			return err
 		}
@@ -92,20 +91,25 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 		r.verify(j)
 		j.clock.lap(&j.work.Read)
 	}
+	if raw < len(j.found) {
+		if err := r.transform(ctx, j, j.found[raw:]); err != nil {
+			return err
+		}
+	}
 	j.byField()
 	j.clock.lap(&j.work.Plan)
 	return nil
 }
 
 func (r *Reader) find(j *job, place int, pos int64) {
-	number := r.order.Sample(pos)
-	at, index := r.order.Snapshot().Locate(number)
+	draw := r.order.Draw(pos)
+	at, index := r.order.Snapshot().Locate(draw.Sample)
 	sh := r.shards.get(at)
 	if sh == nil {
 		return
 	}
 	j.pins = append(j.pins, sh)
-	j.found = append(j.found, found{place: place, shard: sh, index: int(index), number: number})
+	j.found = append(j.found, found{place: place, shard: sh, index: int(index), draw: draw})
 }
 
 // raw adds a sample as it lies in its shard: one item for each member.

@@ -55,9 +55,9 @@ type Reader struct {
 	srv    *Server
 	req    wire.ReadRequest
 	view   sampler.View
-	order  *sampler.Order
-	pool   *etl.Pool
-	fields map[string]bool // nil: all
+	order  sampler.Plan
+	etls   []*transformation // by the order's parts; nil: samples as they lie
+	fields map[string]bool   // nil: all
 	shards *shards
 	places []int // of Slots; nil: all
 }
@@ -72,16 +72,12 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	if err != nil {
 		return nil, err
 	}
-	mode, err := sampler.ParseMode(req.Shuffle)
-	if err != nil {
-		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
-	}
-	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed, Slices: req.Slices, Window: req.Window}, req.Epoch)
+	order, err := orderOf(snap, &req)
 	if err != nil {
 		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
 	}
 	view := sampler.View{
-		Samples: snap.Samples(), Start: req.Start, BatchSize: req.BatchSize, World: req.World, Rank: req.Rank,
+		Samples: order.Samples(), Start: req.Start, BatchSize: req.BatchSize, World: req.World, Rank: req.Rank,
 		Workers: req.Workers, Worker: req.Worker, DropLast: req.DropLast,
 	}
 	if err := view.Validate(); err != nil {
@@ -91,10 +87,8 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 		return nil, api.Errorf(400, api.CodeBadRequest, "batch %d of a view of %d batches", req.To, view.Batches())
 	}
 	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots}
-	if req.ETL != "" {
-		if r.pool, err = s.pool(req.ETL); err != nil {
-			return nil, err
-		}
+	if r.etls, err = s.transformations(&req); err != nil {
+		return nil, err
 	}
 	if len(req.Fields) > 0 {
 		r.fields = make(map[string]bool, len(req.Fields))
@@ -109,18 +103,6 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 func (s *Server) nodeIO() *nodeIO {
 	s.ioOnce.Do(func() { s.io = openNodeIO() })
 	return s.io
-}
-
-// pool looks a transformation of samples up.
-func (s *Server) pool(name string) (*etl.Pool, error) {
-	p, err := s.ETLs.Pool(name)
-	if err != nil {
-		return nil, err
-	}
-	if level := p.Definition().Level; level != api.LevelSample {
-		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", name, level, api.LevelSample)
-	}
-	return p, nil
 }
 
 func (r *Reader) wants(field string) bool { return r.fields == nil || r.fields[field] }
@@ -145,11 +127,11 @@ func failureOf(err error) (code, message string) {
 }
 
 // seedOf derives the seed that a transformation of a sample gets: a function of the run's seed, the
-// epoch and the sample alone, so that augmentation is the same after a resume and on any cluster. The
-// mixing is splitmix64's (Steele, Lea, Flood 2014).
-func seedOf(seed, epoch uint64, sample int64) uint64 {
+// pass over the data (the epoch, outside of mixtures) and the sample alone, so that augmentation is the
+// same after a resume and on any cluster, and another one where a sample comes again. The mixing is splitmix64's (Steele, Lea, Flood 2014).
+func seedOf(seed, pass uint64, sample int64) uint64 {
 	h := seed
-	for _, v := range [...]uint64{epoch, uint64(sample)} {
+	for _, v := range [...]uint64{pass, uint64(sample)} {
 		h += v*0x9e3779b97f4a7c15 + 0x9e3779b97f4a7c15
 		h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 		h = (h ^ h>>27) * 0x94d049bb133111eb

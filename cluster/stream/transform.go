@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
@@ -17,14 +18,15 @@ const maxTransform = 2 << 30
 // Arrays of as many dimensions as a function may return fit a frame.
 var _ [wire.MaxDims - etl.MaxDims]struct{}
 
-// transform reads the job's samples, verified, runs them through the pool and makes their frame.
-func (r *Reader) transform(ctx context.Context, j *job) error {
+// transform reads samples, verified, runs them through their pools and adds them to the job's frame. They
+// come sorted by pool.
+func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 	j.in, j.flds = j.in[:0], j.flds[:0]
-	sent := j.found[:0]
-	if err := j.reserve(); err != nil {
+	sent := samples[:0]
+	if err := j.reserve(samples); err != nil {
 		return err
 	}
-	for _, f := range j.found {
+	for _, f := range samples {
 		if err := r.input(j, f); err != nil {
 			key := r.nameOf(f)
 			if f.shard.index != nil {
@@ -35,18 +37,17 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 		}
 		sent = append(sent, f)
 	}
-	j.found = sent
 	if cap(j.out) < len(j.in) {
 		j.out = make([]etl.Result, len(j.in))
 	}
 	j.out = j.out[:len(j.in)]
 	clear(j.out)
 	j.clock.lap(&j.work.Read)
-	if err := r.apply(ctx, j); err != nil {
+	if err := r.applyAll(ctx, j, sent); err != nil {
 		return err
 	}
 	j.clock.lap(&j.work.ETL)
-	for i, f := range j.found {
+	for i, f := range sent {
 		if err := j.out[i].Err; err != nil {
 			j.fail(f, j.in[i].Key, err)
 			continue
@@ -55,16 +56,14 @@ func (r *Reader) transform(ctx context.Context, j *job) error {
 			return err
 		}
 	}
-	j.byField()
-	j.clock.lap(&j.work.Plan)
 	return nil
 }
 
 // reserve sizes the input buffers before views into them are handed out.
-func (j *job) reserve() error {
+func (j *job) reserve(samples []found) error {
 	var bytes int64
 	var fields int
-	for _, f := range j.found {
+	for _, f := range samples {
 		if f.shard.err == nil {
 			first, count := f.shard.index.Sample(f.index)
 			last := f.shard.index.Member(first + count - 1)
@@ -103,7 +102,7 @@ func (r *Reader) input(j *job, f found) error {
 		from, to := member.Offset-base, member.Offset-base+member.Size
 		j.flds = append(j.flds, etl.Field{Name: x.Field(m), Value: etl.BytesValue(span[from:to:to])})
 	}
-	j.in = append(j.in, etl.Sample{Key: x.Key(f.index), Seed: seedOf(r.req.Seed, r.req.Epoch, f.number), Fields: j.flds[start:len(j.flds):len(j.flds)]})
+	j.in = append(j.in, etl.Sample{Key: x.Key(f.index), Seed: seedOf(r.req.Seed, f.draw.Pass, f.draw.Sample), Fields: j.flds[start:len(j.flds):len(j.flds)]})
 	return nil
 }
 
@@ -119,14 +118,27 @@ func (sh *shard) whichBlock(sample int, err error) error {
 	return err
 }
 
-// apply runs the pool; a definition that was replaced meanwhile is looked up once more.
-func (r *Reader) apply(ctx context.Context, j *job) error {
-	err := r.pool.Transform(ctx, j.in, j.out)
+// applyAll runs the pools of the job's inputs, all at once: each has workers of its own.
+func (r *Reader) applyAll(ctx context.Context, j *job, sent []found) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for from, to := 0, 0; from < len(sent); from = to {
+		x := r.through(sent[from])
+		for to = from + 1; to < len(sent) && r.through(sent[to]) == x; to++ {
+		}
+		in, out := j.in[from:to], j.out[from:to]
+		group.Go(func() error { return r.apply(ctx, x, in, out) })
+	}
+	return group.Wait()
+}
+
+// apply runs a pool; a definition that was replaced meanwhile is looked up once more.
+func (r *Reader) apply(ctx context.Context, x *transformation, in []etl.Sample, out []etl.Result) error {
+	err := x.pool.Transform(ctx, in, out)
 	if errors.Is(err, etl.ErrClosed) {
-		if r.pool, err = r.srv.pool(r.req.ETL); err != nil {
+		if x.pool, err = r.srv.pool(x.name); err != nil {
 			return err
 		}
-		err = r.pool.Transform(ctx, j.in, j.out)
+		err = x.pool.Transform(ctx, in, out)
 	}
 	var user *etl.UserError
 	if errors.As(err, &user) {

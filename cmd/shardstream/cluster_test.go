@@ -351,6 +351,20 @@ func TestDatasetAndStream(t *testing.T) {
 	table := ok(t, run("stream", "explain", "ss://"+b+"/*.tar", "--shuffle", "none", "--position", "25", "--count", "2"))
 	require.Contains(t, table, "positions 25 to 26")
 	require.Regexp(t, `(?m)^25 +25 +0005 +ss://`+b+`/1.tar +5 +\d+ +target-\d$`, table)
+
+	mix := []string{"stream", "--mix", "ss://" + b + "/0.tar=3", "--mix", "ss://" + b + "/1.tar=1", "--batch-size", "16"}
+	require.Contains(t, ok(t, run(append(mix, "--mix-samples", "100", "--interleave", "stratified", "--shuffle", "none")...)), "100 samples in 7 batches")
+	require.Contains(t, ok(t, run("stream", "--mix", "ss://"+b+"/0.tar", "--mix", "ss://"+b+"/1.tar")), "40 samples")
+	for says, args := range map[string][]string{
+		"give a source":          {"stream"},
+		"--mix":                  {"stream", "ss://" + b + "/", "--interleave", "random"},
+		"all sources with --mix": append(mix, "ss://"+b+"/"),
+		`"x" is no number`:       {"stream", "--mix", "ss://" + b + "/0.tar=x"},
+	} {
+		r := run(args...)
+		require.Equal(t, exitUsage, r.code, "%s%s", r.out, r.err)
+		require.Contains(t, r.err, says)
+	}
 }
 
 func TestETLCommands(t *testing.T) {

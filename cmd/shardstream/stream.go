@@ -14,6 +14,7 @@ import (
 // streamFlags are the flags of `stream`.
 type streamFlags struct {
 	config  loader.Config
+	mix     mixFlags
 	run     loader.Run
 	onError string
 	budget  string // of errors
@@ -44,11 +45,11 @@ type streamed struct {
 func newStream(a *app) *cobra.Command {
 	f := &streamFlags{}
 	command := &cobra.Command{
-		Use:   "stream ss://BUCKET/PATTERN...",
+		Use:   "stream [ss://BUCKET/PATTERN...]",
 		Short: "Read epochs of a data set as a training job would, and print the rate",
 		Example: `  shardstream stream 'ss://digits/train-*.tar' --batch-size 256
-  shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json`,
-		Args: cobra.MinimumNArgs(1),
+  shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json
+  shardstream stream --mix 'ss://web/*.tar=0.7' --mix 'ss://books/*.tar=0.3' --interleave stratified`,
 	}
 	flags := command.Flags()
 	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")
@@ -57,6 +58,9 @@ func newStream(a *app) *cobra.Command {
 	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply")
 	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
 	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
+	flags.StringArrayVar(&f.mix.sources, "mix", nil, "one source of a mixture, as ADDRESS or ADDRESS=WEIGHT; repeat it")
+	flags.StringVar(&f.mix.interleave, "interleave", "", "how a mixture's sources come together: random, stratified or per_source")
+	flags.Int64Var(&f.mix.samples, "mix-samples", 0, "samples of a mixture's epoch; 0 for as many as its sources have")
 	flags.StringVar(&f.onError, "on-error", "raise", "what a bad sample does: raise, skip or warn")
 	flags.StringVar(&f.budget, "max-errors", "", "bad samples that an epoch may skip: a number, or a part such as 0.01 or 1%")
 	flags.BoolVar(&f.config.Pad, "pad", false, "fill every batch up to the batch size, with masked rows")
@@ -73,7 +77,10 @@ func newStream(a *app) *cobra.Command {
 	flags.Int64Var(&f.limit, "batches", 0, "stop each epoch after so many batches; 0 for all")
 	flags.BoolVar(&f.json, "json", false, "print JSON, for scripts")
 	command.RunE = func(c *cobra.Command, sources []string) error {
-		f.config.Sources, f.config.OnError = sources, loader.Policy(f.onError)
+		if err := f.mix.describe(&f.config, sources); err != nil {
+			return err
+		}
+		f.config.OnError = loader.Policy(f.onError)
 		f.run.Workers = 1
 		f.config.ReadAhead = f.epochs > 1
 		return a.stream(c.Context(), f)
@@ -140,6 +147,7 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 	info, err := client.OpenStream(ctx, api.StreamRequest{
 		Sources: f.config.Sources, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
 		ETL: f.config.ETL, Fields: f.config.Fields, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
+		Mixture: f.config.Mixture,
 	})
 	if err != nil {
 		return streamed{}, err

@@ -1,6 +1,9 @@
 package wire
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // What a loader may ask for about compression: never, where it pays, or wherever bytes shrink.
 const (
@@ -35,6 +38,8 @@ type ReadRequest struct {
 
 	// Share offers the loader's memory: large payloads may come as Placed frames. Only over a Unix socket.
 	Share bool `json:"share,omitempty"`
+	// Mixture, when set, takes the place of Shuffle and ETL.
+	Mixture *Mixture `json:"mixture,omitempty"`
 
 	// Compress says when payloads may come as LZ4 frames; empty is CompressOff.
 	Compress string `json:"compress,omitempty"`
@@ -43,6 +48,21 @@ type ReadRequest struct {
 	Slots []int `json:"slots,omitempty"`
 	// Verify reads through the block checksums, so that damage is named by object and block.
 	Verify bool `json:"verify,omitempty"`
+}
+
+// Mixture is an epoch over several parts of the snapshot; what it means, and its bounds, are the sampler's.
+type Mixture struct {
+	Interleave string `json:"interleave"`
+	Unit       int64  `json:"unit,omitempty"`
+	Parts      []Part `json:"parts"`
+}
+
+// Part is the shards that follow those of the parts before it.
+type Part struct {
+	Shards  int64  `json:"shards"`
+	Draws   int64  `json:"draws"` // samples of an epoch
+	Shuffle string `json:"shuffle"`
+	ETL     string `json:"etl,omitempty"`
 }
 
 // Validate bounds what a target computes for a request; the view's own rules are the sampler's.
@@ -54,6 +74,8 @@ func (r *ReadRequest) Validate() error {
 		return fmt.Errorf("batches %d to %d are not a range", r.From, r.To)
 	case r.Chunk < 1:
 		return fmt.Errorf("chunk %d is not positive", r.Chunk)
+	case r.Mixture != nil && (r.Shuffle != "" || r.ETL != ""):
+		return errors.New("shuffle and etl are of the parts, where there is a mixture")
 	case len(r.Slots) > 0 && r.To != r.From+1:
 		return fmt.Errorf("slots ask for one batch, not for %d to %d", r.From, r.To)
 	case len(r.Slots) > r.BatchSize:

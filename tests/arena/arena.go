@@ -12,7 +12,8 @@ import (
 type Batch struct {
 	Index, Start, Next int64
 	Keys               []string
-	Mask               []byte // nil where nothing is padded
+	Mask               []byte  // nil where nothing is padded
+	Sources            []int64 // numbers of the samples' sources; nil outside of mixtures
 	Columns            map[string]Column
 }
 
@@ -38,6 +39,11 @@ func Read(mem []byte, at int64) Batch {
 	}
 	if m := w(at + 88); m != 0 {
 		v.Mask = append([]byte{}, mem[m:m+n]...)
+	}
+	if s := w(at + 104); s != 0 {
+		for i := range n {
+			v.Sources = append(v.Sources, w(s+8*i))
+		}
 	}
 	for c := range w(at + 16) {
 		b := at + 128*(c+1)

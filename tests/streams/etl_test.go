@@ -19,11 +19,16 @@ import (
 // deploy gives every target a pool of one worker.
 func (c *cluster) deploy(source string) {
 	c.t.Helper()
+	c.deployAs("f", source)
+}
+
+func (c *cluster) deployAs(name, source string) {
+	c.t.Helper()
 	for _, tg := range c.targets {
-		p, err := etl.NewPool(etl.Definition{Name: "f", Source: source, Entry: "transform", Level: api.LevelSample, Workers: 1, Timeout: 20 * time.Second}, etl.Options{Dir: c.t.TempDir()})
+		p, err := etl.NewPool(etl.Definition{Name: name, Source: source, Entry: "transform", Level: api.LevelSample, Workers: 1, Timeout: 20 * time.Second}, etl.Options{Dir: c.t.TempDir()})
 		require.NoError(c.t, err)
 		c.t.Cleanup(func() { require.NoError(c.t, p.Close()) })
-		tg.pools["f"] = p
+		tg.pools[name] = p
 	}
 }
 

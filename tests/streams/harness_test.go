@@ -63,6 +63,7 @@ type cluster struct {
 	snap    *sampler.Snapshot
 	shards  []sampler.Shard
 	maxItem int64
+	mixture *api.MixtureInfo // what a gateway would make of the description of a mixture
 }
 
 type pools map[string]*etl.Pool
@@ -247,7 +248,14 @@ func (c *cluster) nodes() api.Map {
 }
 
 func (c *cluster) OpenStream(context.Context, api.StreamRequest) (api.StreamInfo, error) {
-	return api.StreamInfo{Snapshot: c.snap.ID(), Samples: c.snap.Samples(), Shards: int64(c.snap.NumShards()), ETLVersion: c.etl, Map: c.nodes()}, nil
+	info := api.StreamInfo{Snapshot: c.snap.ID(), Samples: c.snap.Samples(), Shards: int64(c.snap.NumShards()), ETLVersion: c.etl, Map: c.nodes()}
+	if c.mixture != nil {
+		info.Mixture, info.Samples = c.mixture, 0
+		for _, p := range c.mixture.Parts {
+			info.Samples += p.Draws
+		}
+	}
+	return info, nil
 }
 
 func (c *cluster) RefreshMap(context.Context) (*api.Placer, error) {

@@ -6,8 +6,9 @@
 >>> for batch in ds:
 ...     ...
 
-Importing this is cheap: no thread, no Go, no numpy, no torch. `IterableDataset` is looked up when
-it is first used: it is a torch IterableDataset where torch is installed.
+Importing this is cheap: no thread, no Go, no numpy, no torch. `IterableDataset` and `Mixture`
+are looked up when they are first used: they are torch's IterableDatasets where torch is
+installed.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ from ._models import (
     ObjectInfo,
     SampleOrigin,
 )
+from ._parts import Source
 from ._version import __version__
 
 if TYPE_CHECKING:
     from ._batch import Batch, BytesColumn
-    from .torch import IterableDataset
+    from .torch import IterableDataset, Mixture
 
 __all__ = [
     "BadArchiveError",
@@ -78,6 +80,7 @@ __all__ = [
     "InternalError",
     "IterableDataset",
     "Location",
+    "Mixture",
     "NoSpaceError",
     "NotFoundError",
     "ObjectInfo",
@@ -91,6 +94,7 @@ __all__ = [
     "ShardstreamError",
     "SkippedSampleWarning",
     "SnapshotChangedError",
+    "Source",
     "TooManyErrors",
     "UnavailableError",
     "__version__",
@@ -100,8 +104,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Look up what needs numpy or torch, at its first use."""
     value: Any
-    if name == "IterableDataset":
-        value = _iterable_dataset()
+    if name in ("IterableDataset", "Mixture"):
+        value = _dataset_class(name)
     elif name in ("Batch", "BytesColumn"):
         from . import _batch
 
@@ -116,14 +120,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _iterable_dataset() -> Any:
+def _dataset_class(name: str) -> Any:
     """The torch class where torch can be imported, else the plain one."""
+    import importlib
     import importlib.util
 
-    if importlib.util.find_spec("torch") is None:
-        from ._dataset import IterableDataset
-
-        return IterableDataset
-    from .torch import IterableDataset as TorchDataset
-
-    return TorchDataset
+    if importlib.util.find_spec("torch") is not None:
+        module = ".torch"
+    else:
+        module = "._mixture" if name == "Mixture" else "._dataset"
+    return getattr(importlib.import_module(module, __name__), name)

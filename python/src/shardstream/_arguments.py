@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -56,6 +57,15 @@ def budget_document(budget: int | float | None) -> dict[str, int | float] | None
     if budget is None:
         return None
     return {"fraction" if isinstance(budget, float) else "count": budget}
+
+
+def amount(name: str, value: Any) -> float:
+    """A finite number of 0 or more."""
+    if isinstance(value, (str, bytes, bool)) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
+    return float(value)
 
 
 def names(argument: str, value: Any) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ class Header:
         self.keys: tuple[int, int, int] = (words[8], words[9], words[10])
         self.mask: int = words[11]
         self.skipped: int = words[12]
+        self.sources: int = words[13]
 
 
 class BytesColumn:
@@ -151,6 +152,8 @@ def read(
     batch: Batch = {"__key__": _strings(raw, *head.keys, n)}
     if head.mask:
         batch["__mask__"] = convert(np.frombuffer(memory, np.bool_, n, head.mask))
+    if head.sources:
+        batch["__source__"] = convert(np.frombuffer(memory, np.int64, n, head.sources))
     columns = np.frombuffer(
         memory, np.int64, head.columns * _COLUMN_WORDS, table + _HEAD_WORDS * 8
     ).reshape(head.columns, _COLUMN_WORDS)

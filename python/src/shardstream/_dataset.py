@@ -120,6 +120,12 @@ class IterableDataset:
     """
 
     _convert: ClassVar[Callable[[Any], Any] | None] = None
+    #: What a copy of the dataset is made from.
+    _SETTINGS: ClassVar[tuple[str, ...]] = (
+        "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
+        "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch", "shared_memory",
+        "compress", "endpoint", "_token",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -297,16 +303,20 @@ class IterableDataset:
         """
         try:
             version, epoch, position = state["version"], state["epoch"], state["position"]
-            seed, shuffle, snapshot = state["seed"], state["shuffle"], state["snapshot"]
+            snapshot = state["snapshot"]
+            if ("mixture" in state) != ("mixture" in self._order()):
+                kinds = ("a Mixture", "an IterableDataset")
+                raise ValueError(
+                    "the state was saved by {}, and this is {}: they make different orders".format(
+                        *(kinds if "mixture" in state else kinds[::-1])
+                    )
+                )
+            saved = {name: state[name] for name in self._order()}
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a state of a shardstream dataset: {error!r}") from error
         if version != _STATE_VERSION:
             raise ValueError(f"state version {version!r} is not {_STATE_VERSION}")
-        if (seed, shuffle) != (self.seed, self.shuffle):
-            raise ValueError(
-                f"the state was saved with seed={seed}, shuffle={shuffle!r}, this dataset has "
-                f"seed={self.seed}, shuffle={self.shuffle!r}: they make different orders"
-            )
+        self._check_order(saved)
         plan = Plan(
             integer("epoch", epoch, 0, _MAX_EPOCH), integer("position", position, 0, 2**63 - 1)
         )
@@ -425,12 +435,7 @@ class IterableDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """The description, and what the next iteration takes; nothing of the running one."""
-        names = (
-            "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-            "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch", "shared_memory",
-            "compress", "endpoint", "_token",
-        )  # fmt: skip
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in self._SETTINGS}
         state["_default"] = tuple(self._pending())
         state["_snapshot"] = self._ledger.snapshot
         if get_spawning_popen() is not None:  # for a worker: it goes on with this very dataset
@@ -467,11 +472,23 @@ class IterableDataset:
         return {
             "version": _STATE_VERSION,
             "snapshot": self._ledger.snapshot,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
+            **self._order(),
             "epoch": plan.epoch,
             "position": plan.position,
         }
+
+    def _order(self) -> dict[str, Any]:
+        """What the order of an epoch depends on, apart from the data: a part of each state."""
+        return {"seed": self.seed, "shuffle": self.shuffle}
+
+    def _check_order(self, saved: Mapping[str, Any]) -> None:
+        """Refuse a state whose position is one in another order."""
+        if saved != self._order():
+            raise ValueError(
+                f"the state was saved with seed={saved['seed']}, shuffle={saved['shuffle']!r}, "
+                f"this dataset has seed={self.seed}, shuffle={self.shuffle!r}: they make "
+                "different orders"
+            )
 
     def _ranks_now(self) -> tuple[int, int]:
         """(rank, world size), from the arguments, or from what this process is part of now."""
@@ -491,9 +508,12 @@ class IterableDataset:
 
     def _description(self, rank: int, world: int) -> dict[str, Any]:
         """The stream as POST /v1/streams takes it."""
-        names = ("sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last")
+        names = (
+            "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "mixture",
+        )  # fmt: skip
         config = self._config()
-        return {**{name: config[name] for name in names}, "rank": rank, "world_size": world}
+        request = {name: config[name] for name in names if name in config}
+        return {**request, "rank": rank, "world_size": world}
 
     def _begin(self) -> Progress:
         """Start an iteration in the native loader."""

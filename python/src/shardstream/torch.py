@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.utils.data
 
-from . import _dataset
+from . import _dataset, _mixture
 
 
 def _tensor(array: Any) -> Any:
@@ -29,4 +29,8 @@ class IterableDataset(  # noqa: D101 (the docstring is the plain class's)
     _convert: ClassVar[Callable[[Any], Any] | None] = staticmethod(_tensor)
 
 
-__all__ = ["IterableDataset"]
+class Mixture(_mixture.Mixture, IterableDataset):  # noqa: D101 (the plain class's)
+    __doc__ = _mixture.Mixture.__doc__
+
+
+__all__ = ["IterableDataset", "Mixture"]

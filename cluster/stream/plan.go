@@ -1,0 +1,109 @@
+package stream
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/wire"
+	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// orderOf makes the plan of a request's epoch.
+func orderOf(snap *sampler.Snapshot, req *wire.ReadRequest) (sampler.Plan, error) {
+	if req.Mixture != nil {
+		return mixtureOf(snap, req)
+	}
+	mode, err := sampler.ParseMode(req.Shuffle)
+	if err != nil {
+		return nil, err
+	}
+	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed, Slices: req.Slices, Window: req.Window}, req.Epoch)
+	if err != nil {
+		return nil, err // not a Plan that is nil inside
+	}
+	return order, nil
+}
+
+func mixtureOf(snap *sampler.Snapshot, req *wire.ReadRequest) (sampler.Plan, error) {
+	interleave, err := sampler.ParseInterleave(req.Mixture.Interleave)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]sampler.Part, len(req.Mixture.Parts))
+	for i, p := range req.Mixture.Parts {
+		mode, err := sampler.ParseMode(p.Shuffle)
+		if err != nil {
+			return nil, fmt.Errorf("part %d: %w", i, err)
+		}
+		parts[i] = sampler.Part{
+			Shards: int(p.Shards), Draws: p.Draws,
+			Shuffle: sampler.Shuffle{Mode: mode, Seed: sampler.PartSeed(req.Seed, i), Slices: req.Slices, Window: req.Window},
+		}
+	}
+	blend := sampler.Blend{Interleave: interleave, Unit: req.Mixture.Unit, Seed: req.Seed}
+	mixture, err := sampler.NewMixture(snap, parts, blend, req.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	return mixture, nil
+}
+
+// transformation is what the samples of one or several parts go through.
+type transformation struct {
+	number int
+	name   string
+	pool   *etl.Pool // nil: they are sent as they lie
+}
+
+// transformations looks up those of the order's parts, each name once.
+func (s *Server) transformations(req *wire.ReadRequest) ([]*transformation, error) {
+	names := []string{req.ETL}
+	if req.Mixture != nil {
+		names = make([]string, len(req.Mixture.Parts))
+		for i, p := range req.Mixture.Parts {
+			names[i] = p.ETL
+		}
+	}
+	known := map[string]*transformation{"": {}}
+	byPart := make([]*transformation, len(names))
+	for i, name := range names {
+		if known[name] == nil {
+			pool, err := s.pool(name)
+			if err != nil {
+				return nil, err
+			}
+			known[name] = &transformation{number: len(known), name: name, pool: pool}
+		}
+		byPart[i] = known[name]
+	}
+	return byPart, nil
+}
+
+// pool looks a transformation of samples up.
+func (s *Server) pool(name string) (*etl.Pool, error) {
+	p, err := s.ETLs.Pool(name)
+	if err != nil {
+		return nil, err
+	}
+	if level := p.Definition().Level; level != api.LevelSample {
+		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", name, level, api.LevelSample)
+	}
+	return p, nil
+}
+
+// rawFirst sorts samples by what they go through, and returns how many are sent as they lie.
+func (r *Reader) rawFirst(samples []found) int {
+	if len(r.etls) > 1 {
+		slices.SortStableFunc(samples, func(a, b found) int { return cmp.Compare(r.through(a).number, r.through(b).number) })
+	}
+	raw := 0
+	for raw < len(samples) && r.through(samples[raw]).pool == nil {
+		raw++
+	}
+	return raw
+}
+
+func (r *Reader) through(f found) *transformation { return r.etls[f.draw.Part] }
