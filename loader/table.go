@@ -58,8 +58,8 @@ func (t *table) blob(b []byte) int64 {
 	return off
 }
 
-// finish arranges the rows of a complete batch, writes its table and returns its offset. Turns are those of
-// a mixture, nil for a stream of one source.
+// finish arranges the rows of a complete batch, writes its table and returns its offset. Turns are those of a
+// mixture, nil for a stream of one source.
 func (b *batch) finish(turns *sampler.Turns) (int64, error) {
 	n := len(b.rows)
 	size := int64(headWords+b.ncols*columnWords) * 8

@@ -44,6 +44,7 @@ type ExplainedSample struct {
 	Key      string `json:"key"`      // empty where Error says why
 	Target   string `json:"target"`   // that holds the shard, or should
 	Error    string `json:"error,omitempty"`
+	Source   *int   `json:"source,omitempty"` // number of the mixture's source
 }
 
 // KeyQuery asks a target for the keys of samples of the shards that it has; between nodes.

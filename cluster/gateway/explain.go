@@ -41,16 +41,16 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	if err := checkStream(&req.StreamRequest); err != nil {
 		return nil, err
 	}
-	plan, err := g.planOf(ctx, req)
+	order, err := g.explainOrder(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	snap := plan.Snapshot()
+	snap := order.Snapshot()
 	e := &api.Explanation{
 		Snapshot: snap.ID(), Seed: req.Seed, Epoch: req.Epoch, Shuffle: req.Shuffle,
 		Rank: req.Rank, WorldSize: req.WorldSize, Batch: req.Batch,
 	}
-	count, err := locateSamples(e, req, plan.Samples())
+	count, err := locateSamples(e, req, order.Samples())
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,11 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	for i := range e.Samples {
 		s := &e.Samples[i]
 		s.Position = e.Position + int64(i)
-		s.Sample = plan.Draw(s.Position).Sample
+		draw := order.Draw(s.Position)
+		s.Sample = draw.Sample
+		if req.Mixture != nil {
+			s.Source = &draw.Part
+		}
 		at, index := snap.Locate(s.Sample)
 		shard := snap.Shard(at)
 		s.Shard, s.Version, s.Index = api.Scheme+shard.Name, shard.Version, index
@@ -66,25 +70,24 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	return e, g.addKeys(ctx, snap, e.Samples)
 }
 
-// planOf is the order of the epoch that a request is about.
-func (g *Gateway) planOf(ctx context.Context, req *api.ExplainRequest) (sampler.Plan, error) {
-	snap, mixture, err := g.snapshotOf(ctx, req)
+// explainOrder is the plan of the epoch that is asked about.
+func (g *Gateway) explainOrder(ctx context.Context, req *api.ExplainRequest) (sampler.Plan, error) {
+	if req.Mixture != nil {
+		return g.explainMixture(ctx, req)
+	}
+	snap, err := g.snapshotOf(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	var plan sampler.Plan
-	if mixture != nil {
-		plan, err = mixtureOf(snap, &req.StreamRequest, mixture, req.Epoch)
-	} else {
-		var mode sampler.Mode
-		if mode, err = sampler.ParseMode(req.Shuffle); err == nil {
-			plan, err = sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed}, req.Epoch)
-		}
-	}
+	mode, err := sampler.ParseMode(req.Shuffle)
 	if err != nil {
 		return nil, badStream("%v", err)
 	}
-	return plan, nil
+	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed}, req.Epoch)
+	if err != nil {
+		return nil, badStream("%v", err)
+	}
+	return order, nil
 }
 
 // locateSamples fills in which positions are meant, and says how many.
@@ -118,24 +121,23 @@ func tooMany(count int64) error {
 	return nil
 }
 
-// snapshotOf is the snapshot that a request is about, with what its mixture comes to: an earlier one as long
-// as a target keeps it. Of a mixture the present one only, as what its parts were is not kept.
-func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sampler.Snapshot, *api.MixtureInfo, error) {
-	if req.Snapshot != "" && req.Mixture == nil {
+// snapshotOf is the snapshot that a request is about: an earlier one as long as a target keeps it.
+func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sampler.Snapshot, error) {
+	if req.Snapshot != "" {
 		snap, err := g.keptSnapshot(ctx, req.Snapshot)
 		if snap != nil || err != nil {
-			return snap, nil, err
+			return snap, err
 		}
 	}
-	info, snap, err := g.resolve(ctx, &req.StreamRequest)
+	_, snap, err := g.resolve(ctx, &req.StreamRequest)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if req.Snapshot != "" && snap.ID() != req.Snapshot {
-		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoSnapshot,
+		return nil, api.Errorf(http.StatusNotFound, api.CodeNoSnapshot,
 			"no target keeps snapshot %.12s any more, and the sources are now snapshot %.12s; without a snapshot, their present order is explained", req.Snapshot, snap.ID())
 	}
-	return snap, info.Mixture, nil
+	return snap, nil
 }
 
 // keptSnapshot asks the targets for a snapshot; nil where none of those that answer has it.

@@ -95,6 +95,7 @@ func mixtureParts(req *api.StreamRequest, draws []int64) ([]sampler.Part, sample
 	for i := range m.Sources {
 		s := &m.Sources[i]
 		parts[i].Draws = draws[i]
+		parts[i].Shuffle.Seed = sampler.PartSeed(req.Seed, i)
 		if s.Shuffle == "" {
 			continue // global is the zero mode
 		}
@@ -113,9 +114,17 @@ func mixtureParts(req *api.StreamRequest, draws []int64) ([]sampler.Part, sample
 	return parts, blend, nil
 }
 
+// mixture is what a description came to.
+type mixture struct {
+	info  *api.StreamInfo
+	snap  *sampler.Snapshot
+	parts []sampler.Part
+	blend sampler.Blend
+}
+
 // resolveMixture lists the shards of all sources, one source after the other, and works out how many
 // samples an epoch takes from each.
-func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*api.StreamInfo, *sampler.Snapshot, error) {
+func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*mixture, error) {
 	info := &api.StreamInfo{}
 	var shards []sampler.Shard
 	counts, sizes := make([]int, len(req.Mixture.Sources)), make([]int64, len(req.Mixture.Sources))
@@ -123,28 +132,28 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 		s := &req.Mixture.Sources[i]
 		found, err := g.list(ctx, s.Sources, info)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, sh := range found {
 			sizes[i] += sh.Samples
 		}
 		if sizes[i] == 0 {
-			return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples", len(found), i+1, s.Sources[0])
+			return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples", len(found), i+1, s.Sources[0])
 		}
 		counts[i] = len(found)
 		shards = append(shards, found...)
 	}
 	snap, err := sampler.NewSnapshot(shards)
 	if err != nil {
-		return nil, nil, badStream("%v", err)
+		return nil, badStream("%v", err)
 	}
 	draws, err := drawsOf(req, sizes)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	parts, blend, err := mixtureParts(req, draws)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	info.Mixture = &api.MixtureInfo{Interleave: blend.Interleave.String(), Unit: blend.Unit}
 	for i := range parts {
@@ -156,13 +165,31 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 		})
 	}
 	if err := sampler.CheckMixture(snap, parts, blend); err != nil {
-		return nil, nil, badStream("%v", err)
+		return nil, badStream("%v", err)
 	}
 	if info.Samples == 0 {
-		return nil, nil, badStream("no source of the mixture gives any samples")
+		return nil, badStream("no source of the mixture gives any samples")
 	}
 	info.Snapshot, info.Shards = snap.ID(), int64(len(shards))
-	return info, snap, nil
+	return &mixture{info: info, snap: snap, parts: parts, blend: blend}, nil
+}
+
+// explainMixture is the plan of an epoch. Which shards are which source's follows from a listing alone, so
+// that only the present data can be explained.
+func (g *Gateway) explainMixture(ctx context.Context, req *api.ExplainRequest) (sampler.Plan, error) {
+	m, err := g.resolveMixture(ctx, &req.StreamRequest)
+	if err != nil {
+		return nil, err
+	}
+	if req.Snapshot != "" && m.snap.ID() != req.Snapshot {
+		return nil, api.Errorf(http.StatusNotFound, api.CodeNoSnapshot,
+			"the sources are now snapshot %.12s, not %.12s; of a mixture, only the present order is explained", m.snap.ID(), req.Snapshot)
+	}
+	plan, err := sampler.NewMixture(m.snap, m.parts, m.blend, req.Epoch)
+	if err != nil {
+		return nil, badStream("%v", err)
+	}
+	return plan, nil
 }
 
 // drawsOf is how many samples of an epoch each source gives. With batches from one source each, that is
@@ -251,20 +278,4 @@ func nearest(x *big.Rat) int64 {
 		return limit.Int64()
 	}
 	return whole.Int64()
-}
-
-// mixtureOf is an epoch of a mixture that was resolved.
-func mixtureOf(snap *sampler.Snapshot, req *api.StreamRequest, info *api.MixtureInfo, epoch uint64) (*sampler.Mixture, error) {
-	draws := make([]int64, len(info.Parts))
-	for i := range draws {
-		draws[i] = info.Parts[i].Draws
-	}
-	parts, blend, err := mixtureParts(req, draws)
-	if err != nil {
-		return nil, err
-	}
-	for i := range parts {
-		parts[i].Shards = int(info.Parts[i].Shards)
-	}
-	return sampler.NewMixture(snap, parts, blend, epoch)
 }

@@ -125,7 +125,11 @@ func checkStream(req *api.StreamRequest) error {
 // resolve makes the snapshot of the stream's sources.
 func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.StreamInfo, *sampler.Snapshot, error) {
 	if req.Mixture != nil {
-		return g.resolveMixture(ctx, req)
+		m, err := g.resolveMixture(ctx, req)
+		if err != nil {
+			return nil, nil, err
+		}
+		return m.info, m.snap, nil
 	}
 	info := &api.StreamInfo{}
 	shards, err := g.list(ctx, req.Sources, info)

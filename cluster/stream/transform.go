@@ -56,6 +56,7 @@ func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 			return err
 		}
 	}
+	j.clock.lap(&j.work.Plan)
 	return nil
 }
 

@@ -351,7 +351,16 @@ func TestDatasetAndStream(t *testing.T) {
 	table := ok(t, run("stream", "explain", "ss://"+b+"/*.tar", "--shuffle", "none", "--position", "25", "--count", "2"))
 	require.Contains(t, table, "positions 25 to 26")
 	require.Regexp(t, `(?m)^25 +25 +0005 +ss://`+b+`/1.tar +5 +\d+ +target-\d$`, table)
+}
 
+func TestStreamOfAMixture(t *testing.T) {
+	run := onCluster(t)
+	b := bucket(t, run)
+	dir := t.TempDir()
+	for i := range 2 {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.tar", i)), tarOf(t, 20), 0o600))
+	}
+	ok(t, run("put", dir, "ss://"+b))
 	mix := []string{"stream", "--mix", "ss://" + b + "/0.tar=3", "--mix", "ss://" + b + "/1.tar=1", "--batch-size", "16"}
 	require.Contains(t, ok(t, run(append(mix, "--mix-samples", "100", "--interleave", "stratified", "--shuffle", "none")...)), "100 samples in 7 batches")
 	require.Contains(t, ok(t, run("stream", "--mix", "ss://"+b+"/0.tar", "--mix", "ss://"+b+"/1.tar")), "40 samples")

@@ -50,6 +50,7 @@ func newStream(a *app) *cobra.Command {
 		Example: `  shardstream stream 'ss://digits/train-*.tar' --batch-size 256
   shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json
   shardstream stream --mix 'ss://web/*.tar=0.7' --mix 'ss://books/*.tar=0.3' --interleave stratified`,
+		Args: cobra.ArbitraryArgs, // sources may all be given with --mix
 	}
 	flags := command.Flags()
 	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")

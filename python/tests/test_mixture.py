@@ -200,6 +200,27 @@ def test_proportions_are_exact_and_epochs_go_on() -> None:
 
 
 @on_cluster
+@pytest.mark.parametrize("interleave", ["random", "stratified", "per_source"])
+def test_explain_agrees_with_what_comes(interleave: Any) -> None:
+    ds = mixture(interleave=interleave, seed=3, rank=1, world_size=2, drop_last=True)
+    ds.set_epoch(5)
+    batches = list(ds)
+    assert len(batches) > 5
+    for number in (0, 4, len(batches) - 1):
+        explained = ds.explain(5, number)
+        assert [sample.key for sample in explained] == batches[number]["__key__"]
+        assert [sample.source for sample in explained] == sources([batches[number]])
+    assert IterableDataset(A, batch_size=1).explain(0, 0)[0].source is None
+
+
+@on_cluster
+def test_padded_rows_are_of_the_source_that_they_repeat() -> None:
+    last = list(mixture(pad=True, samples=95))[-1]
+    assert last["__mask__"].tolist() == [True] * 5 + [False] * 5
+    assert [source_of(key) for key in last["__key__"]] == sources([last])
+
+
+@on_cluster
 def test_every_stratified_batch_has_its_shares() -> None:
     for world in (1, 2):
         for rank in range(world):

@@ -512,8 +512,8 @@ class IterableDataset:
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "mixture",
         )  # fmt: skip
         config = self._config()
-        request = {name: config[name] for name in names if name in config}
-        return {**request, "rank": rank, "world_size": world}
+        description = {name: config[name] for name in names if name in config}
+        return {**description, "rank": rank, "world_size": world}
 
     def _begin(self) -> Progress:
         """Start an iteration in the native loader."""

@@ -49,6 +49,8 @@ class Mixture(IterableDataset):
         rank: see `IterableDataset`.
         world_size: see `IterableDataset`.
         on_error: see `IterableDataset`.
+        max_errors: see `IterableDataset`.
+        pad: see `IterableDataset`.
         timeout: see `IterableDataset`.
         prefetch: see `IterableDataset`.
         shared_memory: see `IterableDataset`.
@@ -82,6 +84,8 @@ class Mixture(IterableDataset):
         rank: int | None = None,
         world_size: int | None = None,
         on_error: Literal["raise", "skip", "warn"] = "raise",
+        max_errors: int | float | None = None,
+        pad: bool = False,
         timeout: float = 60.0,
         prefetch: int = 4,
         shared_memory: bool | None = None,
@@ -104,6 +108,8 @@ class Mixture(IterableDataset):
             rank=rank,
             world_size=world_size,
             on_error=on_error,
+            max_errors=max_errors,
+            pad=pad,
             timeout=timeout,
             prefetch=prefetch,
             shared_memory=shared_memory,

@@ -181,6 +181,7 @@ class SampleOrigin:
         key: its name; "" where error says why it is not known.
         target: the node that holds the shard, or should.
         error: "" where all is well.
+        source: number of the mixture's source; None outside of mixtures.
     """
 
     position: int
@@ -191,6 +192,7 @@ class SampleOrigin:
     key: str
     target: str
     error: str = ""
+    source: int | None = None
 
 
 @dataclass(frozen=True)
