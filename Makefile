@@ -59,7 +59,8 @@ test-python: install ## Python tests, the documentation's examples and the noteb
 
 .PHONY: test-frameworks
 test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (1.9 GB), and their tests
-	$(PY) -m pytest python/tests/test_jax.py python/tests/test_tensorflow.py $(PYTEST)
+	$(PY) -m pytest python/tests/test_jax.py python/tests/test_tensorflow.py \
+		"tests/docs/test_documents.py::test_blocks_run[docs/guides/frameworks.md]" $(PYTEST)
 
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n

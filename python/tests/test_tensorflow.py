@@ -157,9 +157,9 @@ def test_missing_values(cluster: Cluster) -> None:
 
 
 def test_keras_trains_from_it() -> None:
-    data = tf_dataset(source(etl="columns", fields=["wave", "number"])).map(
-        lambda batch: (batch["wave"], batch["number"] % 2)
-    )
+    ds = source(etl="columns", fields=["wave", "number"])
+    data = tf_dataset(ds).map(lambda batch: (batch["wave"], batch["number"] % 2))
+    data = data.apply(tf.data.experimental.assert_cardinality(len(ds)))
     model = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(2)])
     model.compile("sgd", tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(data, epochs=2, shuffle=False, verbose=0)

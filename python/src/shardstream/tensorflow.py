@@ -41,8 +41,9 @@ def dataset(source: IterableDataset, *, signature: Mapping[str, Any] | None = No
     Each pass over the result is the source's next iteration: `model.fit(data, epochs=5)` and
     `data.repeat(5)` go through five epochs, each in its own order. `source.set_epoch`,
     `source.load_state_dict` and `source.stats` apply as ever; since tf.data may read ahead, save
-    ``source.state_dict(consumed=...)``. The number of elements is not declared; for a progress
-    bar, ``data.apply(tf.data.experimental.assert_cardinality(len(source)))``.
+    ``source.state_dict(consumed=...)``. The number of elements is not declared, since a pass that
+    goes on in mid-epoch is shorter; for Keras' progress bar,
+    ``data.apply(tf.data.experimental.assert_cardinality(len(source)))``.
 
     Args:
         source: the dataset. A `shardstream.numpy.IterableDataset` spares the import of torch.
