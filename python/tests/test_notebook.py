@@ -34,7 +34,7 @@ def outcome(kernel: Any, code: str) -> tuple[str, str]:
     printed: list[str] = []
 
     def show(message: Any) -> None:
-        if message["msg_type"] == "stream":
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
             printed.append(message["content"]["text"])
 
     reply = kernel.execute_interactive(code, output_hook=show, timeout=60)

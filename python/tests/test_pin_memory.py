@@ -11,8 +11,10 @@ from clusters import Cluster, payload
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch.utils.data import DataLoader, default_convert  # noqa: E402
-from torch.utils.data._utils.pin_memory import pin_memory  # noqa: E402
+from torch.utils.data._utils import pin_memory as pinning  # noqa: E402
 
+pin_memory: Any = pinning.pin_memory  # what DataLoader calls for each batch
+convert: Any = default_convert  # and this before
 SOURCE = "ss://train/shard-*.tar"
 
 
@@ -61,7 +63,7 @@ def dataset(**options: Any) -> ss.IterableDataset:
 def test_tensors_are_pinned_and_bytes_are_not_taken_apart(pinned: list[int]) -> None:
     with dataset() as ds:
         batch = next(iter(ds))
-        after = pin_memory(default_convert(batch))
+        after = pin_memory(convert(batch))
     assert after["wave"].data_ptr() in pinned
     assert all(t is None or t.data_ptr() in pinned for t in after["ragged"] + after["rare"])
     assert torch.equal(after["wave"], batch["wave"])
