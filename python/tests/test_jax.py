@@ -39,21 +39,28 @@ def source(**options: Any) -> IterableDataset:
     return IterableDataset(SOURCE, **{"batch_size": 16, "etl": "waves", "timeout": 30, **options})
 
 
-def test_one_compilation_for_all_batches_of_an_epoch() -> None:
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [({"drop_last": True}, SAMPLES // 16), ({"pad": True}, SAMPLES // 16 + 1)],
+)
+def test_one_compilation_for_all_batches_of_an_epoch(
+    shapes: dict[str, bool], expected: int
+) -> None:
     compiled = 0
 
     @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
-    def step(weight: Any, wave: Any, number: Any) -> Any:
+    def step(weight: Any, wave: Any, number: Any, mask: Any) -> Any:
         nonlocal compiled
         compiled += 1  # runs while tracing only
-        return jax.grad(lambda w: jnp.mean((wave.sum((1, 2)) * w - number) ** 2))(weight)
+        return jax.grad(lambda w: jnp.mean(mask * (wave.sum((1, 2)) * w - number) ** 2))(weight)
 
     weight = jnp.zeros(())
     steps = 0
-    for batch in source(drop_last=True):  # the same shapes in every step
-        weight -= 1e-7 * step(weight, batch["wave"], batch["number"])
+    for batch in source(**shapes):
+        mask = batch.get("__mask__", np.ones(16, bool))
+        weight -= 1e-7 * step(weight, batch["wave"], batch["number"], mask)
         steps += 1
-    assert (compiled, steps) == (1, SAMPLES // 16)
+    assert (compiled, steps) == (1, expected)
     assert 0 < float(weight) < 1
 
 
