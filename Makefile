@@ -28,6 +28,8 @@ GO_DIRS := cluster cmd core etl loader pybind sampler
 SOURCES := go.mod go.sum pyproject.toml hatch_build.py README.md CHANGELOG.md LICENSE \
 	$(shell find $(GO_DIRS) -type f ! -name '*_test.go' ! -path '*/testdata/*' ! -path '*/__pycache__/*') \
 	$(shell find python/src -type f ! -path '*/_core/*' ! -path '*/__pycache__/*')
+# In a process of their own: what they import starts threads, and other tests fork.
+FRAMEWORK_TESTS := python/tests/test_jax.py python/tests/test_tensorflow.py
 PY_LINT := python tests docs hatch_build.py
 
 # Every Go test that deploys Python code finds an interpreter with numpy and pillow in it.
@@ -35,7 +37,7 @@ export SHARDSTREAM_PYTHON := $(abspath $(PY))
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##### The two that matter
 
@@ -55,7 +57,12 @@ test-go: install ## Go tests, with the race detector
 
 .PHONY: test-python
 test-python: install ## Python tests, the documentation's examples and the notebooks
-	$(PY) -m pytest python/tests tests $(PYTEST)
+	$(PY) -m pytest python/tests tests $(FRAMEWORK_TESTS:%=--ignore=%) $(PYTEST)
+
+.PHONY: test-frameworks
+test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (1.9 GB), and their tests
+	$(PY) -m pytest $(FRAMEWORK_TESTS) \
+		"tests/docs/test_documents.py::test_blocks_run[docs/guides/frameworks.md]" $(PYTEST)
 
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
@@ -92,7 +99,7 @@ wheel: dist/.built ## The Python wheel (with the binary in it), into dist
 install: $(STAMPS)/install ## The wheel and all that tests need, into .venv
 
 .PHONY: venv
-venv: $(STAMPS)/torch-$(TORCH) ## .venv with the tools, without the package itself
+venv: $(STAMPS)/torch-frameworks-$(TORCH) ## .venv with the tools, without the package itself
 
 .PHONY: clean
 clean: ## Remove what was built; keep .venv and the downloaded tools
@@ -118,12 +125,22 @@ $(STAMPS)/torch-$(TORCH): $(STAMPS)/venv tests/tools/requirements-torch.txt test
 	@rm -f $(STAMPS)/torch-*
 	@touch $@
 
+# Lightning and the like; they fall to the rule above when torch itself is installed anew.
+$(STAMPS)/torch-frameworks-$(TORCH): $(STAMPS)/torch-$(TORCH) tests/tools/requirements-torch-frameworks.txt
+	@test $(TORCH) = none || $(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		--no-deps -r tests/tools/requirements-torch-frameworks.txt
+	@touch $@
+
+$(STAMPS)/frameworks: tests/tools/requirements-frameworks.txt | $(STAMPS)/venv
+	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/tools/requirements-frameworks.txt
+	@touch $@
+
 dist/.built: $(SOURCES) | $(STAMPS)/venv
 	@rm -rf dist
 	$(PY) -m pip wheel --disable-pip-version-check --quiet --progress-bar off --no-deps --wheel-dir dist .
 	@touch $@
 
-$(STAMPS)/install: dist/.built $(STAMPS)/torch-$(TORCH)
+$(STAMPS)/install: dist/.built $(STAMPS)/torch-frameworks-$(TORCH)
 	$(PY) -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps dist/*.whl
 	@touch $@
 

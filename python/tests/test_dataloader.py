@@ -107,6 +107,15 @@ def test_workers_make_the_same_sequence(method: str) -> None:
             assert data == payload(int(key))
 
 
+def test_more_workers_than_shards_and_than_batches() -> None:
+    source = "ss://train/shard-3.tar"  # one shard of one sample
+    for path, size, samples in ((source, 4, 1), ("ss://train/shard-0.tar", 16, 40)):
+        ds = ss.IterableDataset(path, batch_size=size, timeout=30)
+        want = keys(ss.IterableDataset(path, batch_size=size, timeout=30))
+        assert keys(loader(ds, 2, "forkserver")) == want
+        assert len(want) == samples
+
+
 def test_epochs_and_resume_through_workers() -> None:
     reference = dataset(seed=9)
     epochs = [keys(reference) for _ in range(5)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -27,3 +28,18 @@ def test_making_a_dataset_loads_no_go() -> None:
         'assert "_pybind" not in open("/proc/self/maps").read(), "Go is loaded"\n'
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_the_dataset_of_numpy_imports_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from shardstream.numpy import IterableDataset\n"
+        'IterableDataset("ss://b/*.tar", batch_size=2)\n'
+        'assert "torch" not in sys.modules\n'
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_numpy_is_the_only_requirement_without_an_upper_bound() -> None:
+    needs = importlib.metadata.requires("shardstream") or []
+    assert [need for need in needs if "extra ==" not in need] == ["numpy>=1.24"]

@@ -3,11 +3,13 @@
 A block that opens with ```bash run or ```python run is run, in the order of its document, by a
 kernel that sits in an empty directory with some shards in `shards/`. Blocks of one document share
 variables. A document that brings up no cluster itself finds one, with those shards in
-`ss://digits/`. Notebooks are run in the same way.
+`ss://digits/`. Notebooks are run in the same way. A block that opens with ```python run if jax is
+run where jax is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from workplaces import Workplace, workplace_in
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BLOCK = re.compile(r"^```(bash|python) run\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|python) run(?: if (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -38,7 +40,11 @@ def name_of(path: Path) -> str:
 
 
 def blocks_of(path: Path) -> list[tuple[str, str]]:
-    return BLOCK.findall(path.read_text())
+    return [
+        (language, code)
+        for language, module, code in BLOCK.findall(path.read_text())
+        if not module or importlib.util.find_spec(module) is not None
+    ]
 
 
 def execute(notebook: nbformat.NotebookNode, workplace: Workplace) -> None:

@@ -6,6 +6,8 @@ No torch, no Go and no network here until the first batch is asked for.
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
@@ -29,6 +31,7 @@ from ._epochs import MAIN, Ledger, Plan
 from ._exceptions import ClosedError
 from ._iteration import Iteration, Progress
 from ._ranks import Worker, ranks_of_process, this_worker
+from ._splitters import refuse_second_split
 
 if TYPE_CHECKING:
     from ._batch import Batch
@@ -231,7 +234,11 @@ class IterableDataset:
 
         Nothing happens before the first batch is asked for. A dataset serves one iteration at a
         time; a new one ends the one before.
+
+        Raises:
+            RuntimeError: accelerate would share the batches out a second time.
         """
+        refuse_second_split(sys._getframe(1))
         return Iteration(self)
 
     def __len__(self) -> int:
@@ -251,11 +258,18 @@ class IterableDataset:
         """Let the next iteration be of this epoch; without it, each is of the next one.
 
         It reaches the workers of a DataLoader, also persistent ones. A position that was loaded
-        for the same epoch stays.
+        for the same epoch stays; one that an earlier epoch takes the place of is warned of.
         """
+        refuse_second_split(sys._getframe(1))
         epoch = integer("epoch", epoch, 0, _MAX_EPOCH)
         pending = self._pending()
         position = pending.position if pending.epoch == epoch else 0
+        if epoch < pending.epoch and pending.position:
+            warnings.warn(
+                f"set_epoch({epoch}) gives up the position that was loaded, epoch {pending.epoch} "
+                f"at sample {pending.position}: to resume, count epochs on from {pending.epoch}",
+                stacklevel=2,
+            )
         self._plan(Plan(epoch, position))
 
     # -- state -------------------------------------------------------------------------------
