@@ -25,6 +25,7 @@ type slot struct {
 	mem  []byte // the reserve; only size bytes of it are backed
 	size int64  // of the file
 	used int64  // bump pointer of the batch under assembly
+	most int64  // bytes that a batch may take
 	held bool   // by the consumer
 
 	// tainted says that a target which could not be heard out may yet write here: the memory serves no
@@ -36,13 +37,13 @@ type slot struct {
 func (s *slot) alloc(n int64) (int64, error) {
 	off := (s.used + slotAlign - 1) &^ (slotAlign - 1)
 	end := off + n
-	if n < 0 || end > slotReserve {
-		return 0, fmt.Errorf("a batch needs more than %d GiB; choose a smaller batch_size", slotReserve>>30)
+	if n < 0 || n > s.most || end > s.most {
+		return 0, badRequest("a batch needs more than %d MiB; choose a smaller batch_size, or raise max_batch_bytes", s.most>>20)
 	}
 	if end > s.size {
 		// Grow by half at least, so that a batch of growing samples costs few calls.
 		size := max(end, s.size+s.size/2, growStep)
-		size = min((size+growStep-1)&^(growStep-1), slotReserve)
+		size = min((size+growStep-1)&^(growStep-1), s.most)
 		if err := unix.Ftruncate(s.fd, size); err != nil {
 			return 0, fmt.Errorf("grow a batch's memory to %d bytes: %w", size, err)
 		}
@@ -57,13 +58,14 @@ func (s *slot) alloc(n int64) (int64, error) {
 type arena struct {
 	mu     sync.Mutex
 	base   int
+	most   int64 // bytes that a batch may take
 	slots  []*slot
 	lost   int     // slots that were tainted and given up
 	free   []*slot // most recently used last: warm pages first
 	closed bool
 }
 
-func newArena(base int) *arena { return &arena{base: base} }
+func newArena(base int, most int64) *arena { return &arena{base: base, most: most} }
 
 // take returns a free slot, making one while fewer than base exist or when force is set; nil when all
 // are in use.
@@ -93,6 +95,7 @@ func (a *arena) take(force bool) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.most = a.most
 	a.slots = append(a.slots, s)
 	return s, nil
 }

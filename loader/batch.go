@@ -3,6 +3,7 @@ package loader
 import (
 	"fmt"
 	"sync"
+	"unsafe"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
@@ -40,6 +41,12 @@ type entry struct {
 	dims      [wire.MaxDims]int64
 }
 
+// entryBytes is the size of an entry; minColumns is what entries may take in any case.
+const (
+	entryBytes = int64(unsafe.Sizeof(entry{}))
+	minColumns = 16 << 20
+)
+
 // failure is a sample that the policy must judge.
 type failure struct {
 	place         int
@@ -64,13 +71,17 @@ type batch struct {
 	ncols    int
 	failures []failure
 	bytes    int64
-	repair   bool // a repair of holes is under way
-	tainted  bool // a target may still write to places that it was given once: they are not given again
+	repair   bool   // a repair of holes is under way
+	tainted  bool   // a target may still write to places that it was given once: they are not given again
+	unused   []span // memory of frames whose payload did not arrive
 
 	by   string // the target that filled the last place
 	rows []int  // of the finished batch: the place that each row shows
 	mask []byte // of the finished batch: 1 for rows that are samples; empty where all are
 }
+
+// span is a part of a slot.
+type span struct{ off, size int64 }
 
 // reset begins a batch. With padTo it will have so many rows, whatever becomes of its samples.
 func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
@@ -80,7 +91,7 @@ func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
 	b.missing, b.bytes, b.repair, b.tainted, b.ncols = n, 0, false, false, 0
 	b.size, b.pad, b.by = max(n, padTo), padTo > 0, ""
-	b.keys, b.failures = b.keys[:0], b.failures[:0]
+	b.keys, b.failures, b.unused = b.keys[:0], b.failures[:0], b.unused[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
 	clear(b.state)
 	clear(b.keyAt)
@@ -101,6 +112,30 @@ func (b *batch) memory() []byte {
 		return nil
 	}
 	return b.slot.mem
+}
+
+// reclaim keeps the memory at dst for frames to come.
+func (b *batch) reclaim(f *wire.Batch, dst []int64) {
+	run := span{off: nowhere}
+	for i := range f.Items {
+		it := &f.Items[i]
+		switch {
+		case dst[i] == nowhere:
+		case !wire.IsArray(it.DType):
+			if run.off == nowhere {
+				run.off = dst[i]
+			}
+			run.size += it.Size
+		default:
+			c, err := b.column(f.Fields[it.Field], it)
+			if err == nil && dst[i] != c.base+int64(f.Samples[it.Sample].Slot)*c.itemSize { // a dense item's place stays its own
+				b.unused = append(b.unused, span{dst[i], it.Size})
+			}
+		}
+	}
+	if run.size > 0 {
+		b.unused = append(b.unused, run)
+	}
 }
 
 func resize[T any](s []T, n int) []T {
@@ -124,6 +159,10 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 		return c, nil
 	}
 	if b.ncols == len(b.cols) {
+		// Each takes memory for every sample of the batch, whether they have such a field or not.
+		if int64(b.ncols+1)*int64(b.n)*entryBytes > max(b.slot.most/4, minColumns) {
+			return nil, badRequest("batch %d has more than %d different fields; choose those that you need by fields, or raise max_batch_bytes", b.index, b.ncols)
+		}
 		b.cols = append(b.cols, column{})
 	}
 	c := &b.cols[b.ncols]
@@ -178,7 +217,7 @@ func (b *batch) place(f *wire.Batch, dst []int64) ([]int64, error) {
 			strings += it.Size
 		}
 	}
-	run, err := b.slot.alloc(strings)
+	run, err := b.alloc(strings)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +249,7 @@ func (b *batch) placeItem(f *wire.Batch, it *wire.Item, run *int64) (int64, erro
 		return c.base + int64(at)*c.itemSize, nil
 	}
 	c.strayed = true
-	return b.slot.alloc(it.Size)
+	return b.alloc(it.Size)
 }
 
 // target is what a target on this machine needs to reach the batch's memory; the caller has claimed places.
@@ -228,10 +267,26 @@ func (b *batch) taint() *slot {
 	return b.slot
 }
 
-// unclaim gives the places of a frame back after its payload did not arrive.
-func (b *batch) unclaim(f *wire.Batch) {
+// alloc takes memory of the slot: what a frame that broke off has left first, as that frame comes again.
+// A batch takes no more for having been interrupted many times.
+func (b *batch) alloc(n int64) (int64, error) {
+	for i, s := range b.unused {
+		if n > 0 && s.size >= n {
+			b.unused[i] = b.unused[len(b.unused)-1]
+			b.unused = b.unused[:len(b.unused)-1]
+			return s.off, nil
+		}
+	}
+	return b.slot.alloc(n)
+}
+
+// unclaim gives the places of a frame back, and the memory at dst, after its payload did not arrive.
+func (b *batch) unclaim(f *wire.Batch, dst []int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.tainted && len(dst) == len(f.Items) {
+		b.reclaim(f, dst)
+	}
 	for i := range f.Samples {
 		if at := f.Samples[i].Slot; at != nowhere && b.state[at] == placeClaimed {
 			b.state[at] = placeEmpty

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -210,6 +211,24 @@ func (c *conn) read(p []byte) error {
 		p = p[n:]
 	}
 	return nil
+}
+
+// headPiece is how much memory a claimed length of a head is worth before its bytes are there.
+const headPiece = 1 << 20
+
+// head appends n bytes to p, which grows as they arrive.
+func (c *conn) head(p []byte, n int) ([]byte, error) {
+	for n > 0 {
+		piece := min(n, headPiece)
+		p = slices.Grow(p, piece)
+		at := len(p)
+		p = p[:at+piece]
+		if err := c.read(p[at:]); err != nil {
+			return p[:at], err
+		}
+		n -= piece
+	}
+	return p, nil
 }
 
 // discard skips n bytes.

@@ -42,6 +42,7 @@ type Config struct {
 	Fields    []string
 	DropLast  bool
 	Prefetch  int           // batches assembled ahead; 4 when 0
+	MaxBatch  int64         // bytes that a batch may take, whatever a target claims to send; 4 GiB when 0
 	OnError   Policy        // Raise when empty
 	MaxErrors *Budget       // of samples left out by Skip or Warn; nil: any number
 	Pad       bool          // every batch has BatchSize rows and a mask
@@ -77,6 +78,8 @@ type Run struct {
 // Bounds on the settings.
 const (
 	defaultPrefetch = 4
+	defaultMaxBatch = 4 << 30
+	minMaxBatch     = 1 << 20
 	maxPrefetch     = 1024
 	defaultTimeout  = 60 * time.Second
 	chunkBatches    = 16 // plan chunk: batches between a target's marks
@@ -116,6 +119,9 @@ func New(cfg Config, control Control) (*Loader, error) {
 	if cfg.Prefetch == 0 {
 		cfg.Prefetch = defaultPrefetch
 	}
+	if cfg.MaxBatch == 0 {
+		cfg.MaxBatch = defaultMaxBatch
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
 	}
@@ -141,6 +147,8 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("prefetch must be 1 to %d batches, not %d", maxPrefetch, cfg.Prefetch)
 	case cfg.Compress != wire.CompressAuto && cfg.Compress != wire.CompressAlways && cfg.Compress != wire.CompressOff:
 		return nil, badRequest("compress must be auto, lz4 or off, not %q", cfg.Compress)
+	case cfg.MaxBatch < minMaxBatch || cfg.MaxBatch > slotReserve:
+		return nil, badRequest("max_batch_bytes must be %d to %d, not %d", int64(minMaxBatch), int64(slotReserve), cfg.MaxBatch)
 	case cfg.Timeout < 0:
 		return nil, badRequest("timeout must be positive, not %v", cfg.Timeout)
 	case cfg.OnError != Raise && cfg.OnError != Skip && cfg.OnError != Warn:
@@ -155,7 +163,7 @@ func New(cfg Config, control Control) (*Loader, error) {
 	if cfg.MaxErrors != nil && cfg.OnError == Raise {
 		return nil, badRequest("max_errors needs on_error skip or warn: raise ends with the first error")
 	}
-	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch + 1)}, nil
+	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch+1, cfg.MaxBatch)}, nil
 }
 
 // Start begins an iteration and ends an earlier one. It returns at once; faults of the network or the

@@ -34,6 +34,7 @@ type puller struct {
 
 func newPuller(it *iteration, n api.Node, snapshot string) *puller {
 	p := &puller{it: it, node: n.ID, snapshot: snapshot}
+	p.takes[0].frame.Most, p.takes[1].frame.Most = it.l.cfg.BatchSize, it.l.cfg.BatchSize
 	p.peer.Store(&n)
 	return p
 }
@@ -180,8 +181,7 @@ func (p *puller) next(c *conn) (wire.Header, error) {
 	if err != nil {
 		return h, err
 	}
-	p.head = resize(p.head, h.Head)
-	if err := c.read(p.head); err != nil {
+	if p.head, err = c.head(p.head[:0], h.Head); err != nil {
 		return h, err
 	}
 	return h, h.CheckHead(p.head)

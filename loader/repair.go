@@ -3,6 +3,9 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -20,23 +23,39 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.Mixture = planOf(it.info.Mixture)
 }
 
-// refreshMap learns new addresses of targets; failing that, the old ones are tried again.
+// refreshMap learns new addresses of targets, and of targets that have joined; failing that, the old ones
+// are tried again.
 func (it *iteration) refreshMap(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	m, err := it.l.control.RefreshMap(ctx)
+	m, err := it.l.control.RefreshMap(asked)
 	if err != nil {
 		return
 	}
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	for _, n := range m.Map.Nodes {
-		for _, p := range it.pullers {
-			if p.node == n.ID {
-				p.peer.Store(&n)
-			}
+		i := slices.IndexFunc(it.pullers, func(p *puller) bool { return p.node == n.ID })
+		switch {
+		case i >= 0:
+			it.pullers[i].peer.Store(&n)
+		case n.Role == api.RoleTarget && n.State == api.StateOK:
+			it.joinLocked(ctx, n)
 		}
 	}
+}
+
+// joinLocked begins to read from a target that was not there when the stream was opened: shards may have
+// moved to it. It is asked from the batch that the consumer waits for; what it sends of batches that others
+// filled is dropped. Only goroutines of the group call it.
+func (it *iteration) joinLocked(ctx context.Context, n api.Node) {
+	if it.stopped {
+		return
+	}
+	p := newPuller(it, n, it.counters.snapshot)
+	p.progress.Store(it.deliver)
+	it.pullers = append(it.pullers, p)
+	it.group.Go(func() error { return p.run(ctx) })
 }
 
 // checkHoles starts a repair for each batch of the window that every target has answered and that still
@@ -78,11 +97,11 @@ func (it *iteration) repairLocked(ctx context.Context, index int64) {
 // repair asks every target for the missing places of a batch, verified, until they are there.
 func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 	retry := newBackoff(it.l.cfg.Timeout)
-	it.mu.Lock()
-	pullers := it.pullers
-	it.mu.Unlock()
 	var holes []int
 	for {
+		it.mu.Lock()
+		pullers := it.pullers // more of them once a target has joined
+		it.mu.Unlock()
 		var last error
 		for _, p := range pullers {
 			if holes = b.holes(index, holes[:0]); len(holes) == 0 {
@@ -157,6 +176,12 @@ func (it *iteration) mend(ctx context.Context, err error) error {
 
 // remoteError makes an error of a FrameError; codes of passing trouble are tried again.
 func remoteError(f wire.Failure) error {
+	if f.Code == "" || strings.Trim(f.Code, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+		return fmt.Errorf("%w: an error with the code %.40q", wire.ErrMalformed, f.Code)
+	}
+	if f.Message == "" {
+		f.Message = "the target gave no reason"
+	}
 	status := 400
 	switch f.Code {
 	case api.CodeUnavailable, api.CodeBusy, api.CodeInternal:

@@ -52,7 +52,7 @@ func (t *taking) place(b *batch) (err error) {
 // unclaim gives the places back after the payload did not arrive.
 func (t *taking) unclaim() {
 	if t.batch != nil {
-		t.batch.unclaim(&t.frame)
+		t.batch.unclaim(&t.frame, t.dst)
 		t.batch = nil
 	}
 }

@@ -48,6 +48,7 @@ type openConfig struct {
 	Fields    []string `json:"fields"`
 	DropLast  bool     `json:"drop_last"`
 	Prefetch  int      `json:"prefetch"`
+	MaxBatch  int64    `json:"max_batch_bytes"`
 	OnError   string   `json:"on_error"`
 	TimeoutS  float64  `json:"timeout_s"`
 	Shared    bool     `json:"shared_memory"`
@@ -79,7 +80,7 @@ func Open(config string) (id int64, err error) {
 	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
 		Mixture: c.Mixture,
 		Sources: c.Sources, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields,
-		DropLast: c.DropLast, Prefetch: c.Prefetch, OnError: loader.Policy(c.OnError),
+		DropLast: c.DropLast, Prefetch: c.Prefetch, MaxBatch: c.MaxBatch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,
 		Pad: c.Pad, MaxErrors: c.MaxErrors,
 	})

@@ -14,6 +14,10 @@ type Batch struct {
 	Samples []Sample
 	Items   []Item // in the order of the payload
 
+	// Most is how many samples Parse takes, where a batch has no more; 0 stands for MaxSamples. What Parse
+	// allocates is bounded by it and by the head's size.
+	Most int
+
 	names map[string]string // interned field names
 }
 
@@ -137,7 +141,11 @@ func (b *Batch) parseFields(d *decoder) {
 }
 
 func (b *Batch) parseSamples(d *decoder) {
-	for n := d.count(MaxSamples, "samples"); n > 0 && d.err == nil; n-- {
+	most := MaxSamples
+	if b.Most > 0 {
+		most = min(most, b.Most)
+	}
+	for n := d.count(most, "samples"); n > 0 && d.err == nil; n-- {
 		s := Sample{Slot: d.count(MaxSamples, "as a sample's place"), Key: d.bytes(MaxName)}
 		switch d.byte() {
 		case 0:
@@ -153,7 +161,8 @@ func (b *Batch) parseSamples(d *decoder) {
 
 func (b *Batch) parseItems(d *decoder, payload int64) {
 	left := payload
-	for n := d.count(MaxItems, "items"); n > 0 && d.err == nil; n-- {
+	// No sample has a field twice.
+	for n := d.count(min(MaxItems, len(b.Samples)*len(b.Fields)), "items"); n > 0 && d.err == nil; n-- {
 		it := Item{Sample: d.count(MaxSamples, "as a sample"), Field: d.count(MaxFields, "as a field"), DType: d.byte(), NDim: d.byte()}
 		if it.NDim > MaxDims {
 			d.fail("%d dimensions, at most %d", it.NDim, MaxDims)

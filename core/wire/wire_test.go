@@ -129,23 +129,6 @@ func TestReadRequestBounds(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add(sampleBatch().Append(nil), int64(132))
-	f.Add([]byte{}, int64(0))
-	f.Fuzz(func(t *testing.T, head []byte, payload int64) {
-		var b wire.Batch
-		if err := b.Parse(head, payload); err == nil {
-			require.Equal(t, payload, b.Payload())
-			var again wire.Batch
-			require.NoError(t, again.Parse(b.Append(nil), payload))
-			require.Equal(t, b.Items, again.Items)
-		}
-		_, _ = wire.ParseHeader(head)
-		_, _ = wire.ParseChunk(head)
-		_, _ = wire.ParseFailure(head)
-	})
-}
-
 func TestSteadyStateAllocatesNothing(t *testing.T) {
 	src := sampleBatch()
 	var dst wire.Batch

@@ -49,6 +49,8 @@ GOOD = "ss://bucket/train-*.tar"
         ({"token": "two\nlines"}, ValueError, "token must be printable"),
         ({"token": 5}, TypeError, "token must be a string"),
         ({"prefetch": 0}, ValueError, "prefetch"),
+        ({"max_batch_bytes": 1000}, ValueError, "max_batch_bytes"),
+        ({"max_batch_bytes": 1 << 40}, ValueError, "max_batch_bytes"),
         ({"etl": print}, TypeError, "etl.create"),
         ({"fields": "jpg"}, TypeError, r"\['jpg'\]"),
         ({"fields": [1]}, TypeError, "1 is not a string"),

@@ -98,6 +98,7 @@ class IterableDataset:
             samples) repeat another row and are False in ``"__mask__"``.
         timeout: seconds without a batch after which iterating raises DeadlineError.
         prefetch: batches that are assembled ahead.
+        max_batch_bytes: memory that one batch may take; more is an error, whatever a target sends.
         shared_memory: let targets of this machine write into this process's batches instead of
             sending over TCP, wherever there are such targets. By default True, unless
             SHARDSTREAM_SHARED_MEMORY is off.
@@ -126,8 +127,8 @@ class IterableDataset:
     #: What a copy of the dataset is made from.
     _SETTINGS: ClassVar[tuple[str, ...]] = (
         "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-        "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch", "shared_memory",
-        "compress", "endpoint", "_token",
+        "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch",
+        "max_batch_bytes", "shared_memory", "compress", "endpoint", "_token",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +148,7 @@ class IterableDataset:
         pad: bool = False,
         timeout: float = 60.0,
         prefetch: int = 4,
+        max_batch_bytes: int = 4 << 30,
         shared_memory: bool | None = None,
         compress: Literal["auto", "lz4", "off"] = "auto",
         endpoint: str | None = None,
@@ -184,6 +186,7 @@ class IterableDataset:
         self.pad = bool(pad)
         self.timeout = seconds("timeout", timeout)
         self.prefetch = integer("prefetch", prefetch, 1, 1024)
+        self.max_batch_bytes = integer("max_batch_bytes", max_batch_bytes, 1 << 20, 64 << 30)
         if shared_memory is None:
             shared_memory = shared_memory_allowed()
         if shared_memory not in (True, False):
@@ -376,9 +379,9 @@ class IterableDataset:
 
     def explain(
         self,
-        epoch: int | None = None,
         batch: int | None = None,
         *,
+        epoch: int | None = None,
         position: int | None = None,
         count: int = 1,
         start: int = 0,
@@ -390,8 +393,8 @@ class IterableDataset:
         an ETL, fields and skipped samples make no difference.
 
         Args:
-            epoch: by default the one that is, or will next be, iterated.
             batch: its number in this rank's epoch, from 0; that of a DataLoader's batch too.
+            epoch: by default the one that is, or will next be, iterated.
             position: instead of a batch, a position of the epoch, whatever the rank.
             count: how many positions.
             start: the position at which this epoch was resumed, if it was (`state["position"]`):
@@ -406,7 +409,7 @@ class IterableDataset:
             NotFoundError: the snapshot is not kept any more.
 
         Example:
-            >>> [(s.key, s.shard, s.target) for s in ds.explain(3, 9123)]
+            >>> [(s.key, s.shard, s.target) for s in ds.explain(9123, epoch=3)]
         """
         if (batch is None) == (position is None):
             raise ValueError("give the number of a batch, or a position, not both")
@@ -593,6 +596,7 @@ class IterableDataset:
             "fields": self.fields or (),
             "drop_last": self.drop_last,
             "prefetch": self.prefetch,
+            "max_batch_bytes": self.max_batch_bytes,
             "on_error": self.on_error,
             "max_errors": budget_document(self.max_errors),
             "pad": self.pad,
