@@ -26,9 +26,11 @@ type Config struct {
 	Join      string   // URL of a gateway; "" on the first gateway, which holds etcd
 	Weight    float64  // a target's share of the objects; 0: 1. Counts on the first start only
 	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
-	Version   string   // of the software
-	Logger    *slog.Logger
-	LeaseTTL  time.Duration // 0: membership.DefaultLeaseTTL
+	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
+	StreamMemory int64
+	Version      string // of the software
+	Logger       *slog.Logger
+	LeaseTTL     time.Duration // 0: membership.DefaultLeaseTTL
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)
@@ -63,6 +65,9 @@ func (c *Config) check() error {
 	}
 	if c.Weight < 0 {
 		fault("weight %v is negative", c.Weight)
+	}
+	if c.StreamMemory != 0 && c.StreamMemory < minStreamMemory {
+		fault("%d bytes of memory for streams are too few, at least %d", c.StreamMemory, int64(minStreamMemory))
 	}
 	if err := checkListen(c.Listen, c.Insecure); err != nil {
 		faults = append(faults, err)

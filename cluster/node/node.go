@@ -104,7 +104,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	transformations := target.NewETLs(t)
-	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"))
+	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,8 @@ type job struct {
 	now   time.Time
 	clock clock
 	work  wire.Work // of preparing the batch
+	claim int64     // bytes of the budget that a transformed batch takes
+	kept  int64     // bytes of the budget that large descriptions take, as long as the stream is open
 
 	found  []found
 	items  []wire.Item
@@ -250,6 +252,23 @@ func (j *job) byField() {
 	j.segs, j.order = j.order, j.segs
 }
 
+// describedBytes is about what a job's descriptions take for each sample and each item of its frame.
+const describedBytes = 160
+
+// keep takes what a large batch's descriptions need, for as long as the stream is open: they are kept
+// from batch to batch, so that the steady state allocates nothing.
+func (r *Reader) keep(j *job) error {
+	bytes := int64(cap(j.frame.Samples)+cap(j.frame.Items)+cap(j.items)) * describedBytes
+	if bytes <= j.kept+keptBytes {
+		return nil
+	}
+	if err := r.tenant.keep(bytes - j.kept); err != nil {
+		return err
+	}
+	j.kept = bytes
+	return nil
+}
+
 // release gives the job's shards back.
 func (r *Reader) release(j *job) {
 	for _, sh := range j.pins {
@@ -258,4 +277,9 @@ func (r *Reader) release(j *job) {
 	clear(j.pins)
 	clear(j.segs)
 	j.pins, j.segs = j.pins[:0], j.segs[:0]
+	if j.claim > 0 {
+		clear(j.out)
+		r.tenant.unclaim(j.claim)
+		j.claim = 0
+	}
 }

@@ -32,8 +32,13 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 		out.shared = newSharing(uc, &r.srv.memories)
 		defer out.shared.close()
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if r.tenant, err = r.srv.Budget.admit(func() { cancel(errStalled) }); err != nil {
+		return errors.Join(err, r.abort(out, meter, err))
+	}
+	defer r.tenant.leave()
+	out.tenant = r.tenant
 	// Ends a write that waits for a slow client.
 	defer context.AfterFunc(ctx, out.interrupt)()
 
@@ -51,6 +56,9 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 		return r.send(gctx, out, meter, free, ready)
 	})
 	err = group.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
+		return cause
+	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errClient) && !errors.Is(err, errCut) {
 		err = errors.Join(err, r.abort(out, meter, err))
 	}
@@ -62,7 +70,11 @@ func (r *Reader) plan(ctx context.Context, free <-chan *job, ready chan<- *job) 
 	for index := r.req.From; index < r.req.To; index++ {
 		select {
 		case j := <-free:
-			if err := r.fill(ctx, j, index); err != nil {
+			err := r.fill(ctx, j, index)
+			if err == nil {
+				err = r.keep(j)
+			}
+			if err != nil {
 				r.release(j)
 				return err
 			}

@@ -38,6 +38,7 @@ type sender struct {
 	raw    syscall.RawConn // nil where the connection is no TCP socket
 	buf    []byte
 	shared *sharing // nil where payloads go through the connection
+	tenant *tenant  // is told of writes, which may wait for the client
 
 	compress compressor
 
@@ -114,7 +115,10 @@ func (s *sender) places(payload int64) bool { return s.shared != nil && payload 
 
 // fill writes a placed frame's items into the loader's memory and says so.
 func (s *sender) fill(j *job) error {
-	if err := s.shared.fill(j); err != nil {
+	s.tenant.waits(true) // for the places
+	err := s.shared.fill(j)
+	s.tenant.waits(false)
+	if err != nil {
 		return unshared(err)
 	}
 	if err := s.mark(wire.FrameFilled, wire.Chunk{Next: j.frame.Index, Samples: int64(len(j.frame.Samples))}); err != nil {
@@ -170,6 +174,8 @@ func (s *sender) flush() error {
 }
 
 func (s *sender) direct(p []byte) error {
+	s.tenant.waits(true)
+	defer s.tenant.waits(false)
 	began := time.Now()
 	_, err := s.conn.Write(p)
 	s.full += time.Since(began) // nearly nothing where it did not wait

@@ -54,13 +54,10 @@ func (s *sharing) close() {
 // fill waits for the placement of a job's items and writes them there.
 func (s *sharing) fill(j *job) (err error) {
 	began := time.Now()
-	p, mem, err := s.receive()
+	mem, err := s.receive(j)
 	s.waited += time.Since(began)
 	if err != nil {
 		return err
-	}
-	if p.Index != j.frame.Index || p.Items != len(j.segs) {
-		return fmt.Errorf("%w: %d items of batch %d were placed, %d of batch %d were to be", errClient, p.Items, p.Index, len(j.segs), j.frame.Index)
 	}
 	defer faults(&err)
 	for i := range j.segs {
@@ -105,28 +102,33 @@ func pread(fd int, dst []byte, off int64) error {
 	return nil
 }
 
-// receive reads a placement, maps its slot as far as that has grown, and keeps the offsets.
-func (s *sharing) receive() (p wire.Placement, mem []byte, err error) {
+// receive reads the placement of a job's items, maps its slot as far as that has grown, and keeps the
+// offsets.
+func (s *sharing) receive(j *job) (mem []byte, err error) {
 	fd, err := s.header()
 	if err != nil {
-		return p, nil, err
+		return nil, err
 	}
-	if p, err = wire.ParsePlacement(s.fixed[:]); err != nil {
+	p, err := wire.ParsePlacement(s.fixed[:])
+	if err != nil {
 		closeFd(fd)
-		return p, nil, fmt.Errorf("%w: %w", errClient, err)
+		return nil, fmt.Errorf("%w: %w", errClient, err)
 	}
 	if fd >= 0 {
 		if err := s.learn(p.Slot, fd); err != nil {
-			return p, nil, err
+			return nil, err
 		}
+	}
+	if p.Index != j.frame.Index || p.Items != len(j.segs) { // before memory is taken for what it claims
+		return nil, fmt.Errorf("%w: %d items of batch %d were placed, %d of batch %d were to be", errClient, p.Items, p.Index, len(j.segs), j.frame.Index)
 	}
 	if p.Size > 0 { // nothing is to be written otherwise
 		slot := s.slots[p.Slot]
 		if slot == nil {
-			return p, nil, fmt.Errorf("%w: slot %d came without its memory", errClient, p.Slot)
+			return nil, fmt.Errorf("%w: slot %d came without its memory", errClient, p.Slot)
 		}
 		if mem, err = slot.reach(p.Size); err != nil {
-			return p, nil, err
+			return nil, err
 		}
 	}
 	if need := 8 * p.Items; cap(s.raw) < need {
@@ -134,10 +136,10 @@ func (s *sharing) receive() (p wire.Placement, mem []byte, err error) {
 	}
 	raw := s.raw[:8*p.Items]
 	if _, err := io.ReadFull(s.conn, raw); err != nil {
-		return p, nil, fmt.Errorf("%w: %w", errClient, err)
+		return nil, fmt.Errorf("%w: %w", errClient, err)
 	}
 	s.dst = wire.ParseOffsets(raw, s.dst)
-	return p, mem, nil
+	return mem, nil
 }
 
 // learn takes a slot's memory over.

@@ -43,6 +43,7 @@ type Server struct {
 	ETLs      ETLs
 	Snapshots *Snapshots
 	Meter     func() Meter
+	Budget    *Budget // nil: streams take what they need
 	Logger    *slog.Logger
 
 	memories memories // of loaders on this machine
@@ -59,7 +60,9 @@ type Reader struct {
 	etls   []*transformation // by the order's parts; nil: samples as they lie
 	fields map[string]bool   // nil: all
 	shards *shards
-	places []int // of Slots; nil: all
+	places []int   // of Slots; nil: all
+	tenant *tenant // while Run runs
+	growth float64 // most bytes that came out of a transformation for one that went in
 }
 
 // Open checks a request against the snapshot and the node's ETLs, so that refusals are plain HTTP
@@ -86,7 +89,7 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	if req.To > view.Batches() {
 		return nil, api.Errorf(400, api.CodeBadRequest, "batch %d of a view of %d batches", req.To, view.Batches())
 	}
-	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots}
+	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots, growth: 1}
 	if r.etls, err = s.transformations(&req); err != nil {
 		return nil, err
 	}

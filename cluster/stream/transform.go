@@ -23,7 +23,7 @@ var _ [wire.MaxDims - etl.MaxDims]struct{}
 func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 	j.in, j.flds = j.in[:0], j.flds[:0]
 	sent := samples[:0]
-	if err := j.reserve(samples); err != nil {
+	if err := r.reserve(ctx, j, samples); err != nil {
 		return err
 	}
 	for _, f := range samples {
@@ -56,12 +56,32 @@ func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 			return err
 		}
 	}
+	r.settle(j)
 	j.clock.lap(&j.work.Plan)
 	return nil
 }
 
-// reserve sizes the input buffers before views into them are handed out.
-func (j *job) reserve(samples []found) error {
+// settle corrects the batch's claim once its output is there, and lets its input go.
+func (r *Reader) settle(j *job) {
+	var out int64
+	for i := range j.segs {
+		out += int64(len(j.segs[i].data))
+	}
+	if in := int64(len(j.data)); in > 0 {
+		r.growth = max(r.growth, float64(out)/float64(in))
+	}
+	if cap(j.data) > keptBytes {
+		j.data = nil
+	}
+	clear(j.in)
+	clear(j.flds) // which are views on it
+	out = max(out, 1)
+	r.tenant.resize(j.claim, out)
+	j.claim = out
+}
+
+// reserve waits for memory for the batch, and sizes the input buffers before views into them are handed out.
+func (r *Reader) reserve(ctx context.Context, j *job, samples []found) error {
 	var bytes int64
 	var fields int
 	for _, f := range samples {
@@ -75,6 +95,17 @@ func (j *job) reserve(samples []found) error {
 	if bytes > maxTransform {
 		return api.Errorf(400, api.CodeBadRequest, "batch %d has %d bytes on this node to be transformed at once, at most %d are possible; choose a smaller batch_size", j.frame.Index, bytes, int64(maxTransform))
 	}
+	claim := max(1, bytes+min(int64(float64(bytes)*r.growth), maxTransform))
+	if b := r.srv.Budget; b != nil {
+		if bytes > b.limit {
+			return api.Errorf(400, api.CodeBadRequest, "batch %d has %d bytes on this node to be transformed at once, at most %d are possible (half of --stream-memory); choose a smaller batch_size", j.frame.Index, bytes, b.limit)
+		}
+		claim = min(claim, b.limit)
+	}
+	if err := r.tenant.claim(ctx, claim); err != nil {
+		return err
+	}
+	j.claim = claim
 	if int64(cap(j.data)) < bytes {
 		j.data = make([]byte, bytes)
 	}

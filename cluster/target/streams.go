@@ -32,9 +32,9 @@ type Streams struct {
 	running sync.WaitGroup
 }
 
-// NewStreams adds the routes of streams and snapshots; snapshots are kept under dir. Call it before
-// Serve, and Wait after it, while the store is still open.
-func NewStreams(t *Target, etls stream.ETLs, dir string) (*Streams, error) {
+// NewStreams adds the routes of streams and snapshots; snapshots are kept under dir, and streams take
+// at most the given memory. Call it before Serve, and Wait after it, while the store is still open.
+func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams, error) {
 	s := &Streams{target: t}
 	snapshots, err := stream.NewSnapshots(dir, s.fetchSnapshot)
 	if err != nil {
@@ -42,7 +42,10 @@ func NewStreams(t *Target, etls stream.ETLs, dir string) (*Streams, error) {
 	}
 	s.server = &stream.Server{
 		Node: t.id, Objects: t.store, ETLs: etls, Snapshots: snapshots,
-		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Logger: t.log,
+		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
+	}
+	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {
+		return nil, err
 	}
 	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
 	t.Handle(http.MethodPut, "/v1/snapshots/{id}", s.putSnapshot)
@@ -78,10 +81,10 @@ func (s *Streams) end() {
 }
 
 // full says that the target serves as many streams as it can.
-func (s *Streams) full() bool {
+func (s *Streams) full() (active int, full bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.active >= maxStreams
+	return s.active, s.active >= maxStreams || s.server.Budget.Full()
 }
 
 // read checks the request while it is still plain HTTP and then takes the connection over.
@@ -89,8 +92,8 @@ func (s *Streams) read(r *Request) error {
 	if r.Header("Upgrade") != api.StreamProtocol {
 		return api.Errorf(http.StatusUpgradeRequired, api.CodeBadRequest, "a stream is read over a connection upgraded to %s", api.StreamProtocol)
 	}
-	if s.full() {
-		return api.Errorf(http.StatusTooManyRequests, api.CodeBusy, "this target serves %d streams already; end some, or try again later", maxStreams)
+	if n, full := s.full(); full {
+		return api.Errorf(http.StatusTooManyRequests, api.CodeBusy, "this target serves %d streams already, as many as it has memory for (--stream-memory) or %d; end some, or try again later", n, maxStreams)
 	}
 	var req wire.ReadRequest
 	if err := r.JSON(maxReadRequest, &req); err != nil {

@@ -1,6 +1,11 @@
 package telemetry
 
-import "sync"
+import (
+	"errors"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Stream counts one sample stream from OpenStream until Close.
 type Stream struct {
@@ -26,3 +31,25 @@ func (s *Stream) Failed(code string) { s.metrics.streamErrors.WithLabelValues(co
 
 // Close ends the stream; a second call does nothing.
 func (s *Stream) Close() { s.once.Do(s.metrics.streamsActive.Dec) }
+
+// StreamMemory is what bounds the memory of a node's streams.
+type StreamMemory interface {
+	Used() int64
+	Total() int64
+	Evictions() int64
+}
+
+// WatchStreams exports the memory of streams; it is asked at each scrape.
+func (m *Metrics) WatchStreams(b StreamMemory) error {
+	gauge := func(name, help string, value func() int64) error {
+		return m.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) }))
+	}
+	return errors.Join(
+		gauge("shardstream_stream_memory_used_bytes", "Memory that open streams and their transformed batches take.", b.Used),
+		gauge("shardstream_stream_memory_limit_bytes", "Memory that streams may take.", b.Total),
+		m.registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "shardstream_streams_evicted_total",
+			Help: "Streams ended since their clients took nothing while others waited for memory.",
+		}, func() float64 { return float64(b.Evictions()) })),
+	)
+}

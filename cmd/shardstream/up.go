@@ -24,6 +24,7 @@ type upFlags struct {
 	report bool // hidden: this process is the supervisor that a detaching `up` started
 	json   bool
 	log    telemetry.Log
+	memory int64 // of each target's streams; 0: the default
 }
 
 func newUp(a *app) *cobra.Command {
@@ -50,6 +51,7 @@ the first up of a directory.`,
 	flags.IntVar(&f.size.Gateways, "gateways", 0, "number of gateways (1)")
 	flags.IntVar(&f.size.Disks, "disks", 0, "number of disks of each target (1)")
 	flags.IntVar(&f.port, "port", 0, "port of the first gateway, 0 for any (7070)")
+	flags.Var((*sizeValue)(&f.memory), "stream-memory", "memory that each target's streams may take, such as 4GiB (a quarter of the machine's)")
 	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
 	flags.BoolVar(&f.report, "report", false, "")
@@ -85,7 +87,7 @@ func (a *app) upHere(ctx context.Context, f *upFlags) error {
 	reported := false
 	err = local.Up(ctx, local.Options{
 		Dir: f.dir, Size: f.size, Port: f.port, Logger: log.With(slog.String("part", "supervisor")),
-		NodeArgs: nodeLogArgs(f.log),
+		NodeArgs: f.nodeArgs(),
 	}, func(spec local.Spec) {
 		if !f.report {
 			a.announce(spec.Endpoint(), f.dir, time.Since(started))
@@ -171,6 +173,11 @@ func logFlags(command *cobra.Command, log *telemetry.Log) {
 	command.Flags().StringVar(&log.Level, "log-level", "info", "level of logs: debug, info, warn or error")
 }
 
-func nodeLogArgs(log telemetry.Log) []string {
-	return []string{"--log-format", log.Format, "--log-level", log.Level}
+// nodeArgs are the flags that every node gets.
+func (f *upFlags) nodeArgs() []string {
+	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level}
+	if f.memory != 0 {
+		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
+	}
+	return args
 }
