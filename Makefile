@@ -15,6 +15,9 @@ TORCH  ?= light
 # Extra arguments for the tests, e.g. GOTEST="-run TestPut -v" PYTEST="-k resume -x".
 GOTEST ?=
 PYTEST ?=
+# How long `make fuzz` lets each fuzzer run; FUZZ="FuzzLoader" runs only those.
+FUZZTIME ?= 5m
+FUZZ     ?= .
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -82,6 +85,15 @@ format: $(GOLANGCI) venv ## Format all code
 .PHONY: check
 check: lint ## Lint and the quick tests: what to run before a commit
 	go test -short -timeout 5m $(GOTEST) ./...
+
+.PHONY: fuzz
+fuzz: ## Every fuzzer for FUZZTIME (5m), one after the other; FUZZ=NAME picks some
+	@for file in $$(git ls-files '*fuzz*_test.go' '*pattern_test.go'); do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' $$file | grep -E '$(FUZZ)'); do \
+			echo "$$name in $$(dirname $$file) for $(FUZZTIME)"; \
+			go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 ./$$(dirname $$file) || exit 1; \
+		done; \
+	done
 
 .PHONY: bench
 bench: install ## Throughput beside this machine's own limits and beside webdataset

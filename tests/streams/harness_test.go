@@ -36,17 +36,20 @@ import (
 
 // target is a store with a stream server on a loopback port and on the machine's own socket.
 type target struct {
-	id    string
-	store *store.Store
-	dir   string
-	srv   *stream.Server
-	http  *httptest.Server
-	local *http.Server
-	pools pools
-	ended <-chan struct{} // with the test
+	id     string
+	store  *store.Store
+	dir    string
+	srv    *stream.Server
+	http   *httptest.Server
+	local  *http.Server
+	pools  pools
+	ended  <-chan struct{} // with the test
+	socket string          // for clients of this machine
 
-	mu   sync.Mutex
-	wrap func(net.Conn) net.Conn // around the connections of streams
+	mu    sync.Mutex
+	wrap  func(net.Conn) net.Conn // around the connections of streams
+	down  bool                    // stopped, until start
+	conns map[net.Conn]struct{}   // of the streams under way
 	// opened are the requests of all streams so far.
 	opened []wire.ReadRequest
 	// rogue answers streams over the machine's own socket in the target's place.
@@ -64,6 +67,9 @@ type cluster struct {
 	shards  []sampler.Shard
 	maxItem int64
 	mixture *api.MixtureInfo // what a gateway would make of the description of a mixture
+
+	mu        sync.Mutex // of targets too, once loaders run
+	onRefresh func()     // called when a loader asks for the map
 }
 
 type pools map[string]*etl.Pool
@@ -84,36 +90,92 @@ func (meter) Close()            {}
 func newCluster(t testing.TB, targets int) *cluster {
 	t.Helper()
 	c := &cluster{t: t, pid: os.Getpid(), id: fmt.Sprintf("%s-%d", t.Name(), rand.Uint64())}
-	for i := range targets {
-		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: pools{}, ended: t.Context().Done()}
-		var err error
-		tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, tg.store.Close()) })
-		snaps, err := stream.NewSnapshots(t.TempDir(), func(context.Context, string) ([]byte, error) {
-			return nil, api.Errorf(404, api.CodeNoSnapshot, "nobody has it")
-		})
-		require.NoError(t, err)
-		tg.srv = &stream.Server{Node: tg.id, Objects: tg.store, ETLs: tg.pools, Snapshots: snaps, Meter: func() stream.Meter { return meter{} }}
-		tg.http = httptest.NewServer(tg)
-		local, err := net.Listen("unix", api.LocalSocket(c.id, tg.id))
-		require.NoError(t, err)
-		tg.local = &http.Server{Handler: tg, ReadHeaderTimeout: patience}
-		go func() { _ = tg.local.Serve(local) }() // ends with Close
-		t.Cleanup(tg.stop)
-		c.targets = append(c.targets, tg)
+	for range targets {
+		c.join()
 	}
 	return c
 }
 
-// stop ends the target's servers, as the end of its process does.
-func (tg *target) stop() {
-	tg.http.CloseClientConnections()
-	tg.http.Close()
-	_ = tg.local.Close()
+// join adds an empty target.
+func (c *cluster) join() *target {
+	t := c.t
+	t.Helper()
+	tg := &target{
+		id: fmt.Sprintf("target-%d", len(c.targets)+1), dir: t.TempDir(), pools: pools{}, conns: map[net.Conn]struct{}{}, ended: t.Context().Done(),
+	}
+	tg.socket = api.LocalSocket(c.id, tg.id)
+	var err error
+	tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tg.store.Close()) })
+	snaps, err := stream.NewSnapshots(t.TempDir(), func(context.Context, string) ([]byte, error) {
+		return nil, api.Errorf(404, api.CodeNoSnapshot, "nobody has it")
+	})
+	require.NoError(t, err)
+	tg.srv = &stream.Server{Node: tg.id, Objects: tg.store, ETLs: tg.pools, Snapshots: snaps, Meter: func() stream.Meter { return meter{} }}
+	require.NoError(t, tg.listen())
+	t.Cleanup(tg.stop)
+	c.targets = append(c.targets, tg)
+	return tg
 }
 
-func (tg *target) addr() string { return tg.http.Listener.Addr().String() }
+func (tg *target) addr() string {
+	tg.mu.Lock()
+	defer tg.mu.Unlock()
+	return tg.http.Listener.Addr().String()
+}
+
+func (tg *target) listen() error {
+	local, err := net.Listen("unix", tg.socket)
+	if err != nil {
+		return err
+	}
+	tg.local = &http.Server{Handler: tg, ReadHeaderTimeout: patience}
+	go func(s *http.Server) { _ = s.Serve(local) }(tg.local) // ends with Close
+	tg.http = httptest.NewServer(tg)
+	return nil
+}
+
+// stop ends the target as the end of its process does: nobody listens, and every stream is cut where it is.
+func (tg *target) stop() {
+	tg.mu.Lock()
+	defer tg.mu.Unlock()
+	if tg.down {
+		return
+	}
+	tg.down = true
+	_ = tg.http.Listener.Close()
+	_ = tg.local.Close()
+	for nc := range tg.conns {
+		_ = nc.Close()
+	}
+}
+
+// start brings a stopped target back, with its store and at another address.
+func (tg *target) start() {
+	tg.mu.Lock()
+	defer tg.mu.Unlock()
+	if tg.down && tg.listen() == nil {
+		tg.down = false
+	}
+}
+
+// track counts a stream's connection among those that stop cuts.
+func (tg *target) track(nc net.Conn) {
+	tg.mu.Lock()
+	defer tg.mu.Unlock()
+	if tg.down {
+		_ = nc.Close()
+	}
+	tg.conns[nc] = struct{}{}
+}
+
+func (tg *target) untrack(nc net.Conn) {
+	tg.mu.Lock()
+	delete(tg.conns, nc)
+	tg.mu.Unlock()
+	_ = nc.Close()
+}
 
 // ServeHTTP upgrades /v1/streams/{id}/read.
 func (tg *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -138,8 +200,9 @@ func (tg *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reader.Close()
 		return
 	}
-	defer nc.Close()
+	defer tg.untrack(nc) // not as it is wrapped below
 	_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.StreamProtocol+"\r\n\r\n")
+	tg.track(nc)
 	tg.mu.Lock()
 	wrap, rogue := tg.wrap, tg.rogue
 	tg.opened = append(tg.opened, req)
@@ -240,6 +303,8 @@ func (c *cluster) seal() {
 }
 
 func (c *cluster) nodes() api.Map {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	m := api.Map{Version: 1, Cluster: c.id}
 	for _, tg := range c.targets {
 		m.Nodes = append(m.Nodes, api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), PID: c.pid, Weight: 1})
@@ -259,6 +324,12 @@ func (c *cluster) OpenStream(context.Context, api.StreamRequest) (api.StreamInfo
 }
 
 func (c *cluster) RefreshMap(context.Context) (*api.Placer, error) {
+	c.mu.Lock()
+	hook := c.onRefresh
+	c.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
 	return &api.Placer{Map: c.nodes()}, nil
 }
 
