@@ -1,4 +1,4 @@
-"""Every answer in docs/answers.md names tests that are there."""
+"""docs/answers.md and docs/reliability.md name tests that are there."""
 
 from __future__ import annotations
 
@@ -45,3 +45,9 @@ def test_the_proof_exists(row: list[str]) -> None:
         if not has_test(ROOT / file, name):
             missing.append(proof)
     assert missing == []
+
+
+def test_what_proves_the_promises_exists() -> None:
+    proofs = re.findall(r"`([^`]+::\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(proofs) > 15
+    assert [p for p in proofs if not has_test(ROOT / p.split("::")[0], p.split("::")[1])] == []
