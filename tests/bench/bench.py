@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import platform
@@ -234,8 +235,20 @@ def names_of(parser: argparse.ArgumentParser, what: str, text: str, known: list[
 
 def main() -> int:
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the cluster is taken down
     args.out.mkdir(parents=True, exist_ok=True)
+    lock = (args.out / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another run is at work in {args.out}: wait for it, or pass --out", file=sys.stderr)
+        return 1
+
+    def terminate(*_: object) -> None:
+        # No exception: one that rises inside of a wait for a child may leave that wait locked.
+        Cluster(args.binary, args.out / "cluster").__exit__()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, terminate)
     started = time.monotonic()
     raw = args.out / "raw.jsonl"
     with raw.open("w") as file:

@@ -134,9 +134,14 @@ def _legend(canvas: Canvas) -> None:
         canvas.bar(x, canvas.y, 12, 12, COLORS[kind], name)
         canvas.text(x + 18, canvas.y + 10.5, name)
         x += 40 + 7 * len(name)
-    canvas.text(x, canvas.y + 10.5, "thin line: slowest to fastest round; white tick: first epoch, "
-                "with opening; dashed: plain TCP, or a random order", color=FAINT)  # fmt: skip
-    canvas.y += 12 + GAP
+    canvas.y += 32
+    canvas.text(
+        MARGIN, canvas.y,
+        "thin line: slowest to fastest round; white tick: first epoch, with opening; dashed line: "
+        "plain TCP from memory, or what a random order has",
+        color=FAINT,
+    )  # fmt: skip
+    canvas.y += GAP
 
 
 def _panel(canvas: Canvas, run: Run, data: str) -> None:
@@ -148,7 +153,7 @@ def _panel(canvas: Canvas, run: Run, data: str) -> None:
     if 990 <= each <= 1010:
         remark += "; MB/s are also thousands of samples/s"
     canvas.text(MARGIN, canvas.y + 6, title, size=15, bold=True)
-    canvas.text(MARGIN + 9 * len(title), canvas.y + 6, remark, color=FAINT)
+    canvas.text(MARGIN + 150, canvas.y + 6, remark, color=FAINT)
     canvas.y += 34
     top, room = canvas.y, WIDTH - 2 * MARGIN - LABELS
     for i, case in enumerate(cases):
@@ -184,7 +189,8 @@ def _column(canvas: Canvas, run: Run, data: str, cases: list[str], measure: Meas
         canvas.bar(x, y, mid * scale, BAR, COLORS[kind], f"{CASES[case].title}: {label}")
         if high > low:
             canvas.line(x + low * scale, y + BAR / 2, x + high * scale, y + BAR / 2, INK)
-        if measure.mark and (mark := measure.mark(run, data, case)):
+        mark = measure.mark(run, data, case) if measure.mark else None
+        if mark and mid * scale > 3 * BAR:  # a shorter bar would be all tick
             at = x + min(mark, most) * scale
             canvas.line(at, y + 1, at, y + BAR - 1, PAPER, width=2.5)
         canvas.text(x + max(mid, high) * scale + 5, y + 11, label, size=11.5,
@@ -199,7 +205,7 @@ def _clients(canvas: Canvas, run: Run, several: list[str]) -> None:
     canvas.text(MARGIN + 200, canvas.y + 6, f"MB/s of all together, {words} clients from light to "
                 "dark; each reads its part of one epoch", color=FAINT)  # fmt: skip
     canvas.y += 34
-    top, height = canvas.y, 7
+    top, height = canvas.y, 9
     group = len(counts) * height + 8
     cases = [case for case in CASES
              if case != MEMCPY and any(case in run.cases(data) for data in several)]  # fmt: skip
@@ -222,6 +228,6 @@ def _clients(canvas: Canvas, run: Run, several: list[str]) -> None:
                 shade = SHADES[CASES[case].kind][j % 3]
                 tip = f"{CASES[case].title}, {n} clients: {value:,.0f} MB/s"
                 canvas.bar(x, y, value * scale, height - 1, shade, tip)
-                canvas.text(x + value * scale + 4, y + height - 1, f"{value:,.0f}", size=7.5,
+                canvas.text(x + value * scale + 4, y + height - 1.5, f"{value:,.0f}", size=8.5,
                             color=FAINT)  # fmt: skip
     canvas.y = top + len(cases) * group
