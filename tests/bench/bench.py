@@ -35,7 +35,7 @@ from localcluster import Cluster
 from publish import write_report
 from readers import BUCKET_OF
 from shards import SPECS, Manifest, Spec, generate
-from suite import Row, Suite, Turn, WrongDataError, schedule, serving
+from suite import Row, Suite, Turn, WrongDataError, WrongTransportError, schedule, serving
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -105,15 +105,15 @@ def skip(name: str, reason: str, record: Record) -> None:
 
 
 def run_turns(suite: Suite, turns: list[Turn], record: Record) -> None:
-    """All passes. A peer that fails is left out from there on; ours ends the run."""
+    """All passes. A peer that fails is left out from there on; wrong data of ours end the run."""
     broken: set[tuple[str, int]] = set()
     for i, turn in enumerate(turns, start=1):
         if (turn.case.name, turn.clients) in broken:
             continue
         try:
             row = suite.run(turn)
-        except (ClientError, WrongDataError) as e:
-            if turn.case.kind == OURS:
+        except (ClientError, WrongDataError, WrongTransportError) as e:
+            if turn.case.kind == OURS and not isinstance(e, WrongTransportError):
                 raise
             broken.add((turn.case.name, turn.clients))
             skip(f"{turn.case.name} with {turn.clients} clients", str(e), record)

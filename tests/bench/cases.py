@@ -20,6 +20,7 @@ class Case:
     module: str = ""  # what the client's Python must be able to import
     format: str = ""  # what the data set is converted to first
     reader: str = ""  # of readers.py
+    transport: str = ""  # that our clients must then say they used
     environment: dict[str, str] = field(default_factory=dict)
     epochs: int = 2
     most_clients: int = CLIENTS[-1]
@@ -37,11 +38,12 @@ CASES = {
         Case(SENDFILE, "plain loopback TCP, from files (sendfile)", LIMIT),
         Case(
             SHARED, "shardstream, shared arena", OURS, "shardstream",
-            reader="shardstream", epochs=6,
+            reader="shardstream", transport="shared_memory", epochs=6,
         ),
         Case(
             STREAM, "shardstream, TCP", OURS, "shardstream",
-            reader="shardstream", epochs=6, environment={"SHARDSTREAM_SHARED_MEMORY": "off"},
+            reader="shardstream", transport="tcp", epochs=6,
+            environment={"SHARDSTREAM_SHARED_MEMORY": "off"},
         ),
         Case(OVER_HTTP, "webdataset, HTTP", PEER, "webdataset", reader="webdataset-http"),
         Case("webdataset", "webdataset, local files", PEER, "webdataset", reader="webdataset"),

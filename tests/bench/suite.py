@@ -24,6 +24,10 @@ ABOUT_CLIENTS = ("version", "quality", "stats")  # what the first client says, b
 Row = dict[str, Any]
 
 
+class WrongTransportError(RuntimeError):
+    """Ours went another way than the case is named for."""
+
+
 class WrongDataError(RuntimeError):
     """A fast pass over the wrong bytes is worth nothing."""
 
@@ -107,6 +111,7 @@ class Suite:
             row["memory_idle_mb"] = idle
         if turn.case.kind != LIMIT:
             self._check(turn, figures, row, shards)
+            _check_transport(turn.case, figures)
         return row
 
     def quarter(self, data: str) -> int:
@@ -159,6 +164,14 @@ class Suite:
             )
         if "quality" in row and not row["exact"]:
             raise WrongDataError(f"{turn.case.name} on {turn.data} delivered the wrong bytes")
+
+
+def _check_transport(case: Case, clients: list[Figures]) -> None:
+    targets = [t for c in clients for t in c.get("stats", {}).get("targets", {}).values()]
+    if used := {target["transport"] for target in targets} - {case.transport}:
+        raise WrongTransportError(
+            f"{case.title}: the stream used {', '.join(sorted(used))} instead of {case.transport}"
+        )
 
 
 def _fixed(servers: dict[str, list[int]]) -> dict[str, Any]:
