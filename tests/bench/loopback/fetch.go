@@ -62,7 +62,7 @@ func (e *epoch) read(addr string, total uint64, buffer []byte, files bool) error
 		if err != nil {
 			return fmt.Errorf("after %d of %d bytes: %w", e.Bytes, total, err)
 		}
-		e.Bytes += uint64(n) //nolint:gosec // never negative
+		e.Bytes += uint64(n)
 		if at += n; at == len(buffer) || e.Bytes == total {
 			at = 0
 			e.Last = monotonic()

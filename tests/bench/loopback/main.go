@@ -57,7 +57,7 @@ func run(args []string) error {
 			}
 			numbers[i] = n
 		}
-		return fetch(rest[0], numbers[0], int(numbers[1]), int(numbers[2]), *files) //nolint:gosec // our own benchmark's sizes
+		return fetch(rest[0], numbers[0], int(numbers[1]), int(numbers[2]), *files)
 	}
 	return usage
 }
@@ -99,9 +99,9 @@ func answer(conn *net.TCPConn, data []byte, files []string, first int) error {
 	}
 	asked := binary.LittleEndian.Uint64(header[:])
 	if asked&fromFiles == 0 {
-		return sendBuffer(conn, data, int64(asked)) //nolint:gosec // below 2^63, as the bit is not set
+		return sendBuffer(conn, data, int64(asked))
 	}
-	return sendFiles(conn, files, first, int64(asked&^fromFiles)) //nolint:gosec // as above
+	return sendFiles(conn, files, first, int64(asked&^fromFiles))
 }
 
 func sendBuffer(conn *net.TCPConn, data []byte, left int64) error {
@@ -138,7 +138,7 @@ func sendFiles(conn *net.TCPConn, files []string, first int, left int64) error {
 func setCongestion(_, _ string, raw syscall.RawConn) error {
 	var inner error
 	err := raw.Control(func(fd uintptr) {
-		inner = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion) //nolint:gosec // a descriptor
+		inner = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
 	})
 	if err != nil {
 		return err
