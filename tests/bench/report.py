@@ -240,7 +240,7 @@ def _losses(run: Run, data: str, case: str) -> str:
         if (rows := run.rows(data, case, n))
     }
     worst = max(lost.values(), default=0)
-    return f" (off by {worst} samples)" if worst else ""
+    return f" (off by {worst} sample{'s' * (worst > 1)})" if worst else ""
 
 
 def storage_table(run: Run) -> str:
