@@ -96,8 +96,12 @@ fuzz: ## Every fuzzer for FUZZTIME (5m), one after the other; FUZZ=NAME picks so
 	done
 
 .PHONY: bench
-bench: install ## Throughput beside this machine's own limits and beside webdataset
-	PATH="$(abspath $(VENV)/bin):$$PATH" VENV="$(abspath $(VENV))" tests/bench/run.sh
+bench: install ## Streams beside this machine's own limits and beside other loaders, about 15 minutes
+	VENV="$(abspath $(VENV))" tests/bench/run.sh
+
+.PHONY: bench-publish
+bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
+	$(PY) tests/bench/publish.py build/bench/raw.jsonl
 
 .PHONY: build
 build: ## The shardstream binary, into build/bin

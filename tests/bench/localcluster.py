@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-BUCKET = "bench"
-
 
 class Cluster:
-    """A local cluster in a folder of its own; a context manager that takes it down."""
+    """A local cluster in a folder of its own; a context manager that takes it down.
+
+    The folder is made empty before, and removed after.
+    """
 
     def __init__(self, binary: str, folder: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.up_s = 0.0  # until it was ready
         self._binary = binary
         self._folder = folder
 
@@ -43,27 +47,35 @@ class Cluster:
     def __enter__(self) -> Cluster:
         layout = ["--targets", "3", "--gateways", "1", "--disks", "2"]
         place = ["--dir", str(self._folder), "--port", str(self.port), "--detach"]
+        if self._folder.exists():  # of a run that was killed
+            self.__exit__()
+        start = time.monotonic()
         try:
             self.run("up", *layout, *place, timeout=60)
         except BaseException:
             self.__exit__()
             raise
+        self.up_s = time.monotonic() - start
         return self
 
     def __exit__(self, *_: object) -> None:
         self.run("down", "--dir", str(self._folder), timeout=60)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    def put(self, files: list[Path]) -> None:
-        self.run("bucket", "create", BUCKET)
-        self.run("put", *map(str, files), f"ss://{BUCKET}/")
+    def put(self, bucket: str, files: list[Path]) -> None:
+        self.run("bucket", "create", "--if-missing", bucket)
+        self.run("put", *map(str, files), f"ss://{bucket}/")
 
-    def pids(self) -> list[int]:
-        """The processes of all nodes: what serving costs is the CPU time of these."""
+    def pids(self) -> dict[str, list[int]]:
+        """The processes of all nodes by role: what serving costs is the CPU time of these."""
         status: dict[str, Any] = json.loads(self.run("status", "--json"))
-        return [node["pid"] for node in status["nodes"]]
+        roles: dict[str, list[int]] = {"target": [], "gateway": []}
+        for node in status["nodes"]:
+            roles[node["role"]].append(node["pid"])
+        return roles
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]

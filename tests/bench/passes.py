@@ -1,32 +1,40 @@
-"""One pass of one case, in a process of its own: prints a line of JSON.
+"""One client of one pass, in a process of its own.
 
-Time and CPU count from after the imports: CPU is that of this process and of the children that it
-reaped. The first epoch includes all opening; the second shows the same process once it is warm.
+It says "ready" when its packages are imported, waits for a line, reads its epochs and prints a line
+of JSON. Time and CPU count from that line on: CPU is that of this process and of the children that
+it reaped. The first epoch includes all opening; the later ones show the same process once it is
+warm. Moments are of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BATCH = 256
-BUFFER = 28 << 20  # a batch of 256 samples of 110 kB
+from quality import judge
+from readers import READERS, Reader, Source
+from shards import Manifest
 
-Batches = Iterable[list[Any]]  # of contents, by batch: one bytes-like object a member
+MEMCPY = "memcpy"
 
 
 @dataclass
 class Epoch:
-    wall_s: float = 0
+    """What one client saw of one epoch."""
+
+    start: float = 0
+    first: float = 0  # when the first batch was there
+    last: float = 0  # when the last one was
+    end: float = 0
     cpu_s: float = 0
-    first_batch_s: float = 0
     samples: int = 0
     bytes: int = 0
     crc_sum: int = 0
@@ -44,89 +52,99 @@ def rss_peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
-def measure(batches: Callable[[], Iterator[tuple[int, list[Any]]]], check: bool) -> Epoch:
-    """Drains an iterator of (samples, contents); with check, also sums the contents' CRC-32."""
-    epoch = Epoch()
-    cpu, start = cpu_seconds(), time.perf_counter()
-    for samples, contents in batches():
-        if not epoch.samples:
-            epoch.first_batch_s = time.perf_counter() - start
+def wait_for_start() -> None:
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def measure(reader: Reader) -> Epoch:
+    """Drains an epoch."""
+    epoch = Epoch(start=time.monotonic())
+    cpu = cpu_seconds()
+    for batch in reader.epoch():
+        epoch.last = time.monotonic()
+        if not epoch.first:
+            epoch.first = epoch.last
+        samples, size = reader.size(batch)
         epoch.samples += samples
-        epoch.bytes += sum(map(len, contents))
-        if check:
-            epoch.crc_sum += sum(map(zlib.crc32, contents))
-    epoch.wall_s = time.perf_counter() - start
+        epoch.bytes += size
+    epoch.end = time.monotonic()
     epoch.cpu_s = cpu_seconds() - cpu
     return epoch
 
 
-def memcpy(total: int) -> dict[str, Any]:
+def check(reader: Reader, manifest: Manifest) -> tuple[Epoch, dict[str, Any]]:
+    """Drains an epoch, sums the CRC-32 of all that arrives, and judges its order."""
+    epoch = Epoch(start=time.monotonic())
+    order: list[list[int]] = []
+    for batch in reader.epoch():
+        epoch.last = time.monotonic()
+        epoch.first = epoch.first or epoch.last
+        samples, size = reader.size(batch)
+        epoch.samples += samples
+        epoch.bytes += size
+        epoch.crc_sum += sum(map(zlib.crc32, reader.contents(batch)))
+        order.append([int(key) for key in reader.keys(batch)])
+    epoch.end = time.monotonic()
+    return epoch, vars(judge(order, manifest.samples, manifest.shard_of()))
+
+
+def memcpy(total: int, size: int) -> Epoch:
     """Copies total bytes from one buffer of a batch's size into another."""
     import numpy as np
 
-    source, target = np.ones(BUFFER, np.uint8), np.ones(BUFFER, np.uint8)
-    cpu, start = cpu_seconds(), time.perf_counter()
-    for done in range(0, total, BUFFER):
-        n = min(BUFFER, total - done)
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    wait_for_start()
+    epoch = Epoch(start=time.monotonic(), bytes=total)
+    cpu = cpu_seconds()
+    for done in range(0, total, size):
+        n = min(size, total - done)
         np.copyto(target[:n], source[:n])
-    wall = time.perf_counter() - start
-    epoch = Epoch(wall_s=wall, cpu_s=cpu_seconds() - cpu, bytes=total)
-    return {"epochs": [vars(epoch)]}
+        epoch.first = epoch.first or time.monotonic()
+    epoch.last = epoch.end = time.monotonic()
+    epoch.cpu_s = cpu_seconds() - cpu
+    return epoch
 
 
-def shardstream(source: str, epochs: int, check: bool) -> dict[str, Any]:
-    """Our stream into numpy, every sample of the data set at a place of its own in the order."""
-    import shardstream as ss
-
-    dataset_class = ss.IterableDataset  # where torch is installed, this imports it
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    manifest = Manifest.load(args.folder / "tar" / "manifest.json")
+    manifest = manifest.part(args.shards or len(manifest.shards))
+    if args.case == MEMCPY:
+        spec = manifest.spec
+        epoch = memcpy(args.bytes or manifest.payload_bytes, spec.batch * spec.mean_bytes)
+        return {"epochs": [vars(epoch)]}
+    source = Source(
+        manifest,
+        args.folder,
+        os.environ.get("SHARDSTREAM_ENDPOINT", ""),
+        int(os.environ.get("RANK", 0)),
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )
+    reader = READERS[args.case](source)
     rss = rss_peak_mb()
-    dataset: Any = None
-
-    def batches() -> Iterator[tuple[int, list[Any]]]:
-        nonlocal dataset
-        if dataset is None:
-            dataset = dataset_class(source, batch_size=BATCH, shuffle="global", seed=7)
-        for batch in dataset:
-            yield len(batch["__key__"]), [*batch["jpg"], *batch["cls"]]
-
-    done = [vars(measure(batches, check)) for _ in range(epochs)]
-    dataset.close()
-    return {"epochs": done, "rss_import_mb": rss, "version": ss.__version__}
-
-
-def webdataset(urls: list[str], epochs: int, check: bool) -> dict[str, Any]:
-    """The stock package: its own curl children, its usual two-level shuffle, lists of bytes."""
-    import webdataset as wds
-
-    rss = rss_peak_mb()
-    dataset: Any = None
-
-    def batches() -> Iterator[tuple[int, list[Any]]]:
-        nonlocal dataset
-        if dataset is None:
-            dataset = wds.WebDataset(urls, shardshuffle=len(urls)).shuffle(1000)
-            dataset = dataset.to_tuple("jpg", "cls").batched(BATCH, collation_fn=None)
-        for batch in dataset:
-            yield len(batch), [content for sample in batch for content in sample]
-
-    done = [vars(measure(batches, check)) for _ in range(epochs)]
-    return {"epochs": done, "rss_import_mb": rss, "version": wds.__version__}
+    wait_for_start()
+    result: dict[str, Any] = {"rss_import_mb": rss, "version": reader.version}
+    epochs = []
+    if args.check:
+        first, result["quality"] = check(reader, manifest)
+        epochs.append(vars(first))
+    while len(epochs) < args.epochs:
+        epochs.append(vars(measure(reader)))
+    return {**result, "epochs": epochs, **reader.close()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", choices=["memcpy", "shardstream", "webdataset"])
-    parser.add_argument("source", nargs="+", help="bytes to copy; an ss:// address; http:// URLs")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--check", action="store_true", help="also sum up the contents' CRC-32")
+    parser.add_argument("case", choices=[MEMCPY, *READERS])
+    parser.add_argument("folder", type=Path, help="of the data set, with its formats below")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--shards", type=int, help="only the first of them")
+    parser.add_argument("--bytes", type=int, help="to copy (memcpy)")
+    parser.add_argument(
+        "--check", action="store_true", help="hold the first epoch's bytes and order"
+    )
     args = parser.parse_args()
-    if args.case == "memcpy":
-        result = memcpy(int(args.source[0]))
-    elif args.case == "shardstream":
-        result = shardstream(args.source[0], args.epochs, args.check)
-    else:
-        result = webdataset(args.source, args.epochs, args.check)
-    print(json.dumps({**result, "rss_peak_mb": rss_peak_mb()}))
+    print(json.dumps({**run(args), "rss_peak_mb": rss_peak_mb()}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -39,33 +39,48 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def pss_mb(pid: int) -> float:
-    """Proportional set size of a process tree; 0 for what has ended."""
+def memory_mb(pids: Iterable[int]) -> float:
+    """Memory of processes, anonymous and shared, each shared page divided among its users.
+
+    Pages of files count for nothing: they are the page cache's, which the kernel takes back when
+    it needs memory. Processes that have ended count for nothing either.
+    """
     total = 0
-    for member in tree(pid):
+    for pid in pids:
         try:
-            rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
         total += sum(
-            int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
+            int(line.split()[1])
+            for line in rollup.splitlines()
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
         )
     return total * 1024 / 1e6
 
 
 class PeakMemory:
-    """Samples the PSS of a process tree until told to stop; a context manager."""
+    """Samples the memory of groups of processes until told to stop; a context manager.
 
-    def __init__(self, pid: int, every_s: float = 0.05) -> None:
-        self.peak_mb = 0.0
-        self._pid = pid
+    It takes CPU from what it looks at, so it belongs into rounds whose rates do not count.
+    """
+
+    def __init__(
+        self, groups: Mapping[str, Callable[[], Iterable[int]]], every_s: float = 0.05
+    ) -> None:
+        self.peak_mb = dict.fromkeys(groups, 0.0)
+        self._groups = groups
         self._every_s = every_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
+        self._thread = threading.Thread(target=self._run)
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        for name, pids in self._groups.items():
+            self.peak_mb[name] = max(self.peak_mb[name], memory_mb(pids()))
+
+    def _run(self) -> None:
         while not self._stop.wait(self._every_s):
-            self.peak_mb = max(self.peak_mb, pss_mb(self._pid))
+            self.sample()
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()

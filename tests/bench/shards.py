@@ -1,16 +1,20 @@
-"""Generated WebDataset shards: incompressible .jpg members of photo-like sizes, and ASCII .cls."""
+"""Generated WebDataset shards: incompressible members of log-normal sizes, with or without a label.
+
+Three data sets stand for three kinds of training data: photos, small images, and tokens or rows of
+a table. Each fits in the page cache many times over, so no pass waits for a disk.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import zlib
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-MEAN_BYTES = 110_000
 SIGMA = 0.45
 CLASSES = 1000
 BLOCK = 512
@@ -20,9 +24,38 @@ BLOCK = 512
 class Spec:
     """What is generated; the same spec gives the same bytes."""
 
+    name: str = "110kB"
+    mean_bytes: int = 110_000
+    label: bool = True  # beside the .jpg or .bin, an ASCII .cls
     shards: int = 16
     shard_bytes: int = 64 << 20
+    batch: int = 256  # what loaders are asked for
     seed: int = 7
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("jpg", "cls") if self.label else ("bin",)
+
+
+#: In the order in which they are measured and shown.
+SPECS = {
+    spec.name: spec
+    for spec in (
+        Spec(),
+        Spec("10kB", 10_000, shard_bytes=16 << 20, batch=1024),
+        Spec("1kB", 1_000, label=False, shard_bytes=16 << 20, batch=1024),
+    )
+}
+
+
+@dataclass
+class Shard:
+    """What one file holds."""
+
+    name: str
+    samples: int = 0
+    payload_bytes: int = 0
+    crc_sum: int = 0  # of the CRC-32 of every member's content: the same in any order
 
 
 @dataclass
@@ -30,50 +63,90 @@ class Manifest:
     """What was generated, for passes to be held against."""
 
     spec: Spec
-    samples: int = 0
-    payload_bytes: int = 0
-    crc_sum: int = 0  # of the CRC-32 of every member's content: the same in any order
-    files: list[str] = field(default_factory=list)
+    shards: list[Shard] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[str]:
+        return [shard.name for shard in self.shards]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(shard.payload_bytes for shard in self.shards)
+
+    @property
+    def crc_sum(self) -> int:
+        return sum(shard.crc_sum for shard in self.shards)
+
+    def part(self, shards: int) -> Manifest:
+        """The data set that its first shards are."""
+        return Manifest(self.spec, self.shards[:shards])
+
+    def shard_of(self) -> ShardOf:
+        return ShardOf([shard.samples for shard in self.shards])
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        loaded = json.loads(path.read_text())
+        return cls(Spec(**loaded["spec"]), [Shard(**shard) for shard in loaded["shards"]])
+
+
+class ShardOf:
+    """From a sample's number (its key) to its shard's: samples are numbered through the shards."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self._firsts = [sum(counts[:i]) for i in range(len(counts))]
+
+    def __call__(self, sample: int) -> int:
+        return bisect_right(self._firsts, sample) - 1
 
 
 def generate(folder: Path, spec: Spec) -> Manifest:
     """Writes the shards, or finds them written by an earlier run."""
     path = folder / "manifest.json"
     if path.exists():
-        loaded = json.loads(path.read_text())
-        manifest = Manifest(**{**loaded, "spec": Spec(**loaded["spec"])})
+        manifest = Manifest.load(path)
         if manifest.spec == spec and all((folder / name).exists() for name in manifest.files):
             return manifest
     folder.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     manifest = Manifest(spec)
     rng = np.random.default_rng(spec.seed)
+    first = 0
     for i in range(spec.shards):
-        name = f"train-{i:04d}.tar"
-        _write_shard(folder / name, rng, manifest)
-        manifest.files.append(name)
-    path.write_text(json.dumps(asdict(manifest)))
+        shard = Shard(f"train-{i:04d}.tar")
+        _write_shard(folder / shard.name, rng, spec, shard, first)
+        manifest.shards.append(shard)
+        first += shard.samples
+    manifest.save(path)
     return manifest
 
 
-def _write_shard(path: Path, rng: np.random.Generator, manifest: Manifest) -> None:
-    mu = math.log(MEAN_BYTES) - SIGMA**2 / 2
+def _write_shard(
+    path: Path, rng: np.random.Generator, spec: Spec, shard: Shard, first: int
+) -> None:
+    mu = math.log(spec.mean_bytes) - SIGMA**2 / 2
     with path.open("wb") as out:
         while True:
             size = max(1, int(rng.lognormal(mu, SIGMA)))
-            if out.tell() + size + 8 * BLOCK > manifest.spec.shard_bytes:
+            if out.tell() + size + 8 * BLOCK > spec.shard_bytes:
                 break
-            key = f"{manifest.samples:08d}"
-            for ending, content in (
-                ("jpg", rng.bytes(size)),
-                ("cls", str(rng.integers(CLASSES)).encode()),
-            ):
-                out.write(_header(f"{key}.{ending}", len(content)))
+            contents = [rng.bytes(size)]
+            if spec.label:
+                contents.append(str(rng.integers(CLASSES)).encode())
+            for ending, content in zip(spec.fields, contents, strict=True):
+                out.write(_header(f"{first + shard.samples:08d}.{ending}", len(content)))
                 out.write(content)
                 out.write(bytes(-len(content) % BLOCK))
-                manifest.payload_bytes += len(content)
-                manifest.crc_sum += zlib.crc32(content)
-            manifest.samples += 1
+                shard.payload_bytes += len(content)
+                shard.crc_sum += zlib.crc32(content)
+            shard.samples += 1
         out.write(bytes(2 * BLOCK))
 
 

@@ -1,21 +1,20 @@
-// Command loopback measures what a plain TCP connection to this host can do: the limit that the
-// benchmark's stream is held against. "serve" answers each connection's 8-byte length with that many
-// bytes in 256 KiB writes; "fetch ADDR BYTES" reads them into one reused buffer of a batch's
-// size, as fast as a program can, and prints a line of JSON. It carries no protocol and is no part
-// of the product.
+// Command loopback measures what plain TCP connections to this host can do: the limit that the
+// benchmark's streams are held against. "serve FILE..." answers each connection with as many bytes
+// as it asks for, from one cached buffer in 256 KiB writes or from the files by sendfile(2).
+// "fetch ADDR BYTES BUFFER EPOCHS" reads them into one reused buffer of a batch's size, as fast as
+// a program can, a connection an epoch. It carries no protocol and is no part of the product.
 package main
 
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -24,9 +23,9 @@ import (
 
 const (
 	writeSize  = 256 << 10
-	bufferSize = 28 << 20 // a batch of 256 samples of 110 kB
-	congestion = "cubic"  // named per socket, as the host's default may be slower on loopback
+	congestion = "cubic" // named per socket, as the host's default may be slower on loopback
 	deadline   = 2 * time.Minute
+	fromFiles  = 1 << 63 // a bit of the length that a connection asks for
 )
 
 func main() {
@@ -37,21 +36,34 @@ func main() {
 }
 
 func run(args []string) error {
-	switch {
-	case len(args) == 1 && args[0] == "serve":
-		return serve()
-	case len(args) == 3 && args[0] == "fetch":
-		n, err := strconv.ParseUint(args[2], 10, 63)
-		if err != nil {
-			return fmt.Errorf("byte count: %w", err)
-		}
-		return fetch(args[1], n)
+	usage := errors.New("usage: loopback serve FILE... | fetch [--files] ADDR BYTES BUFFER EPOCHS")
+	if len(args) == 0 {
+		return usage
 	}
-	return errors.New("usage: loopback serve | fetch ADDR BYTES")
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	files := flags.Bool("files", false, "have the files sent")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	switch rest := flags.Args(); {
+	case args[0] == "serve" && len(rest) > 0:
+		return serve(rest)
+	case args[0] == "fetch" && len(rest) == 4:
+		var numbers [3]uint64
+		for i := range numbers {
+			n, err := strconv.ParseUint(rest[i+1], 10, 62)
+			if err != nil || n == 0 {
+				return fmt.Errorf("%q is no positive number", rest[i+1])
+			}
+			numbers[i] = n
+		}
+		return fetch(rest[0], numbers[0], int(numbers[1]), int(numbers[2]), *files)
+	}
+	return usage
 }
 
-// serve prints its address and answers one connection after another until its stdin ends.
-func serve() error {
+// serve prints its address and answers connections until its stdin ends.
+func serve(files []string) error {
 	config := net.ListenConfig{Control: setCongestion}
 	listener, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -63,19 +75,21 @@ func serve() error {
 	}()
 	fmt.Println(listener.Addr())
 	data := touched(writeSize)
-	for {
+	for first := 0; ; first++ {
 		conn, err := listener.Accept()
 		if err != nil {
 			return nil // closed: the benchmark is over
 		}
-		if err := send(conn, data); err != nil {
-			fmt.Fprintln(os.Stderr, "loopback: send:", err)
-		}
-		_ = conn.Close()
+		go func() {
+			defer func() { _ = conn.Close() }()
+			if err := answer(conn.(*net.TCPConn), data, files, first); err != nil {
+				fmt.Fprintln(os.Stderr, "loopback: send:", err)
+			}
+		}()
 	}
 }
 
-func send(conn net.Conn, data []byte) error {
+func answer(conn *net.TCPConn, data []byte, files []string, first int) error {
 	if err := conn.SetDeadline(time.Now().Add(deadline)); err != nil {
 		return err
 	}
@@ -83,53 +97,42 @@ func send(conn net.Conn, data []byte) error {
 	if _, err := io.ReadFull(conn, header[:]); err != nil {
 		return err
 	}
-	for left := binary.LittleEndian.Uint64(header[:]); left > 0; {
-		n, err := conn.Write(data[:min(left, uint64(len(data)))])
+	asked := binary.LittleEndian.Uint64(header[:])
+	if asked&fromFiles == 0 {
+		return sendBuffer(conn, data, int64(asked))
+	}
+	return sendFiles(conn, files, first, int64(asked&^fromFiles))
+}
+
+func sendBuffer(conn *net.TCPConn, data []byte, left int64) error {
+	for left > 0 {
+		n, err := conn.Write(data[:min(left, int64(len(data)))])
 		if err != nil {
 			return err
 		}
-		left -= uint64(n)
+		left -= int64(n)
 	}
 	return nil
 }
 
-func fetch(addr string, total uint64) error {
-	buffer := touched(bufferSize)
-	start, cpu := time.Now(), cpuSeconds()
-	dialer := net.Dialer{Control: setCongestion, Timeout: 5 * time.Second}
-	conn, err := dialer.Dial("tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(deadline)); err != nil {
-		return err
-	}
-	if _, err := conn.Write(binary.LittleEndian.AppendUint64(nil, total)); err != nil {
-		return err
-	}
-	var first time.Duration // until the buffer was full once
-	for got, at := uint64(0), 0; got < total; {
-		n, err := conn.Read(buffer[at:])
+// sendFiles sends the files one after another, from the first on and round again.
+func sendFiles(conn *net.TCPConn, files []string, first int, left int64) error {
+	for i := first; left > 0; i++ {
+		file, err := os.Open(files[i%len(files)]) //nolint:gosec // the benchmark's own files
 		if err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", got, total, err)
+			return err
 		}
-		got += uint64(n)
-		if at += n; at == len(buffer) || got == total {
-			at = 0
-			if first == 0 {
-				first = time.Since(start)
-			}
+		n, err := conn.ReadFrom(io.LimitReader(file, left)) // sendfile(2)
+		_ = file.Close()
+		if err != nil {
+			return err
 		}
+		if n == 0 {
+			return fmt.Errorf("%s is empty", file.Name())
+		}
+		left -= n
 	}
-	wall := time.Since(start)
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
-		"bytes":         total,
-		"wall_s":        wall.Seconds(),
-		"cpu_s":         cpuSeconds() - cpu,
-		"first_batch_s": first.Seconds(),
-		"rss_peak_mb":   peakRSS(),
-	})
+	return nil
 }
 
 func setCongestion(_, _ string, raw syscall.RawConn) error {
@@ -153,22 +156,4 @@ func touched(n int) []byte {
 		b[i] = byte(i)
 	}
 	return b
-}
-
-func cpuSeconds() float64 {
-	var u unix.Rusage
-	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
-	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
-}
-
-// peakRSS is this program's, in MB; ru_maxrss would count what its parent had before the exec, too.
-func peakRSS() float64 {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	_, after, _ := strings.Cut(string(status), "VmHWM:")
-	var kib float64
-	_, _ = fmt.Sscan(after, &kib)
-	return kib * 1024 / 1e6
 }
