@@ -42,7 +42,7 @@ type target struct {
 	srv   *stream.Server
 	http  *httptest.Server
 	local *http.Server
-	pools pools
+	pools *pools
 	ended <-chan struct{} // with the test
 
 	mu   sync.Mutex
@@ -66,11 +66,12 @@ type cluster struct {
 	mixture *api.MixtureInfo // what a gateway would make of the description of a mixture
 }
 
-type pools map[string]*etl.Pool
+// pools are a target's transformations; tests replace them between streams.
+type pools struct{ byName sync.Map }
 
-func (p pools) Pool(name string) (*etl.Pool, error) {
-	if pool := p[name]; pool != nil {
-		return pool, nil
+func (p *pools) Pool(name string) (*etl.Pool, error) {
+	if pool, ok := p.byName.Load(name); ok {
+		return pool.(*etl.Pool), nil
 	}
 	return nil, api.Errorf(404, api.CodeNoETL, "no etl %q", name)
 }
@@ -85,7 +86,7 @@ func newCluster(t testing.TB, targets int) *cluster {
 	t.Helper()
 	c := &cluster{t: t, pid: os.Getpid(), id: fmt.Sprintf("%s-%d", t.Name(), rand.Uint64())}
 	for i := range targets {
-		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: pools{}, ended: t.Context().Done()}
+		tg := &target{id: fmt.Sprintf("target-%d", i+1), dir: t.TempDir(), pools: &pools{}, ended: t.Context().Done()}
 		var err error
 		tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
 		require.NoError(t, err)
