@@ -28,7 +28,7 @@ func (c *cluster) deployAs(name, source string) {
 		p, err := etl.NewPool(etl.Definition{Name: name, Source: source, Entry: "transform", Level: api.LevelSample, Workers: 1, Timeout: 20 * time.Second}, etl.Options{Dir: c.t.TempDir()})
 		require.NoError(c.t, err)
 		c.t.Cleanup(func() { require.NoError(c.t, p.Close()) })
-		tg.pools[name] = p
+		tg.pools.byName.Store(name, p)
 	}
 }
 

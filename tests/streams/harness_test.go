@@ -42,7 +42,7 @@ type target struct {
 	srv    *stream.Server
 	http   *httptest.Server
 	local  *http.Server
-	pools  pools
+	pools  *pools
 	ended  <-chan struct{} // with the test
 	socket string          // for clients of this machine
 
@@ -72,11 +72,12 @@ type cluster struct {
 	onRefresh func()     // called when a loader asks for the map
 }
 
-type pools map[string]*etl.Pool
+// pools are a target's transformations; tests replace them between streams.
+type pools struct{ byName sync.Map }
 
-func (p pools) Pool(name string) (*etl.Pool, error) {
-	if pool := p[name]; pool != nil {
-		return pool, nil
+func (p *pools) Pool(name string) (*etl.Pool, error) {
+	if pool, ok := p.byName.Load(name); ok {
+		return pool.(*etl.Pool), nil
 	}
 	return nil, api.Errorf(404, api.CodeNoETL, "no etl %q", name)
 }
@@ -101,7 +102,7 @@ func (c *cluster) join() *target {
 	t := c.t
 	t.Helper()
 	tg := &target{
-		id: fmt.Sprintf("target-%d", len(c.targets)+1), dir: t.TempDir(), pools: pools{}, conns: map[net.Conn]struct{}{}, ended: t.Context().Done(),
+		id: fmt.Sprintf("target-%d", len(c.targets)+1), dir: t.TempDir(), pools: &pools{}, conns: map[net.Conn]struct{}{}, ended: t.Context().Done(),
 	}
 	tg.socket = api.LocalSocket(c.id, tg.id)
 	var err error
