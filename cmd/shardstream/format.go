@@ -60,7 +60,7 @@ func (v *sizeValue) Set(s string) error {
 	number := strings.TrimRight(s, "kKmMgGtTiIbB ")
 	unit, known := sizeUnits[strings.ToLower(strings.TrimSpace(s[len(number):]))]
 	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !known || n <= 0 || n*unit >= math.MaxInt64 {
+	if err != nil || !known || !(n*unit >= 1 && n*unit < math.MaxInt64) { // NaN is neither
 		return fmt.Errorf("%q is not a size, such as 512MiB or 4GiB", s)
 	}
 	*v = sizeValue(n * unit)
