@@ -135,7 +135,10 @@ def line(row: Row) -> str:
 
 def measure(args: argparse.Namespace, record: Record) -> bool:
     """The run; false where its figures are not to be trusted."""
-    record.note("about", {**machine(), "rounds": args.rounds, "quick": args.quick})
+    chosen = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("BENCH_")]
+    command = " ".join([*chosen, "tests/bench/run.sh --quick" if args.quick else "make bench"])
+    about = {**machine(), "command": command, "rounds": args.rounds, "quick": args.quick}
+    record.note("about", about)
     cases = runnable(args.cases, record)
     skipped: dict[str, str] = {}
     manifests = {

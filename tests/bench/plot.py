@@ -112,8 +112,8 @@ def draw(run: Run) -> str:
                 size=19, bold=True)  # fmt: skip
     canvas.text(
         MARGIN, canvas.y + 31,
-        f"make bench, {about['date']}, commit {about['commit']}: {about['cpu']}, {about['cores']} "
-        f"cores; medians of {about['rounds']} interleaved rounds, page cache warm",
+        f"{about['command']}, {about['date']}, commit {about['commit']}: {about['cpu']}, "
+        f"{about['cores']} cores; interleaved rounds: {about['rounds']}, medians; page cache warm",
         color=FAINT,
     )  # fmt: skip
     canvas.y += 46

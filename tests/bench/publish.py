@@ -29,11 +29,10 @@ def heading(run: Run) -> str:
     about = run.about
     took = f", {run.took_s / 60:.0f} minutes" if run.took_s else ""
     load = f", load {min(run.loads):.1f} to {max(run.loads):.1f}" if run.loads else ""
-    command = "tests/bench/run.sh --quick" if about["quick"] else "make bench"
     return (
-        f"`{command}` on {about['date']} at commit {about['commit']}: {about['cpu']}, "
+        f"`{about['command']}` on {about['date']} at commit {about['commit']}: {about['cpu']}, "
         f"{about['cores']} cores, {about['memory_gib']} GiB, Linux {about['kernel']}, Python "
-        f"{about['python']}; {about['rounds']} rounds{took}{load}. All clients and servers are on "
+        f"{about['python']}; rounds: {about['rounds']}{took}{load}. All clients and servers are on "
         "this machine; the page cache is warm."
     )
 
