@@ -41,6 +41,9 @@ func (b *Builder) Add(sh Shard) error {
 // NumShards is the number of shards added.
 func (b *Builder) NumShards() int { return b.shards }
 
+// Samples is the number of samples of the shards added.
+func (b *Builder) Samples() int64 { return b.samples }
+
 func (b *Builder) endPage() {
 	p := b.page.page()
 	b.pages = append(b.pages, p)
