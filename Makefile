@@ -58,6 +58,11 @@ test: install ## All tests: Go with the race detector, then Python
 test-go: install ## Go tests, with the race detector
 	go test -race -timeout 15m $(GOTEST) ./...
 
+.PHONY: test-scale
+test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md (some minutes)
+	go test -count=1 -v -timeout 30m $(GOTEST) ./tests/scale -run Scale -full
+	go test -count=1 -v -timeout 30m ./tests/scale -run MemoryOf
+
 .PHONY: test-python
 test-python: install ## Python tests, the documentation's examples and the notebooks
 	$(PY) -m pytest python/tests tests $(FRAMEWORK_TESTS:%=--ignore=%) $(PYTEST)

@@ -21,7 +21,8 @@ type deck struct {
 
 // newDeck is the deck of the shards from one to another, for an epoch of a number of draws.
 func newDeck(snap *Snapshot, from, to int, p *Part, epoch uint64) deck {
-	d := deck{first: snap.starts[from], n: snap.starts[to] - snap.starts[from], shuffle: p.Shuffle.withDefaults()}
+	shards := snap.run(from, to)
+	d := deck{first: shards.first, n: shards.samples, shuffle: p.Shuffle.withDefaults()}
 	if p.Draws == 0 {
 		return d
 	}
@@ -38,10 +39,9 @@ func newDeck(snap *Snapshot, from, to int, p *Part, epoch uint64) deck {
 			d.keys[i] = newSchedule(orderKey(purposeSamples, d.shuffle.Seed, pass+uint64(i)))
 		}
 	case Window, Shards:
-		section := snap.section(from, to)
 		d.orders = make([]*Order, passes)
 		for i := range d.orders {
-			d.orders[i] = newOrder(section, d.shuffle, pass+uint64(i))
+			d.orders[i] = newOrder(shards, d.shuffle, pass+uint64(i))
 		}
 	case None:
 	}
@@ -51,16 +51,21 @@ func newDeck(snap *Snapshot, from, to int, p *Part, epoch uint64) deck {
 // orderSlots is the memory of an order apart from its slots, in slots: what counts where there are few.
 const orderSlots = 64
 
-// slots is the memory that the order of one pass takes, in slots.
+// slots is the memory that the order of one pass takes, in slots of an order that has few: of those that are
+// kept by blocks, less than a sixteenth each.
 func (p *Part) slots(shards int) int64 {
+	n := int64(shards)
 	switch p.Shuffle.Mode {
 	case Window:
-		return orderSlots + int64(shards)*int64(p.Shuffle.withDefaults().Slices)
+		n *= int64(p.Shuffle.withDefaults().Slices)
 	case Shards:
-		return orderSlots + int64(shards)
 	default:
 		return 0
 	}
+	if n > maxSingle {
+		n = maxSingle/16 + n/16
+	}
+	return orderSlots + n
 }
 
 // deal is a draw of the epoch: the sample, and the pass that it belongs to.
@@ -81,14 +86,4 @@ func (d *deck) deal(draw int64) (sample int64, pass uint64) {
 	default:
 		return d.first + at, pass
 	}
-}
-
-// section is a run of the snapshot's shards, as a snapshot that has no name.
-func (s *Snapshot) section(from, to int) *Snapshot {
-	sec := &Snapshot{shards: s.shards[from:to:to], starts: make([]int64, to-from+1)}
-	for i := range sec.starts {
-		sec.starts[i] = s.starts[from+i] - s.starts[from]
-	}
-	sec.near = newGuide(sec.starts)
-	return sec
 }

@@ -3,7 +3,8 @@
 // node and any client works the same plan out for itself and nobody keeps epoch state.
 //
 //   - A Snapshot fixes the data: shards in order, each with a version and a sample count. Samples are
-//     numbered through all shards, from 0.
+//     numbered through all shards, from 0. A Builder makes it as a listing goes; it lies in Pages that
+//     are named by their content, under a Root whose hash is its id.
 //   - An Order, made from a snapshot, a Shuffle and an epoch, is a permutation of those numbers with
 //     random access in both directions. It knows nothing of ranks or batches.
 //   - A Mixture is the plan of an epoch over several parts of a snapshot, each with a number of draws an
@@ -11,7 +12,7 @@
 //   - A View cuts the positions of an epoch into steps and batches for one rank and worker. It knows
 //     nothing of shards or shuffling.
 //
-// The package does no I/O, starts nothing, imports nothing else of this project, and all its values
+// The package does no I/O, starts nothing that outlives a call, imports nothing else of this project, and all its values
 // are immutable: use them from any number of goroutines. It does not say where a shard lies (that
 // is placement) nor what a sample holds.
 //

@@ -21,7 +21,7 @@ func TestTheOrderNeverChanges(t *testing.T) {
 	}
 	snap := snapshot(t, shards)
 	require.Equal(t, int64(3087), snap.Samples())
-	require.Equal(t, "2a13df184beecfb81a5f1166534668391c645a47d85df8527e43ae4ce40edc29", snap.ID())
+	require.Equal(t, "e4f4c540edb5a44bf6ae1309ccc670cf36a65f08026b7475ed18b40aa10051b9", snap.ID())
 	for _, c := range []struct {
 		shuffle sampler.Shuffle
 		epoch   uint64
@@ -57,6 +57,33 @@ func TestLargeOrdersNeverChange(t *testing.T) {
 	} {
 		o := order(t, snap, sampler.Shuffle{Mode: c.mode, Seed: 42}, 7)
 		require.Equal(t, c.want, [3]int64{o.Sample(0), o.Sample(123_456_789_012), o.Sample(999_999_999_999)}, c.mode.String())
+	}
+}
+
+// More slots than are laid out one by one.
+func TestOrdersOfManyShardsNeverChange(t *testing.T) {
+	shards := make([]sampler.Shard, 300_000)
+	for i := range shards {
+		shards[i] = sampler.Shard{Name: fmt.Sprintf("b/train-%06d.tar", i), Version: uint64(i) << 40, Samples: int64(i) * 7919 % 1301}
+		if i%11 == 0 {
+			shards[i].Samples = 0
+		}
+	}
+	snap := snapshot(t, shards)
+	for _, c := range []struct {
+		mode sampler.Mode
+		want [3]int64
+	}{
+		{sampler.Global, [3]int64{150899911, 118898898, 102280562}},
+		{sampler.Window, [3]int64{132098504, 164434600, 111410545}},
+		{sampler.Shards, [3]int64{123750902, 89406808, 3879796}},
+		{sampler.None, [3]int64{0, 123456789, 177271042}},
+	} {
+		o := order(t, snap, sampler.Shuffle{Mode: c.mode, Seed: 5}, 3)
+		for i, pos := range []int64{0, 123_456_789, o.Samples() - 1} {
+			require.Equal(t, c.want[i], o.Sample(pos), c.mode.String())
+			require.Equal(t, pos, o.Position(c.want[i]), c.mode.String())
+		}
 	}
 }
 

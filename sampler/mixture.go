@@ -92,6 +92,9 @@ func (b Blend) Validate(parts []Part) error {
 	return nil
 }
 
+// maxMixed bounds the memory of all orders of a mixture, in slots of 12 bytes.
+const maxMixed = 1 << 24
+
 // coverShards checks that the parts are the snapshot's shards, and that their orders fit into memory.
 func coverShards(snap *Snapshot, parts []Part) error {
 	shard, slots := 0, int64(0)
@@ -100,13 +103,13 @@ func coverShards(snap *Snapshot, parts []Part) error {
 		if p.Shards < 0 || p.Shards > snap.NumShards()-shard {
 			return fmt.Errorf("sampler: part %d has %d shards, the snapshot only %d after those before", i, p.Shards, snap.NumShards()-shard)
 		}
-		n := snap.starts[shard+p.Shards] - snap.starts[shard]
+		n := snap.First(shard+p.Shards) - snap.First(shard)
 		if n == 0 && p.Draws > 0 {
 			return fmt.Errorf("sampler: part %d shall give %d samples an epoch and has none", i, p.Draws)
 		}
 		if each := p.slots(p.Shards); each > 0 && p.Draws > 0 {
 			passes := p.Draws/n + 2 // that an epoch may touch
-			if passes > (maxSlots-slots)/each {
+			if passes > (maxMixed-slots)/each {
 				return fmt.Errorf(`sampler: %d passes an epoch over the %d shards of part %d take more memory than an order may under shuffle %q; take "global", or fewer samples`, passes-1, p.Shards, i, p.Shuffle.Mode)
 			}
 			slots += each * passes

@@ -5,13 +5,15 @@ import (
 	"fmt"
 )
 
-// Order is the permutation of one epoch: position -> sample number and back, by random access. It
-// takes constant memory under Global and None, 8 bytes a shard under Shards and 8 bytes a slice
-// under Window, whatever the number of samples; making one is as cheap. Methods allocate nothing.
+// Order is the permutation of one epoch: position -> sample number and back, by random access. Beside
+// its snapshot it takes constant memory under Global and None, whatever the number of samples; under
+// Shards and Window it takes about 12 bytes a shard or slice up to a million of them, and half a byte
+// beyond, and making one takes time in proportion to them: share it. Methods allocate nothing, but
+// for a block of slots in some thousand calls where there are more than a million.
 //
 // The methods panic where a position or sample is outside [0, Samples()).
 type Order struct {
-	snap    *Snapshot
+	of      run
 	mode    Mode
 	epoch   uint64
 	samples bijection // Global
@@ -30,8 +32,8 @@ const (
 // orderKey is the key for one purpose in one epoch of a seed.
 func orderKey(purpose, seed, epoch uint64) uint64 { return hash(Version, purpose, seed, epoch) }
 
-// maxSlots bounds the memory of a windowed order, and the time to make it.
-const maxSlots = 1 << 24
+// maxSlots bounds the memory of a windowed order, and the time to make it: 25 MB and some ten seconds.
+const maxSlots = 1 << 27
 
 // NewOrder plans an epoch. It fails on an invalid shuffle, and on more slices than a windowed order can have.
 func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
@@ -45,31 +47,31 @@ func NewOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) (*Order, error) {
 	if shuffle.Mode == Window && snap.NumShards() > maxSlots/shuffle.Slices {
 		return nil, fmt.Errorf("sampler: %d shards of %d slices are more than the %d slices that a windowed order can have; use fewer slices", snap.NumShards(), shuffle.Slices, maxSlots)
 	}
-	return newOrder(snap, shuffle, epoch), nil
+	return newOrder(snap.run(0, snap.NumShards()), shuffle, epoch), nil
 }
 
 // newOrder makes the order of a complete shuffle.
-func newOrder(snap *Snapshot, shuffle Shuffle, epoch uint64) *Order {
+func newOrder(of run, shuffle Shuffle, epoch uint64) *Order {
 	key := func(purpose uint64) uint64 { return orderKey(purpose, shuffle.Seed, epoch) }
-	o := &Order{snap: snap, mode: shuffle.Mode, epoch: epoch}
+	o := &Order{of: of, mode: shuffle.Mode, epoch: epoch}
 	switch shuffle.Mode {
 	case Global:
-		o.samples = newBijection(snap.Samples(), key(purposeSamples))
+		o.samples = newBijection(of.samples, key(purposeSamples))
 	case Window:
-		o.slices = newLayout(snap, shuffle.Slices, shuffle.Window, key(purposeSlices))
+		o.slices.lay(of, shuffle.Slices, shuffle.Window, key(purposeSlices))
 		o.slices.mixWindows(key(purposeWindows))
 	case Shards:
-		o.slices = newLayout(snap, 1, 1, key(purposeSlices))
+		o.slices.lay(of, 1, 1, key(purposeSlices))
 	case None:
 	}
 	return o
 }
 
 // Samples is the number of positions.
-func (o *Order) Samples() int64 { return o.snap.Samples() }
+func (o *Order) Samples() int64 { return o.of.samples }
 
 // Snapshot is the snapshot that the order was made from.
-func (o *Order) Snapshot() *Snapshot { return o.snap }
+func (o *Order) Snapshot() *Snapshot { return o.of.snap }
 
 // Sample is the number of the sample at a position.
 func (o *Order) Sample(pos int64) int64 {
@@ -78,8 +80,8 @@ func (o *Order) Sample(pos int64) int64 {
 	case Global:
 		return o.samples.forward(pos)
 	case Window, Shards:
-		shard, index := o.slices.at(o.snap, pos)
-		return o.snap.starts[shard] + index
+		shard, index := o.slices.at(pos)
+		return o.of.start(shard) + index
 	default:
 		return pos
 	}
@@ -89,9 +91,9 @@ func (o *Order) Sample(pos int64) int64 {
 func (o *Order) At(pos int64) (shard int, index int64) {
 	if o.mode == Window || o.mode == Shards {
 		inRange("position", pos, o.Samples())
-		return o.slices.at(o.snap, pos)
+		return o.slices.at(pos)
 	}
-	return o.snap.Locate(o.Sample(pos))
+	return o.of.locate(o.Sample(pos))
 }
 
 // Position is the position of a sample: the inverse of Sample.
@@ -101,8 +103,8 @@ func (o *Order) Position(sample int64) int64 {
 	case Global:
 		return o.samples.inverse(sample)
 	case Window, Shards:
-		shard, index := o.snap.Locate(sample)
-		return o.slices.position(o.snap, shard, index)
+		shard, index := o.of.locate(sample)
+		return o.slices.position(shard, index)
 	default:
 		return sample
 	}

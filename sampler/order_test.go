@@ -280,7 +280,7 @@ func TestWindowNeedsNoMemoryPerSample(t *testing.T) {
 	for _, mode := range []sampler.Mode{sampler.Window, sampler.Shards} {
 		shuffle := sampler.Shuffle{Mode: mode}
 		require.Equal(t, orderBytes(t, small, shuffle), orderBytes(t, large, shuffle))
-		require.Less(t, orderBytes(t, large, shuffle), uint64(1000*4*8+10<<10))
+		require.Less(t, orderBytes(t, large, shuffle), uint64(1000*4*12+10<<10))
 	}
 }
 

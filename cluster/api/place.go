@@ -64,6 +64,22 @@ func (p *Placer) Owner(bucket, key string) (Node, bool) {
 	return n, ok
 }
 
+// SnapshotHolders is the number of targets that a gateway gives each part of a snapshot to: those first in
+// Rank by its id that are up. Where the others look for it follows from that.
+const SnapshotHolders = 3
+
+// MaxPages bounds the pages of snapshots in one request between nodes.
+const MaxPages = 64
+
+// Rank lists up to n targets by how much a key is theirs, its owner first.
+func (p *Placer) Rank(key string, n int) []Node {
+	var list []Node
+	for _, i := range p.present.Rank(key, n) {
+		list = append(list, p.nodes[p.present.ID(i)])
+	}
+	return list
+}
+
 // Former are the members that held the object under earlier sets of targets, newest first, without
 // its present owner. They are to be asked for what the owner does not have.
 func (p *Placer) Former(bucket, key string) []Node {

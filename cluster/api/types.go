@@ -55,6 +55,7 @@ const (
 	CodeExists       = "already_exists"     // 409
 	CodeNotEmpty     = "bucket_not_empty"   // 409
 	CodeChanged      = "changed"            // 409: overwritten since the snapshot
+	CodeMissingPages = "missing_pages"      // 409: of a snapshot, and no peer has them
 	CodePrecondition = "precondition"       // 412
 	CodeRange        = "range"              // 416
 	CodeBusy         = "busy"               // 429

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -20,7 +18,6 @@ import (
 
 const (
 	maxExplained   = 1 << 16 // samples of one answer
-	maxSnapshot    = 256 << 20
 	explainTimeout = 30 * time.Second
 )
 
@@ -140,22 +137,6 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 	return snap, nil
 }
 
-// keptSnapshot asks the targets for a snapshot; nil where none of those that answer has it.
-func (g *Gateway) keptSnapshot(ctx context.Context, id string) (*sampler.Snapshot, error) {
-	for _, n := range g.members.View().Map().Targets() {
-		data, err := g.askBytes(ctx, n, http.MethodGet, "/v1/snapshots/"+url.PathEscape(id), nil)
-		var answer *api.Error
-		switch {
-		case err == nil:
-			return sampler.UnmarshalSnapshot(data)
-		case errors.As(err, &answer) && (answer.Code == api.CodeNoSnapshot || answer.Code == api.CodeUnavailable):
-		default:
-			return nil, err
-		}
-	}
-	return nil, nil
-}
-
 // addKeys asks every target for the keys of the samples whose shards it has. Those of a target that can't
 // say keep an error in their place: the plan holds without it.
 func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, samples []api.ExplainedSample) error {
@@ -243,7 +224,7 @@ func (g *Gateway) askBytes(ctx context.Context, node api.Node, method, path stri
 	if response.StatusCode >= 300 {
 		return nil, api.ErrorOf(response)
 	}
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxSnapshot))
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxPeerAnswers))
 	if err != nil {
 		return nil, silent(node, err)
 	}

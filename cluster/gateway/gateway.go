@@ -63,6 +63,9 @@ type Gateway struct {
 	routes []string            // patterns, as "GET /v1/health"
 	paths  map[string][]string // methods of each path
 	peers  *http.Client
+
+	opens  opens
+	pushed pushedPages
 }
 
 // Handler answers a request. An error becomes an error document (see AsError), so a handler that

@@ -126,24 +126,20 @@ type mixture struct {
 // samples an epoch takes from each.
 func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*mixture, error) {
 	info := &api.StreamInfo{}
-	var shards []sampler.Shard
+	var shards sampler.Builder
 	counts, sizes := make([]int, len(req.Mixture.Sources)), make([]int64, len(req.Mixture.Sources))
 	for i := range req.Mixture.Sources {
 		s := &req.Mixture.Sources[i]
-		found, err := g.list(ctx, s.Sources, info)
-		if err != nil {
+		before, samples := shards.NumShards(), shards.Samples()
+		if err := g.list(ctx, s.Sources, info, &shards); err != nil {
 			return nil, err
 		}
-		for _, sh := range found {
-			sizes[i] += sh.Samples
-		}
+		counts[i], sizes[i] = shards.NumShards()-before, shards.Samples()-samples
 		if sizes[i] == 0 {
-			return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples", len(found), i+1, s.Sources[0])
+			return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples", counts[i], i+1, s.Sources[0])
 		}
-		counts[i] = len(found)
-		shards = append(shards, found...)
 	}
-	snap, err := sampler.NewSnapshot(shards)
+	snap, err := shards.Snapshot()
 	if err != nil {
 		return nil, badStream("%v", err)
 	}
@@ -170,7 +166,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 	if info.Samples == 0 {
 		return nil, badStream("no source of the mixture gives any samples")
 	}
-	info.Snapshot, info.Shards = snap.ID(), int64(len(shards))
+	info.Snapshot, info.Shards = snap.ID(), int64(snap.NumShards())
 	return &mixture{info: info, snap: snap, parts: parts, blend: blend}, nil
 }
 

@@ -1,31 +1,27 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
+	"hash/maphash"
 	"maps"
 	"net/http"
 	"slices"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
-	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/sampler"
 )
 
 const (
 	maxSources    = 10_000
-	pushTimeout   = 30 * time.Second
 	maxShownNames = 80
 )
 
 // ETLLookup says whether a transformation is deployed, and how it works.
 type ETLLookup func(ctx context.Context, name string) (api.ETL, error)
 
-// ServeStreams adds POST /v1/streams: it turns a description into a snapshot, gives that to every target,
+// ServeStreams adds POST /v1/streams: it turns a description into a snapshot, gives that to the targets,
 // and answers with its id and counts; and POST /v1/streams/explain, which says what a stream yields. Call it
 // before Serve.
 func (g *Gateway) ServeStreams(etls ETLLookup) {
@@ -51,27 +47,45 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err != nil {
 		return nil, err
 	}
-	info, snap, err := g.resolve(ctx, req)
+	shared, err := g.opens.do(ctx, sameOpen(req), func(ctx context.Context) (*api.StreamInfo, error) {
+		info, snap, err := g.resolve(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return info, g.distribute(ctx, snap)
+	})
 	if err != nil {
 		return nil, err
 	}
 	view := sampler.View{
-		Samples: info.Samples, BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1, DropLast: req.DropLast,
+		Samples: shared.Samples, BatchSize: req.BatchSize, World: req.WorldSize, Rank: req.Rank, Workers: 1, DropLast: req.DropLast,
 	}
 	if err := view.Validate(); err != nil {
 		return nil, badStream("%v", err)
 	}
-	if err := g.pushSnapshot(ctx, snap); err != nil {
-		return nil, err
-	}
+	info := *shared // others have the same
 	info.ETLVersion = versions[req.ETL]
 	if info.Mixture != nil {
-		for i := range info.Mixture.Parts {
-			info.Mixture.Parts[i].ETLVersion = versions[info.Mixture.Parts[i].ETL]
+		mixture := *info.Mixture
+		mixture.Parts = slices.Clone(mixture.Parts)
+		for i := range mixture.Parts {
+			mixture.Parts[i].ETLVersion = versions[mixture.Parts[i].ETL]
 		}
+		info.Mixture = &mixture
 	}
 	info.Batches, info.Map = view.Batches(), *g.members.View().Map()
-	return info, nil
+	return &info, nil
+}
+
+// sameOpen tells descriptions that come to the same snapshot and plan: those of a job's ranks do.
+func sameOpen(req *api.StreamRequest) string {
+	same := *req
+	same.Rank = 0
+	key, err := json.Marshal(&same)
+	if err != nil {
+		return "" // it came as JSON
+	}
+	return string(key)
 }
 
 // checkETLs looks up the transformations that the stream names, and returns their versions.
@@ -132,85 +146,99 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.Str
 		return m.info, m.snap, nil
 	}
 	info := &api.StreamInfo{}
-	shards, err := g.list(ctx, req.Sources, info)
-	if err != nil {
+	var shards sampler.Builder
+	if err := g.list(ctx, req.Sources, info, &shards); err != nil {
 		return nil, nil, err
 	}
-	snap, err := sampler.NewSnapshot(shards)
+	snap, err := shards.Snapshot()
 	if err != nil {
 		return nil, nil, badStream("%v", err)
 	}
 	if snap.Samples() == 0 {
-		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of the sources hold no samples", len(shards))
+		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of the sources hold no samples", snap.NumShards())
 	}
-	info.Snapshot, info.Samples, info.Shards = snap.ID(), snap.Samples(), int64(len(shards))
+	info.Snapshot, info.Samples, info.Shards = snap.ID(), snap.Samples(), int64(snap.NumShards())
 	return info, snap, nil
 }
 
-// list finds the shards of the sources, in the order given and by name within each, and adds their bytes
-// to the stream's.
-func (g *Gateway) list(ctx context.Context, addresses []string, info *api.StreamInfo) ([]sampler.Shard, error) {
-	var shards []sampler.Shard
-	seen := map[string]bool{}
+// list adds the shards of the sources, in the order given and by name within each, and their bytes to the
+// stream's.
+func (g *Gateway) list(ctx context.Context, addresses []string, info *api.StreamInfo, shards *sampler.Builder) error {
+	var seen repeats
 	for _, address := range addresses {
 		pattern, err := api.ParsePattern(address)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		objects, err := g.matches(ctx, pattern)
-		if err != nil {
-			return nil, err
-		}
-		for _, o := range objects {
-			name := o.Bucket + "/" + o.Name
-			if seen[name] {
-				return nil, badStream("shard ss://%s is named by two sources; its samples would come twice an epoch", name)
+		err = g.matches(ctx, pattern, func(o *api.Object) error {
+			if len(addresses) > 1 && seen.before(pattern.Bucket, o.Name) {
+				return badStream("shard %s is named by two sources; its samples would come twice an epoch", api.Address(pattern.Bucket, o.Name))
 			}
-			seen[name] = true
-			shards = append(shards, sampler.Shard{Name: name, Version: o.Version, Samples: o.Samples})
 			info.Bytes += o.Size
 			info.MaxSample = max(info.MaxSample, o.MaxSample)
+			if err := shards.Add(sampler.Shard{Name: pattern.Bucket + "/" + o.Name, Version: o.Version, Samples: o.Samples}); err != nil {
+				return badStream("%v", err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
+		seen.done(pattern)
 	}
-	return shards, nil
+	return nil
 }
 
-// matches lists the shards of one source.
-func (g *Gateway) matches(ctx context.Context, p *api.Pattern) ([]api.Object, error) {
-	var found []api.Object
-	others := 0
-	after := ""
-	for {
-		page, err := g.ListObjects(ctx, p.Bucket, api.ListOptions{Prefix: p.Prefix, StartAfter: after, Limit: maxPage})
+// repeats finds objects that two sources name. It remembers hashes only, as there may be many millions of
+// names; where one comes again, the sources before say whether it was the same.
+type repeats struct {
+	seed     maphash.Seed
+	hashes   map[uint64]struct{}
+	patterns []*api.Pattern // of the sources before
+}
+
+func (r *repeats) before(bucket, name string) bool {
+	if r.hashes == nil {
+		r.seed, r.hashes = maphash.MakeSeed(), make(map[uint64]struct{})
+	}
+	h := maphash.String(r.seed, bucket+"/"+name)
+	if _, ok := r.hashes[h]; !ok {
+		r.hashes[h] = struct{}{}
+		return false
+	}
+	return slices.ContainsFunc(r.patterns, func(p *api.Pattern) bool { return p.Bucket == bucket && p.Match(name) })
+}
+
+func (r *repeats) done(p *api.Pattern) { r.patterns = append(r.patterns, p) }
+
+// matches visits the shards of one source.
+func (g *Gateway) matches(ctx context.Context, p *api.Pattern, visit func(*api.Object) error) error {
+	found, others := 0, 0
+	err := g.walk(ctx, p.Bucket, p.Prefix, func(o *api.Object) error {
+		if !p.Match(o.Name) {
+			return nil
+		}
+		shard, err := isShard(p, o)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, o := range page.Objects {
-			if !p.Match(o.Name) {
-				continue
-			}
-			shard, err := isShard(p, &o)
-			if err != nil {
-				return nil, err
-			}
-			if !shard {
-				others++
-				continue
-			}
-			o.Bucket = p.Bucket
-			found = append(found, o)
+		if !shard {
+			others++
+			return nil
 		}
-		if after = page.Next; after == "" {
-			break
-		}
+		found++
+		return visit(o)
+	})
+	if err != nil {
+		return err
 	}
 	if name, missing := p.Missing(); missing {
-		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s: there is no object %s; put it, or correct the source", p.Address, api.Address(p.Bucket, clipName(name)))
+		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s: there is no object %s; put it, or correct the source", p.Address, api.Address(p.Bucket, clipName(name)))
 	}
-	if len(found) == 0 {
-		return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no tar shard (%d other objects match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
+	if found == 0 {
+		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no tar shard (%d other objects match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
 	}
-	return found, nil
+	return nil
 }
 
 // isShard tells shards from other objects, which patterns pass over; a tar without an index, or another
@@ -227,51 +255,3 @@ func isShard(p *api.Pattern, o *api.Object) (bool, error) {
 }
 
 func clipName(name string) string { return name[:min(len(name), maxShownNames)] }
-
-// pushSnapshot gives the snapshot to every target that is up: each needs it to compute its part of the
-// plan, and being named by its content it can be given twice. A target that is away fetches it from
-// the others when it is back.
-func (g *Gateway) pushSnapshot(ctx context.Context, snap *sampler.Snapshot) error {
-	data, err := snap.MarshalBinary()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
-	defer cancel()
-	targets := slices.DeleteFunc(g.members.View().Map().Targets(), func(n api.Node) bool { return n.State == api.StateDown })
-	if len(targets) == 0 {
-		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "no target is up")
-	}
-	errs := make([]error, len(targets))
-	group := errgroup.Group{}
-	for i, n := range targets {
-		group.Go(func() error {
-			errs[i] = g.putSnapshot(ctx, n, snap.ID(), data)
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are in errs: one copy is enough to go on
-	for _, err := range errs {
-		if err == nil {
-			return nil
-		}
-	}
-	return errs[0]
-}
-
-func (g *Gateway) putSnapshot(ctx context.Context, n api.Node, id string, data []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+n.Addr+"/v1/snapshots/"+id, bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	req.Header.Set(api.HeaderRequestID, telemetry.RequestIDOf(ctx))
-	resp, err := g.peers.Do(req)
-	if err != nil {
-		return silent(n, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode >= 300 {
-		return api.ErrorOf(resp)
-	}
-	return nil
-}

@@ -8,6 +8,7 @@ package placement
 
 import (
 	"math"
+	"slices"
 
 	"github.com/zeebo/xxh3"
 )
@@ -50,16 +51,52 @@ func (r *Ring) Owner(key string) int {
 	var bestScore float64
 	var bestHash uint64
 	for i := range r.hashes {
-		nodeHash := mix(h ^ r.hashes[i])
-		score := 0.0
-		if !r.uniform {
-			score = r.weights[i] / negLog(nodeHash)
-		}
+		score, nodeHash := r.score(h, i)
 		if best < 0 || r.above(score, nodeHash, i, bestScore, bestHash, best) {
 			best, bestScore, bestHash = i, score, nodeHash
 		}
 	}
 	return best
+}
+
+// Rank lists the nodes by how much they are the key's, its owner first: where the owner is away, or one
+// copy is not enough, the next are everyone's choice. At most n are listed.
+func (r *Ring) Rank(key string, n int) []int {
+	h := xxh3.HashString(key)
+	type candidate struct {
+		index int
+		score float64
+		hash  uint64
+	}
+	before := func(a, b candidate) int {
+		if r.above(a.score, a.hash, a.index, b.score, b.hash, b.index) {
+			return -1
+		}
+		return 1 // no two are equal
+	}
+	best := make([]candidate, 0, min(n, len(r.hashes))+1)
+	for i := range r.hashes {
+		score, hash := r.score(h, i)
+		c := candidate{i, score, hash}
+		if at, _ := slices.BinarySearchFunc(best, c, before); at < n {
+			best = slices.Insert(best, at, c)
+			best = best[:min(len(best), n)]
+		}
+	}
+	list := make([]int, len(best))
+	for i, c := range best {
+		list[i] = c.index
+	}
+	return list
+}
+
+// score says how much a node is a key's; where all weights are equal, the hash alone does.
+func (r *Ring) score(key uint64, node int) (score float64, hash uint64) {
+	hash = mix(key ^ r.hashes[node])
+	if !r.uniform {
+		score = r.weights[node] / negLog(hash)
+	}
+	return score, hash
 }
 
 // OwnerID is the id of the node that holds the key, "" in an empty ring.
@@ -69,6 +106,9 @@ func (r *Ring) OwnerID(key string) string {
 	}
 	return ""
 }
+
+// ID is the id of node i.
+func (r *Ring) ID(i int) string { return r.nodes[i].ID }
 
 // above orders by score, then hash, then id, so that no two nodes are equal.
 func (r *Ring) above(score float64, hash uint64, i int, thanScore float64, thanHash uint64, than int) bool {

@@ -3,6 +3,7 @@ package placement_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -96,6 +97,31 @@ func TestOrderOfNodesDoesNotMatter(t *testing.T) {
 		name := rapid.String().Draw(t, "key")
 		if a, b := placement.NewRing(set).OwnerID(name), placement.NewRing(shuffled).OwnerID(name); a != b {
 			t.Fatalf("%q: %s or %s, by the order of the nodes", name, a, b)
+		}
+	})
+}
+
+// The ranking is what one gets by taking the owner away, again and again.
+func TestRankListsWhoWouldBeOwnerNext(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		set := nodes(rapid.IntRange(0, 9).Draw(t, "n"))
+		for i := range set {
+			set[i].Weight = rapid.SampledFrom([]float64{0, 1, 2, 0.1}).Draw(t, "weight")
+		}
+		name, most := rapid.String().Draw(t, "key"), rapid.IntRange(0, 12).Draw(t, "most")
+		ring := placement.NewRing(set)
+		var got []string
+		for _, i := range ring.Rank(name, most) {
+			got = append(got, ring.ID(i))
+		}
+		var want []string
+		for left := slices.Clone(set); len(left) > 0 && len(want) < most; {
+			i := placement.NewRing(left).Owner(name)
+			want = append(want, left[i].ID)
+			left = slices.Delete(left, i, i+1)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("%v, expected %v", got, want)
 		}
 	})
 }

@@ -20,7 +20,7 @@ func (s *Server) Keys(q *api.KeyQuery) (*api.KeyAnswer, error) {
 }
 
 func (s *Server) keysOf(snap *sampler.Snapshot, indexes []int64) (keys api.ShardKeys) {
-	open := newShards(s.Objects, snap)
+	open := newShards(s.Objects, snap, newNumberSet(snap.NumShards()), &s.pinners)
 	defer open.close()
 	sh := open.get(0)
 	if sh == nil {

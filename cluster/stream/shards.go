@@ -17,8 +17,21 @@ import (
 	"github.com/shardstream/shardstream/sampler"
 )
 
-// maxPinned bounds the shards that one stream keeps open; each pins a file and an index.
-const maxPinned = 512
+// Bounds of the shards that one stream keeps open; each pins a file and an index. All streams together
+// keep about allPinned, so where there are thousands each has fewer.
+const (
+	maxPinned = 512
+	minPinned = 8
+	allPinned = 1 << 16
+)
+
+// pinners counts the streams of a node that have shards open.
+type pinners struct{ count atomic.Int64 }
+
+// share is the number of shards that each may keep open.
+func (p *pinners) share() int {
+	return int(min(max(allPinned/max(p.count.Load(), 1), minPinned), maxPinned))
+}
 
 // maxTries bounds the search for a shard to close: where a batch reads from all of them, there is none.
 const maxTries = 64
@@ -66,16 +79,17 @@ func cached(fd int, size int64) bool {
 type shards struct {
 	objects Objects
 	snap    *sampler.Snapshot
+	absent  *numberSet // shared with other streams
+	pinners *pinners
 
 	mu     sync.Mutex
 	open   map[int]*shard
-	absent map[int]struct{}
 	pinned []*shard // those with an object, in clock order
 	hand   int
 }
 
-func newShards(objects Objects, snap *sampler.Snapshot) *shards {
-	return &shards{objects: objects, snap: snap, open: make(map[int]*shard), absent: make(map[int]struct{})}
+func newShards(objects Objects, snap *sampler.Snapshot, absent *numberSet, all *pinners) *shards {
+	return &shards{objects: objects, snap: snap, absent: absent, pinners: all, open: make(map[int]*shard)}
 }
 
 // get returns a shard with a reference that release gives back; nil where it is another target's.
@@ -87,17 +101,20 @@ func (s *shards) get(number int) *shard {
 		sh.used = true
 		return sh
 	}
-	if _, ok := s.absent[number]; ok {
+	if s.absent.has(number) {
 		return nil
 	}
 	sh := s.load(number)
 	if sh.absent {
-		s.absent[number] = struct{}{}
+		s.absent.add(number)
 		return nil
 	}
 	sh.refs, sh.used = 1, true
 	s.open[number] = sh
 	if sh.object != nil {
+		if s.pinned == nil {
+			s.pinners.count.Add(1)
+		}
 		s.pinned = append(s.pinned, sh)
 		s.evict()
 	}
@@ -161,7 +178,8 @@ func (sh *shard) bytes(off, size int64) ([]byte, error) {
 
 // evict closes shards that no job reads and that were not used lately (a clock, second chance).
 func (s *shards) evict() {
-	for tries := maxTries; len(s.pinned) > maxPinned && tries > 0; tries-- {
+	most := s.pinners.share()
+	for tries := maxTries; len(s.pinned) > most && tries > 0; tries-- {
 		s.hand %= len(s.pinned)
 		sh := s.pinned[s.hand]
 		if sh.refs > 0 || sh.used {
@@ -189,6 +207,9 @@ func (s *shards) close() {
 	defer s.mu.Unlock()
 	for _, sh := range s.pinned {
 		s.drop(sh)
+	}
+	if s.pinned != nil {
+		s.pinners.count.Add(-1)
 	}
 	s.pinned = nil
 }

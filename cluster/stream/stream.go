@@ -49,6 +49,9 @@ type Server struct {
 	memories memories // of loaders on this machine
 	ioOnce   sync.Once
 	io       *nodeIO // made with the first stream
+	orders   orderCache
+	absence  absenceCache
+	pinners  pinners
 }
 
 // Reader is one stream, checked and ready to run.
@@ -75,7 +78,7 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	if err != nil {
 		return nil, err
 	}
-	order, err := orderOf(snap, &req)
+	order, err := s.orders.plan(snap, &req)
 	if err != nil {
 		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
 	}
@@ -89,7 +92,13 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	if req.To > view.Batches() {
 		return nil, api.Errorf(400, api.CodeBadRequest, "batch %d of a view of %d batches", req.To, view.Batches())
 	}
-	r := &Reader{srv: s, req: req, view: view, order: order, shards: newShards(s.Objects, snap), places: req.Slots, growth: 1}
+	r := &Reader{srv: s, req: req, view: view, order: order, places: req.Slots, growth: 1}
+	// A repair looks for itself: what it asks for was not where it should have been.
+	absent := newNumberSet(snap.NumShards())
+	if req.Slots == nil {
+		absent = s.absence.of(snap)
+	}
+	r.shards = newShards(s.Objects, snap, absent, &s.pinners)
 	if r.etls, err = s.transformations(&req); err != nil {
 		return nil, err
 	}

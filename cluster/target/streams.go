@@ -2,8 +2,6 @@ package target
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -15,9 +13,8 @@ import (
 )
 
 const (
-	maxReadRequest = 16 << 20  // of JSON: a repair may list every slot of a batch, a query of keys a shard for each
-	maxSnapshot    = 256 << 20 // bytes
-	maxStreams     = 1 << 10   // at once: each takes memory for batches under way, and files
+	maxReadRequest = 16 << 20 // of JSON: a repair may list every slot of a batch, a query of keys a shard for each
+	maxStreams     = 1 << 14  // at once: each takes memory for batches under way; see docs/scale.md
 	handshakeTime  = 30 * time.Second
 )
 
@@ -40,6 +37,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 	if err != nil {
 		return nil, err
 	}
+	snapshots.FetchPages = s.fetchPages
 	s.server = &stream.Server{
 		Node: t.id, Objects: t.store, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
@@ -48,8 +46,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 		return nil, err
 	}
 	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
-	t.Handle(http.MethodPut, "/v1/snapshots/{id}", s.putSnapshot)
-	t.Handle(http.MethodGet, "/v1/snapshots/{id}", s.getSnapshot)
+	s.handleSnapshots()
 	t.Handle(http.MethodPost, "/v1/internal/keys", s.postKeys)
 	return s, nil
 }
@@ -122,18 +119,6 @@ func (s *Streams) read(r *Request) error {
 	return nil
 }
 
-func (s *Streams) putSnapshot(r *Request) error {
-	data, err := r.Bytes(maxSnapshot)
-	if err != nil {
-		return err
-	}
-	if err := s.server.Snapshots.Put(r.Param("id"), data); err != nil {
-		return err
-	}
-	r.SetStatusCode(http.StatusNoContent)
-	return nil
-}
-
 // postKeys says which samples a gateway means by their numbers.
 func (s *Streams) postKeys(r *Request) error {
 	var q api.KeyQuery
@@ -145,54 +130,4 @@ func (s *Streams) postKeys(r *Request) error {
 		return err
 	}
 	return r.WriteJSON(http.StatusOK, answer)
-}
-
-func (s *Streams) getSnapshot(r *Request) error {
-	data, err := s.server.Snapshots.Data(r.Param("id"))
-	if err != nil {
-		return err
-	}
-	r.SetContentType("application/octet-stream")
-	r.Response.SetBodyRaw(data)
-	return nil
-}
-
-// fetchSnapshot asks the other targets. Whoever answers first will do, as the id is the content's hash.
-func (s *Streams) fetchSnapshot(ctx context.Context, id string) ([]byte, error) {
-	last := api.Errorf(http.StatusNotFound, api.CodeNoSnapshot, "no target has snapshot %.12s; open the stream again", id)
-	for _, n := range s.target.Placer().Map.Nodes {
-		if n.Role != api.RoleTarget || n.ID == s.target.id {
-			continue
-		}
-		data, err := s.fetchFrom(ctx, n.Addr, id)
-		if err == nil {
-			return data, nil
-		}
-		if !errors.Is(err, errNoSnapshot) {
-			last = api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "snapshot %.12s is not here, and %s can't be asked: %v", id, n.ID, err)
-		}
-	}
-	return nil, last
-}
-
-var errNoSnapshot = errors.New("the peer has no such snapshot")
-
-func (s *Streams) fetchFrom(ctx context.Context, addr, id string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/v1/snapshots/"+id, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := s.target.peers.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK:
-		return io.ReadAll(io.LimitReader(resp.Body, maxSnapshot))
-	case http.StatusNotFound:
-		return nil, errNoSnapshot
-	default:
-		return nil, api.ErrorOf(resp)
-	}
 }

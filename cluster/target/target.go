@@ -36,7 +36,7 @@ const (
 	answerTimeout  = 60 * time.Second // to send a document
 	uploadPause    = 60 * time.Second // without a byte of a body that is put
 	downloadPause  = 10 * time.Minute // without 256 KiB of a body being taken: a trainer may be busy
-	maxConnections = 8192
+	maxConnections = 1 << 15          // of which streams are the half at most
 	stopTimeout    = 5 * time.Second
 	peerTimeout    = 10 * time.Second // for a short answer of another target
 )
