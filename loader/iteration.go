@@ -120,8 +120,8 @@ func (it *iteration) pull(ctx context.Context) error {
 func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	cfg := &it.l.cfg
 	req := api.StreamRequest{
-		Sources: cfg.Sources, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
-		Fields: cfg.Fields, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
+		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
+		Fields: cfg.Fields, Decode: cfg.Decode, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
 	}
 	retry := newBackoff(cfg.Timeout)
 	for {

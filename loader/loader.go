@@ -35,11 +35,13 @@ type Control interface {
 type Config struct {
 	Sources   []string
 	Mixture   *Mixture // takes the place of Sources, Shuffle and ETL
+	Samples   string   // api.SamplesShards, or api.SamplesObjects; shards when empty
 	BatchSize int
 	Shuffle   string // global, window, shards, none
 	Seed      uint64
 	ETL       string
 	Fields    []string
+	Decode    map[string]any // how the targets decode fields; see api.StreamRequest
 	DropLast  bool
 	Prefetch  int           // batches assembled ahead; 4 when 0
 	MaxBatch  int64         // bytes that a batch may take, whatever a target claims to send; 4 GiB when 0
@@ -153,6 +155,9 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("timeout must be positive, not %v", cfg.Timeout)
 	case cfg.OnError != Raise && cfg.OnError != Skip && cfg.OnError != Warn:
 		return nil, badRequest("on_error must be raise, skip or warn, not %q", cfg.OnError)
+	}
+	if err := api.CheckSamples(cfg.Samples); err != nil {
+		return nil, err
 	}
 	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil && cfg.Mixture == nil {
 		return nil, badRequest("%v", err)

@@ -2,7 +2,9 @@ package loader
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,10 +81,29 @@ func (b *Budget) String() string {
 	return strconv.FormatFloat(b.Fraction, 'g', -1, 64)
 }
 
+// hasAny says whether some column was made of one of the fields.
+func (b *batch) hasAny(fields map[string]any) bool {
+	for i := range b.cols[:b.ncols] {
+		name := b.cols[i].name
+		if _, ok := fields[name]; ok {
+			return true
+		}
+		for field := range fields {
+			if strings.HasPrefix(name, field+".") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // judge applies the error policy to a complete batch.
 func (it *iteration) judge(b *batch) error {
 	if fields := it.l.cfg.Fields; len(fields) > 0 && b.ncols == 0 && len(b.failures) < b.n {
 		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q; `shardstream dataset inspect` lists those of the shards", b.index, fields)
+	}
+	if decode := it.l.cfg.Decode; len(decode) > 0 && len(b.failures) < b.n && !b.hasAny(decode) {
+		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q that decode names; `shardstream dataset inspect` lists those of the shards", b.index, slices.Sorted(maps.Keys(decode)))
 	}
 	if len(b.failures) == 0 {
 		return nil

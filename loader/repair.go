@@ -19,7 +19,8 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.Start, r.BatchSize, r.DropLast = v.Start, v.BatchSize, v.DropLast
 	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
 	r.Compress = cfg.Compress
-	r.ETL, r.Fields, r.Chunk = cfg.ETL, cfg.Fields, chunkBatches
+	r.Objects = cfg.Samples == api.SamplesObjects
+	r.ETL, r.Fields, r.Decode, r.Chunk = cfg.ETL, cfg.Fields, cfg.Decode, chunkBatches
 	r.Mixture = planOf(it.info.Mixture)
 }
 

@@ -49,7 +49,8 @@ type ExplainedSample struct {
 
 // KeyQuery asks a target for the keys of samples of the shards that it has; between nodes.
 type KeyQuery struct {
-	Shards []ShardSamples `json:"shards"`
+	Shards  []ShardSamples `json:"shards"`
+	Objects bool           `json:"objects,omitempty"` // the shards are objects that are one sample each
 }
 
 // ShardSamples names samples of a shard by their index in it.

@@ -34,8 +34,11 @@ type Pattern struct {
 }
 
 // ParsePattern understands ss://bucket/key, ss://bucket/prefix/, braces ({0000..0146}, {a,b}) and globs
-// (*, ?, [a-z]; none crosses a slash).
+// (*, ?, [a-z]; none crosses a slash). An address behind ExactPrefix stands for itself alone.
 func ParsePattern(address string) (*Pattern, error) {
+	if exact, ok := strings.CutPrefix(address, ExactPrefix); ok {
+		return exactPattern(address, exact)
+	}
 	rest, ok := strings.CutPrefix(address, scheme)
 	if !ok {
 		return nil, Errorf(400, CodeBadRequest, "%.200q is not an address such as ss://bucket/train-*.tar", address)
@@ -76,6 +79,22 @@ func ParsePattern(address string) (*Pattern, error) {
 		return nil, Errorf(400, CodeBadRequest, "address %.200q: its braces stand for %d globs, at most %d are possible; use fewer braces beside * and ?", address, len(p.globs), maxGlobs)
 	}
 	return p, nil
+}
+
+func exactPattern(address, exact string) (*Pattern, error) {
+	bucket, key, err := ParseAddress(exact)
+	if err != nil || key == "" || strings.HasSuffix(key, "/") || len(key) > maxKey {
+		return nil, Errorf(400, CodeBadRequest, "%.200q is not %s before the address of an object, ss://bucket/key", address, ExactPrefix)
+	}
+	return &Pattern{Address: address, Bucket: bucket, Prefix: key, names: map[string]bool{key: false}, list: []string{key}}, nil
+}
+
+// Name is the key of the one object that the pattern stands for, where it is written out.
+func (p *Pattern) Name() (key string, ok bool) {
+	if len(p.list) != 1 || len(p.globs) > 0 {
+		return "", false
+	}
+	return p.list[0], true
 }
 
 // Match says whether a key belongs to the pattern, and notes that a name was found.

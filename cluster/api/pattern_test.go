@@ -27,6 +27,7 @@ func TestPatternsMatch(t *testing.T) {
 		"widths":        {"ss://b/t-{0008..0010}.t", "t-00", []string{"t-0008.t", "t-0009.t", "t-0010.t"}, []string{"t-8.t", "t-0011.t"}},
 		"nested":        {"ss://b/{a{1..2},c}.tar", "", []string{"a1.tar", "a2.tar", "c.tar"}, []string{"a3.tar", "a{1..2}.tar"}},
 		"brace, star":   {"ss://b/{a,b}-?.tar", "", []string{"a-1.tar", "b-2.tar"}, []string{"c-1.tar", "a-10.tar"}},
+		"exact":         {"=ss://b/x[1] {a}*.tar", "x[1] {a}*.tar", []string{"x[1] {a}*.tar"}, []string{"x1 a.tar", "x[1] {a}b.tar"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := api.ParsePattern(c.address)
@@ -57,7 +58,7 @@ func TestPatternsRefused(t *testing.T) {
 	for _, address := range []string{
 		"", "b/x.tar", "s3://b/x.tar", "ss://", "ss:///x.tar", "ss://b*/x.tar", "ss://b/{a", "ss://b/a}", "ss://b/{a}.tar",
 		"ss://b/{9..1}", "ss://b/{0..99999999}", "ss://b/{0..9999}{0..9999}", "ss://b/x[", "ss://b/{a..b}",
-		"ss://b/{1..", "ss://b/{5..1}", "ss://b/{0..999}{0..999}",
+		"ss://b/{1..", "=", "=b/x", "=ss://b", "=ss://b/x/", "=ss:///x", "ss://b/{5..1}", "ss://b/{0..999}{0..999}",
 	} {
 		_, err := api.ParsePattern(address)
 		require.Error(t, err, address)
@@ -103,6 +104,45 @@ func FuzzParsePattern(f *testing.F) {
 			require.True(t, strings.HasPrefix(name, s.Prefix))
 			require.True(t, s.Match(name), "a name that was written out matches itself")
 			name, missing = s.Missing()
+		}
+	})
+}
+
+func TestManifestLines(t *testing.T) {
+	got, err := api.ParseManifest([]byte("\xef# no address\n"))
+	require.ErrorContains(t, err, "line 1", "%v", got)
+	got, err = api.ParseManifest([]byte("ss://b/a\r\n#c\n\n\t{\"url\": \"ss://b/ x \", \"n\": [1]}\nss://b/{1..2}*"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"ss://b/a", "ss://b/ x ", "ss://b/{1..2}*"}, got)
+	for says, data := range map[string]string{
+		"lists no objects":  "# nothing",
+		"line 3":            "\n\nb/a",
+		"line 1 is not":     "{\"url\": 5}",
+		"more than 1048576": strings.Repeat("ss://b/a\n", 1<<20+1),
+		"bytes, at most":    strings.Repeat("#", api.MaxManifest+1),
+	} {
+		_, err := api.ParseManifest([]byte(data))
+		require.ErrorContains(t, err, says)
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	f.Add([]byte("ss://b/a\n# c\n{\"url\": \"ss://b/c\"}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		addresses, err := api.ParseManifest(data)
+		if err != nil {
+			require.Empty(t, addresses)
+			return
+		}
+		require.NotEmpty(t, addresses)
+		for _, address := range addresses {
+			p, err := api.ParsePattern(api.ExactPrefix + address)
+			if err != nil {
+				continue // a key longer than there are
+			}
+			key, ok := p.Name()
+			require.True(t, ok)
+			require.Equal(t, address, api.Address(p.Bucket, key))
 		}
 	})
 }

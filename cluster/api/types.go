@@ -47,6 +47,7 @@ const (
 	CodeBadChecksum  = "bad_checksum"       // 400
 	CodeIncomplete   = "incomplete_body"    // 400
 	CodeETLFailed    = "etl_failed"         // 422: user code raised
+	CodeDecodeFailed = "decode_failed"      // of a sample: a field is not what its decoder takes
 	CodeNotFound     = "not_found"          // 404: object, member or node
 	CodeNoBucket     = "no_such_bucket"     // 404
 	CodeNoETL        = "no_such_etl"        // 404
@@ -196,6 +197,12 @@ type ObjectList struct {
 	Next     string   `json:"next,omitempty"`     // pass as start_after; empty on the last page
 }
 
+// Names asks a target, on behalf of a gateway, which of the objects of a bucket it has; the answer is an
+// ObjectList.
+type Names struct {
+	Names []string `json:"names"`
+}
+
 // Location is the answer to GET ?op=locate and `object locate --json`.
 type Location struct {
 	Object  string `json:"object"` // ss://bucket/key
@@ -255,17 +262,29 @@ type ETLList struct {
 	ETLs []ETL `json:"etls"`
 }
 
+// What a stream's sources are.
+const (
+	SamplesShards  = "shards"  // archives of samples
+	SamplesObjects = "objects" // objects that are one sample each
+)
+
 // StreamRequest describes a stream: POST /v1/streams.
 type StreamRequest struct {
-	Sources   []string `json:"sources"` // ss:// addresses, braces and globs
+	// Sources are ss:// addresses with braces and globs; behind "=" an address without, behind "@" that of a
+	// manifest, an object that lists objects.
+	Sources   []string `json:"sources"`
+	Samples   string   `json:"samples,omitempty"` // what the sources are: SamplesShards where empty
 	BatchSize int      `json:"batch_size"`
 	Shuffle   string   `json:"shuffle"` // global, window, shards, none
 	Seed      uint64   `json:"seed"`
 	ETL       string   `json:"etl,omitempty"`
 	Fields    []string `json:"fields,omitempty"`
-	WorldSize int      `json:"world_size"`
-	Rank      int      `json:"rank"`
-	DropLast  bool     `json:"drop_last"`
+	// Decode names for fields how the targets decode them: a decoder ("rgb8", "int"), or for JSON a map
+	// from members to decoders, nested as the document is.
+	Decode    map[string]any `json:"decode,omitempty"`
+	WorldSize int            `json:"world_size"`
+	Rank      int            `json:"rank"`
+	DropLast  bool           `json:"drop_last"`
 	// Mixture takes the place of sources, shuffle and etl.
 	Mixture *Mixture `json:"mixture,omitempty"`
 }

@@ -64,7 +64,7 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 		shard := snap.Shard(at)
 		s.Shard, s.Version, s.Index = api.Scheme+shard.Name, shard.Version, index
 	}
-	return e, g.addKeys(ctx, snap, e.Samples)
+	return e, g.addKeys(ctx, snap, req.Samples == api.SamplesObjects, e.Samples)
 }
 
 // explainOrder is the plan of the epoch that is asked about.
@@ -139,9 +139,9 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 
 // addKeys asks every target for the keys of the samples whose shards it has. Those of a target that can't
 // say keep an error in their place: the plan holds without it.
-func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, samples []api.ExplainedSample) error {
+func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects bool, samples []api.ExplainedSample) error {
 	placer := api.NewPlacer(*g.members.View().Map())
-	var query api.KeyQuery
+	query := api.KeyQuery{Objects: objects}
 	var members [][]int // of each shard of the query, in samples
 	at := map[string]int{}
 	for i := range samples {

@@ -131,7 +131,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 	for i := range req.Mixture.Sources {
 		s := &req.Mixture.Sources[i]
 		before, samples := shards.NumShards(), shards.Samples()
-		if err := g.list(ctx, s.Sources, info, &shards); err != nil {
+		if err := g.list(ctx, s.Sources, req.Samples, info, &shards); err != nil {
 			return nil, err
 		}
 		counts[i], sizes[i] = shards.NumShards()-before, shards.Samples()-samples

@@ -23,13 +23,17 @@ func (g *Gateway) Peers() *http.Client { return g.peers }
 // Ask makes a request for a document to another node. Its errors are *api.Error: the node's own, or
 // CodeUnavailable with the node's name where it did not answer in time.
 func (g *Gateway) Ask(ctx context.Context, limit time.Duration, node api.Node, method, path string, query url.Values, out any) error {
+	return g.ask(ctx, limit, node, method, path, query, http.NoBody, out)
+}
+
+func (g *Gateway) ask(ctx context.Context, limit time.Duration, node api.Node, method, path string, query url.Values, in io.Reader, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	at := "http://" + node.Addr + path
 	if len(query) > 0 {
 		at += "?" + query.Encode()
 	}
-	request, err := http.NewRequestWithContext(ctx, method, at, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, method, at, in)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", node.ID, err)
 	}

@@ -49,6 +49,11 @@ type job struct {
 	in     []etl.Sample
 	out    []etl.Result
 	flds   []etl.Field
+
+	tasks    []task // what is decoded
+	cuts     []int  // ends of the runs of tasks
+	values   values
+	decoding chan error // what came of it; nil where nothing is decoded
 }
 
 // found is a sample of the batch that lies here.
@@ -64,7 +69,8 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	j.clock, j.work = startClock(), wire.Work{}
 	j.frame.Reset(index)
 	j.now = time.Now()
-	j.segs, j.found = j.segs[:0], j.found[:0]
+	j.segs, j.found, j.tasks = j.segs[:0], j.found[:0], j.tasks[:0]
+	j.values.reset()
 	spec := r.view.Batch(index)
 	n := int(spec.Count + spec.Pad)
 	if r.places == nil {
@@ -98,6 +104,17 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 			return err
 		}
 	}
+	return r.finish(ctx, j)
+}
+
+// finish makes a frame of what the job has gathered, once that is decoded.
+func (r *Reader) finish(ctx context.Context, j *job) error {
+	if len(j.tasks) > 0 {
+		return r.complete(ctx, j)
+	}
+	if r.decode != nil {
+		j.dropFailed()
+	}
 	j.byField()
 	j.clock.lap(&j.work.Plan)
 	return nil
@@ -130,6 +147,15 @@ func (r *Reader) raw(j *job, f found) error {
 			continue
 		}
 		member := x.Member(m)
+		if d := r.decode.Decoder(field); d != nil {
+			t := j.task(sample, d)
+			t.shard, t.off, t.size, t.sum = f.shard, member.Offset, member.Size, member.Sum
+			continue
+		}
+		if r.decode.Makes(field) {
+			r.clash(j, sample, field)
+			continue
+		}
 		number, err := j.field(field)
 		if err != nil {
 			return err
@@ -172,8 +198,16 @@ func (r *Reader) nameOf(f found) string {
 }
 
 func (j *job) fail(f found, key string, err error) {
+	j.failSample(j.add(f, key), err)
+}
+
+// failSample fails a sample of the frame; the first error counts.
+func (j *job) failSample(sample int, err error) {
+	s := &j.frame.Samples[sample]
+	if s.Failed {
+		return
+	}
 	code, message := failureOf(err)
-	s := &j.frame.Samples[j.add(f, key)]
 	s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
 }
 
@@ -181,13 +215,11 @@ func (j *job) fail(f found, key string, err error) {
 func (r *Reader) verify(j *job) {
 	for i := range j.frame.Items {
 		it, seg := &j.frame.Items[i], &j.segs[i]
-		s := &j.frame.Samples[it.Sample]
-		if s.Failed {
+		if j.frame.Samples[it.Sample].Failed {
 			continue
 		}
 		if err := j.verifyItem(seg.shard, seg.off, it.Size, it.Sum); err != nil {
-			code, message := failureOf(shardError(r.order.Snapshot().Shard(seg.shard.number), err))
-			s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
+			j.failSample(it.Sample, shardError(r.order.Snapshot().Shard(seg.shard.number), err))
 		}
 	}
 	j.dropFailed()
@@ -217,6 +249,12 @@ func (j *job) verifyItem(sh *shard, off, size int64, sum uint64) error {
 			return nil
 		}
 	}
+	return damageOf(sh, off, size, sum)
+}
+
+// damageOf reads a member through the checksums of its blocks to say what is wrong with it; nil where it
+// is sound.
+func damageOf(sh *shard, off, size int64, sum uint64) error {
 	h := xxh3.New()
 	if _, err := sh.object.WriteRange(h, off, size); err != nil {
 		return err
@@ -224,8 +262,12 @@ func (j *job) verifyItem(sh *shard, off, size int64, sum uint64) error {
 	if h.Sum64() == sum {
 		return nil
 	}
+	return corrupt(sh, off, "a member does not match the checksum in the index")
+}
+
+func corrupt(sh *shard, off int64, detail string) error {
 	info := sh.object.Info()
-	return &store.CorruptError{Bucket: info.Bucket, Name: info.Name, Disk: info.Disk, Block: -1, Offset: off, Detail: "a member does not match the checksum in the index"}
+	return &store.CorruptError{Bucket: info.Bucket, Name: info.Name, Disk: info.Disk, Block: -1, Offset: off, Detail: detail}
 }
 
 // byField sorts the payload by field, samples in order within: byte strings of one field arrive as one
@@ -279,6 +321,7 @@ func (r *Reader) release(j *job) {
 	j.pins, j.segs = j.pins[:0], j.segs[:0]
 	if j.claim > 0 {
 		clear(j.out)
+		j.values.drop()
 		r.tenant.unclaim(j.claim)
 		j.claim = 0
 	}

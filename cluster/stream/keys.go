@@ -14,13 +14,13 @@ func (s *Server) Keys(q *api.KeyQuery) (*api.KeyAnswer, error) {
 		if err != nil {
 			return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
 		}
-		answer.Shards[i] = s.keysOf(snap, want.Indexes)
+		answer.Shards[i] = s.keysOf(snap, q.Objects, want.Indexes)
 	}
 	return answer, nil
 }
 
-func (s *Server) keysOf(snap *sampler.Snapshot, indexes []int64) (keys api.ShardKeys) {
-	open := newShards(s.Objects, snap, newNumberSet(snap.NumShards()), &s.pinners)
+func (s *Server) keysOf(snap *sampler.Snapshot, objects bool, indexes []int64) (keys api.ShardKeys) {
+	open := newShards(s.Objects, snap, objects, newNumberSet(snap.NumShards()), &s.pinners)
 	defer open.close()
 	sh := open.get(0)
 	if sh == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
@@ -42,8 +43,10 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	// Ends a write that waits for a slow client.
 	defer context.AfterFunc(ctx, out.interrupt)()
 
-	free, ready := make(chan *job, pipeline), make(chan *job, pipeline)
-	for range pipeline {
+	defer r.work.Wait() // what is being decoded reads from shards
+	depth := r.depth()
+	free, ready := make(chan *job, depth), make(chan *job, depth)
+	for range depth {
 		free <- &job{}
 	}
 	group, gctx := errgroup.WithContext(ctx)
@@ -65,13 +68,22 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	return err
 }
 
+// depth is how many batches are in work at once. Small batches that are decoded need more than others to
+// keep all processors busy.
+func (r *Reader) depth() int {
+	if r.decode == nil {
+		return pipeline
+	}
+	return max(pipeline, min(maxDepth, 2+2*runtime.GOMAXPROCS(0)/r.req.BatchSize))
+}
+
 // plan prepares the batches in order.
 func (r *Reader) plan(ctx context.Context, free <-chan *job, ready chan<- *job) error {
 	for index := r.req.From; index < r.req.To; index++ {
 		select {
 		case j := <-free:
 			err := r.fill(ctx, j, index)
-			if err == nil {
+			if err == nil && j.decoding == nil {
 				err = r.keep(j)
 			}
 			if err != nil {
@@ -118,6 +130,9 @@ func (d *delivery) run(ctx context.Context) error {
 	for index := req.From; index < req.To; index++ {
 		j, err := d.next(ctx)
 		if err != nil || j == nil {
+			return err
+		}
+		if err := d.decoded(ctx, j); err != nil {
 			return err
 		}
 		d.costs.work.Add(j.work)
@@ -215,6 +230,25 @@ func (d *delivery) next(ctx context.Context) (*job, error) {
 		return j, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// decoded waits until what a batch has to decode is, for which others are finished first, as in next.
+func (d *delivery) decoded(ctx context.Context, j *job) error {
+	if j.decoding == nil {
+		return nil
+	}
+	if len(j.decoding) == 0 {
+		if err := errors.Join(d.settle(), d.out.flush()); err != nil {
+			return err
+		}
+	}
+	select {
+	case err := <-j.decoding:
+		j.decoding = nil
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

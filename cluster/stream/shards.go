@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -47,6 +48,10 @@ type shard struct {
 	refs   int    // jobs that still read from it
 	used   bool   // since the clock hand last passed
 
+	// plain says that the object is no archive but one sample: small ones are read into the memory of all
+	// such shards, as each is read once an epoch and a mapping costs more than that.
+	plain *[]byte
+
 	probed, shrinks bool // whether its bytes compress; the sender's
 
 	cached atomic.Bool // the payload was in the page cache when it was last looked at
@@ -81,6 +86,8 @@ type shards struct {
 	snap    *sampler.Snapshot
 	absent  *numberSet // shared with other streams
 	pinners *pinners
+	plain   bool   // the shards are objects that are one sample each
+	scratch []byte // where small ones of these are read to
 
 	mu     sync.Mutex
 	open   map[int]*shard
@@ -88,8 +95,8 @@ type shards struct {
 	hand   int
 }
 
-func newShards(objects Objects, snap *sampler.Snapshot, absent *numberSet, all *pinners) *shards {
-	return &shards{objects: objects, snap: snap, absent: absent, pinners: all, open: make(map[int]*shard)}
+func newShards(objects Objects, snap *sampler.Snapshot, plain bool, absent *numberSet, all *pinners) *shards {
+	return &shards{objects: objects, snap: snap, plain: plain, absent: absent, pinners: all, open: make(map[int]*shard)}
 }
 
 // get returns a shard with a reference that release gives back; nil where it is another target's.
@@ -146,6 +153,13 @@ func (s *shards) load(number int) *shard {
 	info := object.Info()
 	if info.Version != want.Version {
 		sh.err = api.Errorf(409, api.CodeChanged, "shard ss://%s was overwritten after the stream was opened (version %d, now %d); open a new stream", want.Name, want.Version, info.Version)
+	} else if s.plain {
+		if sh.plain = &s.scratch; want.Samples == 1 {
+			index = archive.Single(info.Name, info.Size, info.XXH3)
+		}
+		if index == nil {
+			sh.err = api.Errorf(500, api.CodeInternal, "object ss://%s is not one sample", want.Name)
+		}
 	} else if index, err = object.Index(); err != nil {
 		sh.err = err
 	} else if index == nil || int64(index.NumSamples()) != want.Samples {
@@ -163,6 +177,14 @@ func (s *shards) load(number int) *shard {
 // bytes returns a range of the payload through a mapping: for small items a copy out of the page cache
 // costs a fifth of a pread(2). Only the sender calls it, for shards that its job holds.
 func (sh *shard) bytes(off, size int64) ([]byte, error) {
+	if sh.plain != nil {
+		if int64(cap(*sh.plain)) < size {
+			*sh.plain = make([]byte, size)
+		}
+		b := (*sh.plain)[:size]
+		_, err := sh.object.File().ReadAt(b, off)
+		return b, err
+	}
 	if sh.mem == nil {
 		mem, err := unix.Mmap(int(sh.object.File().Fd()), 0, int(sh.object.Info().Size), unix.PROT_READ, unix.MAP_SHARED)
 		if err != nil {
@@ -174,6 +196,25 @@ func (sh *shard) bytes(off, size int64) ([]byte, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	return sh.mem[off : off+size], nil
+}
+
+// sample reads a sample in one piece, verified; member m of it begins at Member(m).Offset - base.
+func (sh *shard) sample(index int, buf []byte) (span []byte, base int64, err error) {
+	if sh.plain == nil {
+		return sh.object.ReadSample(index, buf)
+	}
+	m := sh.index.Member(0)
+	if int64(cap(buf)) < m.Size {
+		buf = make([]byte, m.Size)
+	}
+	span = buf[:m.Size]
+	if _, err = sh.object.File().ReadAt(span, 0); err == nil && xxh3.Hash(span) == m.Sum {
+		return span, 0, nil
+	}
+	if err = damageOf(sh, 0, m.Size, m.Sum); err == nil {
+		err = corrupt(sh, 0, "it reads differently each time")
+	}
+	return nil, 0, err
 }
 
 // evict closes shards that no job reads and that were not used lately (a clock, second chance).

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/decode"
 	"github.com/shardstream/shardstream/core/store"
 	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/etl"
@@ -52,6 +54,7 @@ type Server struct {
 	orders   orderCache
 	absence  absenceCache
 	pinners  pinners
+	decoders decoders
 }
 
 // Reader is one stream, checked and ready to run.
@@ -66,6 +69,10 @@ type Reader struct {
 	places []int   // of Slots; nil: all
 	tenant *tenant // while Run runs
 	growth float64 // most bytes that came out of a transformation for one that went in
+	decode *decode.Plan
+	work   sync.WaitGroup // batches that are being decoded
+	// expansion is how many bytes came out of a decoded one, at most.
+	expansion atomic.Int64
 }
 
 // Open checks a request against the snapshot and the node's ETLs, so that refusals are plain HTTP
@@ -98,9 +105,12 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 	if req.Slots == nil {
 		absent = s.absence.of(snap)
 	}
-	r.shards = newShards(s.Objects, snap, absent, &s.pinners)
+	r.shards = newShards(s.Objects, snap, req.Objects, absent, &s.pinners)
 	if r.etls, err = s.transformations(&req); err != nil {
 		return nil, err
+	}
+	if r.decode, err = decode.Parse(req.Decode); err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
 	}
 	if len(req.Fields) > 0 {
 		r.fields = make(map[string]bool, len(req.Fields))
@@ -125,6 +135,7 @@ func failureOf(err error) (code, message string) {
 		ae      *api.Error
 		corrupt *store.CorruptError
 		user    *etl.UserError
+		fault   *decode.Error
 	)
 	switch {
 	case errors.As(err, &ae):
@@ -133,6 +144,8 @@ func failureOf(err error) (code, message string) {
 		return api.CodeCorrupt, corrupt.Error()
 	case errors.As(err, &user):
 		return api.CodeETLFailed, user.Error()
+	case errors.As(err, &fault):
+		return api.CodeDecodeFailed, err.Error()
 	default:
 		return api.CodeInternal, err.Error()
 	}

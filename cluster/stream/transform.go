@@ -122,7 +122,7 @@ func (r *Reader) input(j *job, f found) error {
 		return f.shard.err
 	}
 	x, end := f.shard.index, len(j.data)
-	span, base, err := f.shard.object.ReadSample(f.index, j.data[end:cap(j.data)])
+	span, base, err := f.shard.sample(f.index, j.data[end:cap(j.data)])
 	if err != nil {
 		return f.shard.whichBlock(f.index, err)
 	}
@@ -185,6 +185,14 @@ func (r *Reader) output(j *job, f found, s *etl.Sample) error {
 	for i := range s.Fields {
 		v := &s.Fields[i].Value
 		if !r.wants(s.Fields[i].Name) {
+			continue
+		}
+		if d := r.decode.Decoder(s.Fields[i].Name); d != nil {
+			j.outputField(sample, s.Fields[i].Name, v, d)
+			continue
+		}
+		if r.decode.Makes(s.Fields[i].Name) {
+			r.clash(j, sample, s.Fields[i].Name)
 			continue
 		}
 		number, err := j.field(s.Fields[i].Name)

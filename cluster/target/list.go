@@ -1,6 +1,7 @@
 package target
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 
@@ -29,6 +30,33 @@ func (t *Target) listObjects(r *Request) error {
 		return err
 	}
 	return r.WriteJSON(http.StatusOK, page)
+}
+
+// maxNames bounds the document with the names that a gateway asks for at once.
+const maxNames = 32 << 20
+
+// statObjects describes those of the named objects that lie on this node.
+func (t *Target) statObjects(r *Request) error {
+	bucket := r.Param("bucket")
+	if err := store.CheckBucket(bucket); err != nil {
+		return err
+	}
+	var asked api.Names
+	if err := r.JSON(maxNames, &asked); err != nil {
+		return err
+	}
+	found := api.ObjectList{Objects: []api.Object{}}
+	for _, name := range asked.Names {
+		info, err := t.store.Stat(bucket, name)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		found.Objects = append(found.Objects, objectOf(info))
+	}
+	return r.WriteJSON(http.StatusOK, found)
 }
 
 // afterPrefix is a name after all names with the prefix: no name has the byte 0xff, as all are UTF-8.

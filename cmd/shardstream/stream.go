@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +21,7 @@ type streamFlags struct {
 	run     loader.Run
 	onError string
 	budget  string // of errors
+	decode  []string
 	epochs  uint64
 	limit   int64
 	json    bool
@@ -45,19 +49,24 @@ type streamed struct {
 func newStream(a *app) *cobra.Command {
 	f := &streamFlags{}
 	command := &cobra.Command{
-		Use:   "stream [ss://BUCKET/PATTERN...]",
+		Use:   "stream [ss://BUCKET/PATTERN|@MANIFEST...]",
 		Short: "Read epochs of a data set as a training job would, and print the rate",
 		Example: `  shardstream stream 'ss://digits/train-*.tar' --batch-size 256
+  shardstream stream 'ss://digits/train-*.tar' --decode png=gray8,cls=int
+  shardstream stream ss://photos/cats/ --samples objects --decode jpg=rgb8
+  shardstream stream @ss://digits/train.txt @more.txt
   shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json
   shardstream stream --mix 'ss://web/*.tar=0.7' --mix 'ss://books/*.tar=0.3' --interleave stratified`,
 		Args: cobra.ArbitraryArgs, // sources may all be given with --mix
 	}
 	flags := command.Flags()
+	flags.StringVar(&f.config.Samples, "samples", api.SamplesShards, "what the sources are: shards of samples, or objects that are one sample each")
 	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")
 	flags.StringVar(&f.config.Shuffle, "shuffle", "global", "order: global, window, shards or none")
 	flags.Uint64Var(&f.config.Seed, "seed", 0, "seed of the order")
 	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply")
 	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
+	flags.StringSliceVar(&f.decode, "decode", nil, "decode a field: FIELD=DECODER, or FIELD:MEMBER=DECODER in JSON; rgb8, rgba8, gray8, int, float, text, npy, json, bytes")
 	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
 	flags.StringArrayVar(&f.mix.sources, "mix", nil, "one source of a mixture, as ADDRESS or ADDRESS=WEIGHT; repeat it")
 	flags.StringVar(&f.mix.interleave, "interleave", "", "how a mixture's sources come together: random, stratified or per_source")
@@ -78,6 +87,10 @@ func newStream(a *app) *cobra.Command {
 	flags.Int64Var(&f.limit, "batches", 0, "stop each epoch after so many batches; 0 for all")
 	flags.BoolVar(&f.json, "json", false, "print JSON, for scripts")
 	command.RunE = func(c *cobra.Command, sources []string) error {
+		sources, err := readManifests(sources)
+		if err != nil {
+			return err
+		}
 		if err := f.mix.describe(&f.config, sources); err != nil {
 			return err
 		}
@@ -107,7 +120,63 @@ func (f *streamFlags) check() error {
 			return &usageError{err.Error()}
 		}
 	}
-	return nil
+	var err error
+	f.config.Decode, err = decoders(f.decode)
+	return err
+}
+
+// readManifests puts the objects that local lists (@FILE) name in their place. Lists in the cluster
+// (@ss://...) are a gateway's to read.
+func readManifests(sources []string) ([]string, error) {
+	var out []string
+	for _, source := range sources {
+		path, ok := strings.CutPrefix(source, api.ManifestPrefix)
+		if !ok || strings.HasPrefix(path, api.Scheme) {
+			out = append(out, source)
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the manifest: %w", err)
+		}
+		addresses, err := api.ParseManifest(data)
+		if err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", path, err)
+		}
+		for _, address := range addresses {
+			out = append(out, api.ExactPrefix+address)
+		}
+	}
+	return out, nil
+}
+
+// decoders makes the description of a stream's decoders from FIELD=DECODER and FIELD:MEMBER=DECODER.
+func decoders(flags []string) (map[string]any, error) {
+	description := map[string]any{}
+	for _, flag := range flags {
+		name, decoder, ok := strings.Cut(flag, "=")
+		if !ok || name == "" || decoder == "" {
+			return nil, usagef("--decode %q does not read FIELD=DECODER", flag)
+		}
+		at, path := description, strings.Split(name, ":") // not at dots, which fields have
+		for _, part := range path[:len(path)-1] {
+			inner, ok := at[part].(map[string]any)
+			if !ok && at[part] != nil {
+				return nil, usagef("--decode %q: %s is decoded as a whole already", flag, part)
+			}
+			if !ok {
+				inner = map[string]any{}
+				at[part] = inner
+			}
+			at = inner
+		}
+		last := path[len(path)-1]
+		if at[last] != nil {
+			return nil, usagef("--decode names %s twice", name)
+		}
+		at[last] = decoder
+	}
+	return description, nil
 }
 
 func (a *app) stream(ctx context.Context, f *streamFlags) error {
@@ -146,8 +215,8 @@ func (a *app) stream(ctx context.Context, f *streamFlags) error {
 
 func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loader, f *streamFlags) (streamed, error) {
 	info, err := client.OpenStream(ctx, api.StreamRequest{
-		Sources: f.config.Sources, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
-		ETL: f.config.ETL, Fields: f.config.Fields, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
+		Sources: f.config.Sources, Samples: f.config.Samples, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
+		ETL: f.config.ETL, Fields: f.config.Fields, Decode: f.config.Decode, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
 		Mixture: f.config.Mixture,
 	})
 	if err != nil {

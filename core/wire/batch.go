@@ -194,7 +194,7 @@ func (b *Batch) parseItems(d *decoder, payload int64) {
 	}
 }
 
-// The dtype codes; Bytes and Text are byte strings without a shape.
+// The dtype codes; Bytes, Text and JSON are byte strings without a shape.
 const (
 	Bytes uint8 = iota
 	Bool
@@ -210,10 +210,11 @@ const (
 	Float32
 	Float64
 	Text
+	JSON // a document that has been checked, for the reader to parse
 	numDTypes
 )
 
-var itemSizes = [numDTypes]int64{0, 1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, 0}
+var itemSizes = [numDTypes]int64{0, 1, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8, 0, 0}
 
 // ItemSize returns the bytes of one element of a dtype; 0 for byte strings and unknown codes.
 func ItemSize(dtype uint8) int64 {
@@ -224,7 +225,7 @@ func ItemSize(dtype uint8) int64 {
 }
 
 var dtypeNames = [numDTypes]string{
-	"bytes", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "text",
+	"bytes", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64", "text", "json",
 }
 
 // DTypeName names a dtype for people.

@@ -33,8 +33,13 @@ type ReadRequest struct {
 	To    int64 `json:"to"`    // one past the last
 	Chunk int   `json:"chunk"` // batches between chunk marks
 
+	// Objects says that the snapshot's shards are no archives but one sample each.
+	Objects bool `json:"objects,omitempty"`
+
 	ETL    string   `json:"etl,omitempty"`
 	Fields []string `json:"fields,omitempty"`
+	// Decode says how fields are decoded; see core/decode.
+	Decode map[string]any `json:"decode,omitempty"`
 
 	// Share offers the loader's memory: large payloads may come as Placed frames. Only over a Unix socket.
 	Share bool `json:"share,omitempty"`

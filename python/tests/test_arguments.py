@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,7 +74,6 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words:
         ([1], TypeError),
         (None, TypeError),
         (b"ss://bucket/", TypeError),
-        (Path("train.tar"), TypeError),
     ],
 )
 def test_bad_sources(source: Any, error: type[Exception]) -> None:

@@ -53,8 +53,9 @@ def test_the_config_that_go_gets(fake: FakeBinding) -> None:
     config = fake.opened[0]
     config.pop("endpoint"), config.pop("token")
     assert config == {
-        "sources": ["ss://b/*.tar"], "batch_size": 3, "shuffle": "none", "seed": 7, "etl": "e",
-        "fields": ["x"], "drop_last": False, "prefetch": 4, "max_batch_bytes": 4 << 30,
+        "sources": ["ss://b/*.tar"], "samples": "shards", "batch_size": 3, "shuffle": "none",
+        "seed": 7, "etl": "e", "fields": ["x"], "decode": {},
+        "drop_last": False, "prefetch": 4, "max_batch_bytes": 4 << 30,
         "on_error": "skip", "timeout_s": 5.0,
         "shared_memory": True, "compress": "auto", "read_ahead": True,
         "max_errors": {"fraction": 0.5}, "pad": True,

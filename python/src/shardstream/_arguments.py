@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,6 +82,30 @@ def names(argument: str, value: Any) -> tuple[str, ...]:
     return several
 
 
+def decoders(value: Any, path: str = "") -> dict[str, Any]:
+    """Fields and their decoders, as plain dicts and strings; the cluster knows which there are."""
+    where = f"decode[{path!r}]" if path else "decode"
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{where} is a dict from fields to decoders such as {{'jpg': 'rgb8'}}, not {value!r}"
+        )
+    plain: dict[str, Any] = {}
+    for name, how in value.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{where} has a name that is not a string: {name!r}")
+        inner = f"{path}.{name}" if path else name
+        if isinstance(how, str):
+            plain[name] = how
+        elif isinstance(how, Mapping) and how:
+            plain[name] = decoders(how, inner)
+        else:
+            raise TypeError(
+                f"decode[{inner!r}] is the name of a decoder such as 'rgb8' or 'int', or for JSON "
+                f"a dict from its members to decoders, not {how!r}"
+            )
+    return plain
+
+
 def endpoint_url(value: Any) -> str:
     """The address of a gateway, without a slash at its end."""
     if not isinstance(value, str):
@@ -128,18 +152,3 @@ def rank_pair(rank: int | None, world_size: int | None) -> tuple[int | None, int
     if rank >= world_size:
         raise ValueError(f"rank {rank} of a world of {world_size}: ranks are 0 to {world_size - 1}")
     return rank, world_size
-
-
-def source_list(source: str | Sequence[str]) -> tuple[str, ...]:
-    """One address or several, as a tuple."""
-    several = isinstance(source, Iterable) and not isinstance(source, (str, bytes))
-    sources: tuple[Any, ...] = tuple(source) if several else (source,)
-    if not sources:
-        raise ValueError("no source: give one or several, such as 'ss://bucket/train-*.tar'")
-    for address in sources:
-        if not isinstance(address, str):
-            raise TypeError(f"a source is a string such as 'ss://bucket/*.tar', not {address!r}")
-        bucket = address.removeprefix("ss://").partition("/")[0]
-        if not address.startswith("ss://") or not bucket:
-            raise ValueError(f"source {address!r} does not read ss://bucket/key")
-    return sources

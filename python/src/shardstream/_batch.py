@@ -6,6 +6,7 @@ offsets that are absolute in the slot.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ _COLUMN_WORDS = 16
 _SHAPE_WORDS = 9
 _RAGGED = 1
 
-_BYTES, _TEXT = 0, 13
+_BYTES, _TEXT, _JSON = 0, 13, 14
 #: numpy's types by the codes of the Go package etl.
 _DTYPES: dict[int, np.dtype[Any]] = {
     code: np.dtype(name)
@@ -182,6 +183,11 @@ def _column(
     if dtype == _TEXT:
         return [
             None if length < 0 else str(raw[offset : offset + length], "utf-8")
+            for offset, length in spans
+        ]
+    if dtype == _JSON:
+        return [
+            None if length < 0 else json.loads(str(raw[offset : offset + length], "utf-8"))
             for offset, length in spans
         ]
     shapes = np.frombuffer(memory, np.int64, _SHAPE_WORDS * n, words[14])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from . import _native
 from ._arguments import (
     budget_document,
+    decoders,
     endpoint_url,
     error_budget,
     integer,
@@ -23,7 +24,6 @@ from ._arguments import (
     rank_pair,
     seconds,
     shared_memory_allowed,
-    source_list,
     token_text,
 )
 from ._client import DEFAULT_ENDPOINT, Client
@@ -31,6 +31,7 @@ from ._epochs import MAIN, Ledger, Plan
 from ._exceptions import ClosedError
 from ._iteration import Iteration, Progress
 from ._ranks import Worker, ranks_of_process, this_worker
+from ._sources import shown, source_list
 from ._splitters import refuse_second_split
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _Dataset = TypeVar("_Dataset", bound="IterableDataset")  # typing.Self came with
 _STATE_VERSION = 1
 _SHUFFLES = ("global", "window", "shards", None)
 _COMPRESS = ("auto", "lz4", "off")
+_SAMPLES = ("shards", "objects")
 _ON_ERROR = ("raise", "skip", "warn")
 _MAX_SEED = 2**64 - 1
 _MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
@@ -57,10 +59,10 @@ class IterableDataset:
     Each batch is a dict from column to values, for N samples:
 
     * ``"__key__"``: list of N str, the samples' names.
-    * a column that the ETL returned as numbers or equal-shaped arrays: one array or tensor
+    * a column of numbers or equal-shaped arrays, decoded or from the ETL: one array or tensor
       ``[N, *shape]`` with its dtype; of different shapes: a list of N arrays (None if missing).
-    * a column of bytes (every column, without an ETL): a `BytesColumn`, a sequence of N
-      zero-copy memoryviews. Text: a list of N str.
+    * a column of bytes (every column, without an ETL or decode): a `BytesColumn`, a sequence of
+      N zero-copy memoryviews. Text: a list of N str. JSON: a list of N parsed documents.
     * ``"__mask__"``: bool ``[N]``, False in rows that are no sample of this rank's: always there
       with ``pad=True``; without it only in the one kind of batch that has padding: the last step
       of an epoch with fewer samples left than ranks gives some ranks a repeated sample.
@@ -77,12 +79,21 @@ class IterableDataset:
 
     Args:
         source: ``ss://bucket/key`` with braces and globs, ``ss://bucket/prefix/``, or several.
+            ``@ss://bucket/list`` is a manifest, an object that lists objects; the `Path` of a
+            local file is one too. ``=ss://bucket/key`` is a name in which ``*?[{`` are letters.
         batch_size: samples in each batch of a rank.
+        samples: "shards" (sources are tar files of samples) or "objects": each object is a
+            sample of its own, with its extension as its only column.
         shuffle: "global" (every sample anywhere), "window" (slices of shards, then samples
             across a window of them), "shards" (their order only), None.
         seed: of the shuffle and of the ETL's random numbers; 0 to 2**64-1.
         etl: name of a deployed transformation (see `Client.etl`).
-        fields: only these columns; None is all.
+        fields: only these fields of the samples; None is all.
+        decode: for fields, how the cluster decodes them: "rgb8" (images: uint8 [height, width,
+            3]), "rgba8", "gray8" (uint8 [height, width]), "int" (int64), "float" (float64),
+            "text", "npy", "json" (parsed), "bytes"; or for JSON a dict from its members to
+            "int", "float", "bool", "text", "json" or such a dict: ``{"json": {"box": "float"}}``
+            makes the column "json.box" of numbers, or of arrays of them.
         drop_last: leave out the last step where it is not full.
         rank: this process's number. Given together with world_size, or neither: then they are
             found when an iteration begins, from torch.distributed if it is initialised, else from
@@ -129,17 +140,20 @@ class IterableDataset:
         "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
         "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch",
         "max_batch_bytes", "shared_memory", "compress", "endpoint", "_token",
+        "decode", "_kind",
     )  # fmt: skip
 
     def __init__(
         self,
-        source: str | Sequence[str],
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         batch_size: int,
+        samples: Literal["shards", "objects"] = "shards",
         shuffle: Literal["global", "window", "shards"] | None = "global",
         seed: int = 0,
         etl: str | None = None,
         fields: Sequence[str] | None = None,
+        decode: Mapping[str, Any] | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -156,6 +170,9 @@ class IterableDataset:
     ) -> None:
         self.sources = source_list(source)
         self.batch_size = integer("batch_size", batch_size, 1, _MAX_BATCH)
+        if samples not in _SAMPLES:
+            raise ValueError(f"samples must be one of {_SAMPLES}, not {samples!r}")
+        self._kind = samples  # not `samples`, which is a mixture's number of them
         if shuffle not in _SHUFFLES:
             raise ValueError(f"shuffle must be one of {_SHUFFLES}, not {shuffle!r}")
         self.shuffle = shuffle
@@ -169,6 +186,7 @@ class IterableDataset:
         self.fields = None if fields is None else names("fields", fields)
         if self.fields == ():
             raise ValueError("fields is empty: name the columns to fetch, or None for all")
+        self.decode = None if decode is None else decoders(decode)
         if drop_last not in (True, False):
             raise TypeError(f"drop_last must be True or False, not {drop_last!r}")
         self.drop_last = bool(drop_last)
@@ -218,13 +236,14 @@ class IterableDataset:
         self._closed = False
 
     def __repr__(self) -> str:
-        source = self.sources[0] if len(self.sources) == 1 else list(self.sources)
-        text = f"{source!r}, batch_size={self.batch_size}, shuffle={self.shuffle!r}"
+        text = f"{shown(self.sources)}, batch_size={self.batch_size}, shuffle={self.shuffle!r}"
         text += f", seed={self.seed}"
-        for name in ("etl", "fields", "rank", "world_size"):
+        for name in ("etl", "fields", "decode", "rank", "world_size"):
             value = getattr(self, name)
             if value is not None:
                 text += f", {name}={value!r}"
+        if self._kind != "shards":
+            text += f", samples={self._kind!r}"
         for name in ("drop_last", "pad"):
             if getattr(self, name):
                 text += f", {name}=True"
@@ -527,6 +546,7 @@ class IterableDataset:
         """The stream as POST /v1/streams takes it."""
         names = (
             "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "mixture",
+            "decode", "samples",
         )  # fmt: skip
         config = self._config()
         description = {name: config[name] for name in names if name in config}
@@ -589,11 +609,13 @@ class IterableDataset:
             "endpoint": self.endpoint,
             "token": self._token,
             "sources": self.sources,
+            "samples": self._kind,
             "batch_size": self.batch_size,
             "shuffle": self.shuffle or "none",
             "seed": self.seed,
             "etl": self.etl or "",
             "fields": self.fields or (),
+            "decode": self.decode or {},
             "drop_last": self.drop_last,
             "prefetch": self.prefetch,
             "max_batch_bytes": self.max_batch_bytes,

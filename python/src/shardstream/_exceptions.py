@@ -14,6 +14,7 @@
     │   └── CorruptError             a stored copy is damaged: names object, block and disk
     ├── ETLError                     user code raised: carries its traceback
     ├── SampleError                  a sample could not be delivered: names it
+    │   ├── SampleDecodeError        because a field is not what its decoder takes
     │   ├── SampleETLError           because user code raised (also an ETLError)
     │   ├── SampleCorruptError       because its bytes are damaged (also a CorruptError)
     │   └── TooManyErrors            more samples failed than max_errors allows
@@ -112,6 +113,12 @@ class SampleError(ShardstreamError):
     """A sample could not be delivered; the message names it and says why."""
 
     default_code = "sample_error"
+
+
+class SampleDecodeError(SampleError):
+    """A field is not what its decoder takes; the message names the sample, field and value."""
+
+    default_code = "decode_failed"
 
 
 class SampleETLError(SampleError, ETLError):
@@ -233,5 +240,9 @@ def from_sample(text: str) -> SampleError:
     code, colon, message = text.partition(": ")
     if not colon or " " in code:
         return SampleError(text)
-    kinds = {"etl_failed": SampleETLError, "corrupt": SampleCorruptError}
+    kinds = {
+        "corrupt": SampleCorruptError,
+        "decode_failed": SampleDecodeError,
+        "etl_failed": SampleETLError,
+    }
     return kinds.get(code, SampleError)(message, code=code)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from ._arguments import integer, source_list
+from ._arguments import integer
 from ._dataset import IterableDataset
 from ._parts import Source, sources_of
+from ._sources import source_list
 
 _INTERLEAVES = ("random", "stratified", "per_source")
 _MAX_SAMPLES = 2**50
@@ -44,7 +45,8 @@ class Mixture(IterableDataset):
         samples: of an epoch, shared out by weight (by size, without weights). By default as many
             as all sources have together.
         seed: of the shuffles and of the ETLs' random numbers; 0 to 2**64-1.
-        fields: only these columns; None is all.
+        fields: only these fields of the samples; None is all.
+        decode: see `IterableDataset`.
         drop_last: leave out the last step where it is not full.
         rank: see `IterableDataset`.
         world_size: see `IterableDataset`.
@@ -80,6 +82,7 @@ class Mixture(IterableDataset):
         samples: int | None = None,
         seed: int = 0,
         fields: Sequence[str] | None = None,
+        decode: Mapping[str, Any] | None = None,
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -104,6 +107,7 @@ class Mixture(IterableDataset):
             batch_size=batch_size,
             seed=seed,
             fields=fields,
+            decode=decode,
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
@@ -136,7 +140,7 @@ class Mixture(IterableDataset):
     def __repr__(self) -> str:
         text = f"{list(self.mixed)!r}, batch_size={self.batch_size}"
         text += f", interleave={self.interleave!r}, seed={self.seed}"
-        for name in ("samples", "fields", "rank", "world_size"):
+        for name in ("samples", "fields", "decode", "rank", "world_size"):
             value = getattr(self, name)
             if value is not None:
                 text += f", {name}={value!r}"

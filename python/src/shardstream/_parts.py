@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal
 
-from ._arguments import amount, integer, source_list
+from ._arguments import amount, integer
+from ._sources import source_list
 
 _SHUFFLES = ("global", "window", "shards", None)
 _MAX_SAMPLES = 2**50
