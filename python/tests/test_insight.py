@@ -52,7 +52,7 @@ def test_explain_agrees_with_the_batches(
             for number, batch in enumerate(ds):
                 if number % 3 and number != len(ds) - 1:
                     continue
-                found = ds.explain(number)
+                found = ds.explain(batch=number)
                 assert found.keys == batch["__key__"]
                 assert (found.epoch, found.rank, found.world_size) == (2, rank, world)
                 assert (found.batch, found.shuffle) == (number, shuffle)
@@ -67,18 +67,18 @@ def test_explain_agrees_with_the_batches(
 def test_explain_needs_no_iteration_and_no_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shardstream._native.binding", None)
     ds = dataset(seed=3)
-    found = ds.explain(2, epoch=7)
+    found = ds.explain(7, 2)
     assert found.epoch == 7
     assert found[0].position == 32
     assert found.next_position == 48
     assert ds.explain(position=33, epoch=7, count=2).samples == found.samples[1:3]
-    assert ds.explain(0).epoch == 0
+    assert ds.explain(batch=0).epoch == 0
     with pytest.raises(ValueError, match="not both"):
-        ds.explain(1, position=3)
+        ds.explain(batch=1, position=3)
     with pytest.raises(ValueError, match="batch, or a position"):
         ds.explain()
     with pytest.raises(ss.RequestError, match="no batch 15"):
-        ds.explain(15)
+        ds.explain(batch=15)
 
 
 def test_explain_the_rest_of_an_epoch_on_another_world_size() -> None:
@@ -90,7 +90,7 @@ def test_explain_the_rest_of_an_epoch_on_another_world_size() -> None:
     second = dataset(seed=3, rank=1, world_size=2)
     second.load_state_dict(state)
     for number, batch in enumerate(second):
-        assert second.explain(number, epoch=0, start=state["position"]).keys == batch["__key__"]
+        assert second.explain(0, number, start=state["position"]).keys == batch["__key__"]
 
 
 def test_explain_what_was_streamed_though_the_data_has_changed(client: ss.Client) -> None:
@@ -100,11 +100,11 @@ def test_explain_what_was_streamed_though_the_data_has_changed(client: ss.Client
     ds = IterableDataset("ss://explained/*.tar", batch_size=5, seed=1)
     keys = [list(batch["__key__"]) for batch in ds]
     bucket.put("2.tar", shard(20, 10))
-    assert [ds.explain(n, epoch=0).keys for n in range(4)] == keys
-    fresh = ds.explain(5, epoch=0, snapshot="")
-    assert fresh.snapshot != ds.explain(0).snapshot
+    assert [ds.explain(0, n).keys for n in range(4)] == keys
+    fresh = ds.explain(0, 5, snapshot="")
+    assert fresh.snapshot != ds.explain(batch=0).snapshot
     with pytest.raises(ss.NotFoundError, match="no target keeps snapshot"):
-        ds.explain(0, snapshot="0" * 64)
+        ds.explain(batch=0, snapshot="0" * 64)
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -398,9 +398,9 @@ class IterableDataset:
 
     def explain(
         self,
+        epoch: int | None = None,
         batch: int | None = None,
         *,
-        epoch: int | None = None,
         position: int | None = None,
         count: int = 1,
         start: int = 0,
@@ -412,8 +412,8 @@ class IterableDataset:
         an ETL, fields and skipped samples make no difference.
 
         Args:
-            batch: its number in this rank's epoch, from 0; that of a DataLoader's batch too.
             epoch: by default the one that is, or will next be, iterated.
+            batch: its number in this rank's epoch, from 0; that of a DataLoader's batch too.
             position: instead of a batch, a position of the epoch, whatever the rank.
             count: how many positions.
             start: the position at which this epoch was resumed, if it was (`state["position"]`):
@@ -428,7 +428,7 @@ class IterableDataset:
             NotFoundError: the snapshot is not kept any more.
 
         Example:
-            >>> [(s.key, s.shard, s.target) for s in ds.explain(9123, epoch=3)]
+            >>> [(s.key, s.shard, s.target) for s in ds.explain(3, 9123)]
         """
         if (batch is None) == (position is None):
             raise ValueError("give the number of a batch, or a position, not both")
