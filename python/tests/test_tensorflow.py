@@ -11,7 +11,7 @@ import pytest
 import shardstream as ss
 from clusters import Cluster, payload
 from conftest import SAMPLES
-from shardstream.numpy import IterableDataset
+from shardstream.numpy import IterableDataset, Mixture
 
 tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed (make test-frameworks)")
 from shardstream.tensorflow import dataset as tf_dataset  # noqa: E402
@@ -154,6 +154,13 @@ def test_missing_values(cluster: Cluster) -> None:
             assert len(tokens) == (int(n) % 7 if odd else 0)
             seen += 1
     assert seen == SAMPLES
+
+
+def test_a_mixture() -> None:
+    mixture = Mixture({SOURCE: 0.7, "ss://train/shard-0.tar": 0.3}, batch_size=16, samples=100)
+    batches = list(tf_dataset(mixture))
+    assert sum(len(batch["__key__"]) for batch in batches) == 100
+    assert batches[0]["__source__"].dtype.is_integer
 
 
 def test_keras_trains_from_it() -> None:

@@ -1,11 +1,12 @@
-"""The dataset without torch: its arrays are numpy's, whatever is installed.
+"""The datasets without torch: their arrays are numpy's, whatever is installed.
 
-`shardstream.IterableDataset` yields tensors where torch is installed, and imports it. This one is
+`shardstream.IterableDataset` yields tensors where torch is installed, and imports it. These are
 for JAX, TensorFlow and scripts that have no use for torch.
 """
 
 from __future__ import annotations
 
 from ._dataset import IterableDataset
+from ._mixture import Mixture
 
-__all__ = ["IterableDataset"]
+__all__ = ["IterableDataset", "Mixture"]
