@@ -218,7 +218,7 @@ func TestBadInput(t *testing.T) {
 		"exists":           {[]string{"put", file, "ss://" + b + "/file", "--no-clobber"}, "precondition"},
 		"no etl":           {[]string{"etl", "show", "missing"}, "no_such_etl"},
 		"stream no match":  {[]string{"stream", "ss://" + b + "/none-*.tar"}, "no_match"},
-		"explain no match": {[]string{"stream", "explain", "ss://" + b + "/*.tar", "--batch", "99999"}, "no_match"},
+		"explain no match": {[]string{"stream", "explain", "ss://" + b + "/none-*.tar", "--batch", "99999"}, "no_match"},
 		"stream no etl":    {[]string{"stream", "ss://" + b + "/*", "--etl", "missing"}, "no_such_etl"},
 	} {
 		t.Run(name, func(t *testing.T) {
