@@ -293,7 +293,7 @@ func (g *Gateway) matches(ctx context.Context, p *api.Pattern, l *list) error {
 	case taken > 0:
 		return nil
 	case l.plain:
-		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no object with an extension (%d without match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
+		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no object with an extension (%d without one match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
 	default:
 		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no tar shard (%d other objects match; samples=%s streams these); `shardstream ls %s` shows what is there",
 			p.Address, others, api.SamplesObjects, api.Address(p.Bucket, ""))
