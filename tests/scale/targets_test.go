@@ -77,6 +77,9 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/stat"):
+		s.count("stat")
+		s.stat(w, r)
 	case r.Method == http.MethodPost:
 		s.give(w, r)
 	case r.URL.Path == "/v1/pages":
@@ -113,6 +116,26 @@ func (s *stub) list(w http.ResponseWriter, r *http.Request) {
 		page.Next = page.Objects[limit-1].Name
 	}
 	_ = json.NewEncoder(w).Encode(page)
+}
+
+// stat answers with those of the objects asked for that are the stub's.
+func (s *stub) stat(w http.ResponseWriter, r *http.Request) {
+	var names api.Names
+	if err := json.NewDecoder(r.Body).Decode(&names); err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.catalog.mu.Lock()
+	numbers, object := s.catalog.dealt[s.id], s.catalog.object
+	s.catalog.mu.Unlock()
+	found := api.ObjectList{Objects: []api.Object{}}
+	for _, name := range names.Names {
+		at := sort.Search(len(numbers), func(i int) bool { return object(int(numbers[i])).Name >= name })
+		if at < len(numbers) && object(int(numbers[at])).Name == name {
+			found.Objects = append(found.Objects, object(int(numbers[at])))
+		}
+	}
+	_ = json.NewEncoder(w).Encode(found)
 }
 
 // give answers with pages.

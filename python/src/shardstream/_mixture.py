@@ -54,7 +54,7 @@ class Mixture(IterableDataset):
         max_errors: see `IterableDataset`.
         pad: see `IterableDataset`.
         timeout: see `IterableDataset`.
-        prefetch: see `IterableDataset`.
+        prefetch, max_batch_bytes: see `IterableDataset`.
         shared_memory: see `IterableDataset`.
         compress: see `IterableDataset`.
         endpoint: see `IterableDataset`.
@@ -91,6 +91,7 @@ class Mixture(IterableDataset):
         pad: bool = False,
         timeout: float = 60.0,
         prefetch: int = 4,
+        max_batch_bytes: int = 4 << 30,
         shared_memory: bool | None = None,
         compress: Literal["auto", "lz4", "off"] = "auto",
         endpoint: str | None = None,
@@ -116,6 +117,7 @@ class Mixture(IterableDataset):
             pad=pad,
             timeout=timeout,
             prefetch=prefetch,
+            max_batch_bytes=max_batch_bytes,
             shared_memory=shared_memory,
             compress=compress,
             endpoint=endpoint,
