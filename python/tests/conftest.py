@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from clusters import Cluster, shard
 from fakes import FakeBinding, FakeClient
-from shardstream import Client, _dataset, _native
+from shardstream import Client, _description, _native
 
 SHARDS = (40, 37, 41, 1, 60, 48)
 SAMPLES = sum(SHARDS)
@@ -25,7 +25,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBinding]:
     binding = FakeBinding()
     monkeypatch.setattr(_native, "_binding", binding)
     monkeypatch.setattr(FakeClient, "binding", binding, raising=False)
-    monkeypatch.setattr(_dataset, "Client", FakeClient)
+    monkeypatch.setattr(_description, "Client", FakeClient)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     yield binding

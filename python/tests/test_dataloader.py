@@ -86,6 +86,14 @@ def test_no_workers() -> None:
         assert batches[0]["bin"].tolist()[3] == payload(int(batches[0]["__key__"][3]))
 
 
+def test_a_loader_that_stacks_batches_once_more_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="give it batch_size=None"), pytest.raises(TypeError):
+        next(iter(DataLoader(dataset())))
+    with dataset(fields=["cls"]) as ds:
+        mine = DataLoader(ds, batch_size=1, collate_fn=lambda batches: batches[0])  # knows
+        assert len(next(iter(mine))["__key__"]) == 16
+
+
 def test_batch_by_batch_memory_through_the_loader() -> None:
     with dataset(etl="numbers", prefetch=2) as ds:
         for batch in loader(ds):

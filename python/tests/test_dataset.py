@@ -278,6 +278,8 @@ def test_a_state_of_other_data_is_refused(fake: FakeBinding) -> None:
         ({"worker": 0, "workers": 2}, "worker 0 of 2"),
         ({"workers": 2}, "worker None of 2"),
         ({"epoch": 2**63 - 1}, "epoch"),
+        ({"snapshot": 5}, "not a state"),
+        ({"snapshot": "x" * 1000}, "not a state"),
     ],
 )
 def test_a_state_of_another_dataset_is_refused(change: dict[str, Any], words: str) -> None:

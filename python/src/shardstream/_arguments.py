@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+_Value = TypeVar("_Value")
+
 _LONGEST_S = 1e9  # some thirty years; more does not fit into Go's durations
+_MAX_WORLD = 2**31 - 1
+_MAX_COUNT = 2**63 - 1
 
 
 def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
@@ -25,6 +29,37 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
     if high is not None and number > high:
         raise ValueError(f"{name} must be {high} or less, not {number}")
     return number
+
+
+def choice(name: str, value: _Value, allowed: Sequence[Any]) -> _Value:
+    """One of a few values."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, not {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False; 1 and 0 are fine, other values are not."""
+    if value not in (True, False):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def etl_name(value: Any) -> str | None:
+    """The name of a transformation; a function in its place is told how to get one."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(
+            "etl is the name of a deployed transformation: deploy the function first, with "
+            "Client().etl.create(name, function)"
+        )
+    return value or None
 
 
 def seconds(name: str, value: Any, *, none: bool = False) -> float:
@@ -49,7 +84,7 @@ def error_budget(value: Any) -> int | float | None:
                 f"an int, not {value!r}"
             )
         return float(value)
-    return integer("max_errors", value, 0)
+    return integer("max_errors", value, 0, _MAX_COUNT)
 
 
 def budget_document(budget: int | float | None) -> dict[str, int | float] | None:
@@ -65,7 +100,10 @@ def amount(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be 0 or more, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be less than 1.8e308") from None
 
 
 def names(argument: str, value: Any) -> tuple[str, ...]:
@@ -147,7 +185,7 @@ def rank_pair(rank: int | None, world_size: int | None) -> tuple[int | None, int
         return None, None
     if rank is None or world_size is None:
         raise ValueError("rank and world_size are given together, or neither")
-    world_size = integer("world_size", world_size, 1)
+    world_size = integer("world_size", world_size, 1, _MAX_WORLD)
     rank = integer("rank", rank, 0)
     if rank >= world_size:
         raise ValueError(f"rank {rank} of a world of {world_size}: ranks are 0 to {world_size - 1}")

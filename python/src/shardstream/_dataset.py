@@ -8,31 +8,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.context import get_spawning_popen
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from . import _native
-from ._arguments import (
-    budget_document,
-    decoders,
-    endpoint_url,
-    error_budget,
-    integer,
-    names,
-    rank_pair,
-    seconds,
-    shared_memory_allowed,
-    token_text,
-)
-from ._client import DEFAULT_ENDPOINT, Client
-from ._epochs import MAIN, Ledger, Plan
+from . import _native, _states
+from ._arguments import integer, text
+from ._course import Course
+from ._description import Description
+from ._epochs import MAX_EPOCH, Plan
 from ._exceptions import ClosedError
 from ._iteration import Iteration, Progress
-from ._ranks import Worker, ranks_of_process, this_worker
-from ._sources import shown, source_list
-from ._splitters import refuse_second_split
+from ._ranks import this_worker
+from ._splitters import refuse_second_split, warn_of_stacking
 
 if TYPE_CHECKING:
     from ._batch import Batch
@@ -40,17 +29,10 @@ if TYPE_CHECKING:
 
 _Dataset = TypeVar("_Dataset", bound="IterableDataset")  # typing.Self came with Python 3.11
 
-_STATE_VERSION = 1
-_SHUFFLES = ("global", "window", "shards", None)
-_COMPRESS = ("auto", "lz4", "off")
-_SAMPLES = ("shards", "objects")
-_ON_ERROR = ("raise", "skip", "warn")
-_MAX_SEED = 2**64 - 1
-_MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
-_MAX_EPOCH = 2**62
+_MAX_POSITION = 2**63 - 1
 
 
-class IterableDataset:
+class IterableDataset(Description):
     """Batches of a cluster's samples, shuffled and transformed there.
 
     With torch installed this is a `torch.utils.data.IterableDataset` and arrays are tensors;
@@ -135,119 +117,13 @@ class IterableDataset:
     """
 
     _convert: ClassVar[Callable[[Any], Any] | None] = None
-    #: What a copy of the dataset is made from.
-    _SETTINGS: ClassVar[tuple[str, ...]] = (
-        "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-        "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch",
-        "max_batch_bytes", "shared_memory", "compress", "endpoint", "_token",
-        "decode", "_kind",
-    )  # fmt: skip
 
-    def __init__(
-        self,
-        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        *,
-        batch_size: int,
-        samples: Literal["shards", "objects"] = "shards",
-        shuffle: Literal["global", "window", "shards"] | None = "global",
-        seed: int = 0,
-        etl: str | None = None,
-        fields: Sequence[str] | None = None,
-        decode: Mapping[str, Any] | None = None,
-        drop_last: bool = False,
-        rank: int | None = None,
-        world_size: int | None = None,
-        on_error: Literal["raise", "skip", "warn"] = "raise",
-        max_errors: int | float | None = None,
-        pad: bool = False,
-        timeout: float = 60.0,
-        prefetch: int = 4,
-        max_batch_bytes: int = 4 << 30,
-        shared_memory: bool | None = None,
-        compress: Literal["auto", "lz4", "off"] = "auto",
-        endpoint: str | None = None,
-        token: str | None = None,
-    ) -> None:
-        self.sources = source_list(source)
-        self.batch_size = integer("batch_size", batch_size, 1, _MAX_BATCH)
-        if samples not in _SAMPLES:
-            raise ValueError(f"samples must be one of {_SAMPLES}, not {samples!r}")
-        self._kind = samples  # not `samples`, which is a mixture's number of them
-        if shuffle not in _SHUFFLES:
-            raise ValueError(f"shuffle must be one of {_SHUFFLES}, not {shuffle!r}")
-        self.shuffle = shuffle
-        self.seed = integer("seed", seed, 0, _MAX_SEED)
-        if etl is not None and not isinstance(etl, str):
-            raise TypeError(
-                "etl is the name of a deployed transformation: deploy the function first, with "
-                "Client().etl.create(name, function)"
-            )
-        self.etl = etl or None
-        self.fields = None if fields is None else names("fields", fields)
-        if self.fields == ():
-            raise ValueError("fields is empty: name the columns to fetch, or None for all")
-        self.decode = None if decode is None else decoders(decode)
-        if drop_last not in (True, False):
-            raise TypeError(f"drop_last must be True or False, not {drop_last!r}")
-        self.drop_last = bool(drop_last)
-        self.rank, self.world_size = rank_pair(rank, world_size)
-        if on_error not in _ON_ERROR:
-            raise ValueError(f"on_error must be one of {_ON_ERROR}, not {on_error!r}")
-        self.on_error = on_error
-        self.max_errors = error_budget(max_errors)
-        if max_errors is not None and on_error == "raise":
-            raise ValueError(
-                "max_errors needs on_error='skip' or 'warn': 'raise' ends with the first error"
-            )
-        if pad not in (True, False):
-            raise TypeError(f"pad must be True or False, not {pad!r}")
-        self.pad = bool(pad)
-        self.timeout = seconds("timeout", timeout)
-        self.prefetch = integer("prefetch", prefetch, 1, 1024)
-        self.max_batch_bytes = integer("max_batch_bytes", max_batch_bytes, 1 << 20, 64 << 30)
-        if shared_memory is None:
-            shared_memory = shared_memory_allowed()
-        if shared_memory not in (True, False):
-            raise TypeError(f"shared_memory must be True or False, not {shared_memory!r}")
-        self.shared_memory = bool(shared_memory)
-        if compress not in _COMPRESS:
-            raise ValueError(f"compress must be one of {_COMPRESS}, not {compress!r}")
-        self.compress = compress
-        self.endpoint = endpoint_url(
-            endpoint or os.environ.get("SHARDSTREAM_ENDPOINT") or DEFAULT_ENDPOINT
-        )
-        self._token = token_text(
-            os.environ.get("SHARDSTREAM_TOKEN", "") if token is None else token
-        )
-        self._default = Plan(0, 0)
-        self._ledger = Ledger()
-        self._inherited: tuple[int, int] | None = None  # (rank, world size) of the trainer
-        self._reset()
-
-    def _reset(self) -> None:
-        """What belongs to this process and to no copy of the dataset."""
+    def _reset(self, course: Course | None = None) -> None:
+        super()._reset()
+        self._course = Course() if course is None else course
         self._stream: _native.Stream | None = None
         self._stream_pid = os.getpid()
-        self._running: Progress | None = None  # the one iteration that the stream serves
-        self._progress: Progress | None = None  # the same, unless a plan was set since
-        self._rounds = 0  # iterations begun in this worker
-        self._own: Plan | None = None  # a state that was loaded in a worker, by a stateful loader
-        self._infos: dict[tuple[int, int], dict[str, Any]] = {}
         self._closed = False
-
-    def __repr__(self) -> str:
-        text = f"{shown(self.sources)}, batch_size={self.batch_size}, shuffle={self.shuffle!r}"
-        text += f", seed={self.seed}"
-        for name in ("etl", "fields", "decode", "rank", "world_size"):
-            value = getattr(self, name)
-            if value is not None:
-                text += f", {name}={value!r}"
-        if self._kind != "shards":
-            text += f", samples={self._kind!r}"
-        for name in ("drop_last", "pad"):
-            if getattr(self, name):
-                text += f", {name}=True"
-        return f"IterableDataset({text})"
 
     # -- iterating ---------------------------------------------------------------------------
 
@@ -261,20 +137,8 @@ class IterableDataset:
             RuntimeError: accelerate would share the batches out a second time.
         """
         refuse_second_split(sys._getframe(1))
+        warn_of_stacking(sys._getframe(1))
         return Iteration(self)
-
-    def __len__(self) -> int:
-        """Batches in this rank's epoch; asks the cluster, once."""
-        return int(self._describe()["batches"])
-
-    def __bool__(self) -> bool:
-        """Always true: asking whether there is a dataset must not ask the cluster."""
-        return True
-
-    def info(self) -> dict[str, Any]:
-        """The data as it is now: snapshot, samples, shards, bytes, batches, max_sample."""
-        answer = self._describe(fresh=True)
-        return {key: value for key, value in answer.items() if key != "map"}
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be of this epoch; without it, each is of the next one.
@@ -283,8 +147,8 @@ class IterableDataset:
         for the same epoch stays; one that an earlier epoch takes the place of is warned of.
         """
         refuse_second_split(sys._getframe(1))
-        epoch = integer("epoch", epoch, 0, _MAX_EPOCH)
-        pending = self._pending()
+        epoch = integer("epoch", epoch, 0, MAX_EPOCH)
+        pending = self._course.pending()
         position = pending.position if pending.epoch == epoch else 0
         if epoch < pending.epoch and pending.position:
             warnings.warn(
@@ -292,7 +156,7 @@ class IterableDataset:
                 f"at sample {pending.position}: to resume, count epochs on from {pending.epoch}",
                 stacklevel=2,
             )
-        self._plan(Plan(epoch, position))
+        self._course.set(Plan(epoch, position))
 
     # -- state -------------------------------------------------------------------------------
 
@@ -312,24 +176,11 @@ class IterableDataset:
         if consumed is not None:
             consumed = integer("consumed", consumed, 0)
         worker = this_worker()
-        if worker is not None and self._progress is not None:
-            plan = self._progress.for_worker(worker)
-            return {**self._state(plan), "worker": worker.number, "workers": worker.count}
-        if self._progress is not None and self._progress.pid == os.getpid():
-            if consumed is None:
-                return self._state(self._progress.plan())
-            return self._state(self._after(self._progress.began, consumed))
-        last = self._ledger.last(os.getpid()) if self._progress is None else None
-        if last is None or last.worker == MAIN:
-            if consumed:
-                raise ValueError("no batch of this epoch was handed out yet: leave consumed out")
-            return self._state(self._pending())
-        if consumed is None:
-            raise ValueError(
-                "DataLoader workers read ahead, so this process must say how many batches of the "
-                "epoch it has used: state_dict(consumed=...); or use num_workers=0"
-            )
-        return self._state(self._after(last.plan, consumed))
+        plan = None if worker is None else self._course.share(worker)
+        if plan is None:
+            worker, plan = None, self._course.here(consumed, self._step)
+        saved = _states.Saved(plan, self._course.ledger.snapshot)
+        return _states.document(saved, self._order(), worker)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where a saved state stands; those after it are whole.
@@ -337,38 +188,10 @@ class IterableDataset:
         Raises:
             ValueError: the state is not of this dataset (another seed or shuffle), or not a state.
         """
-        try:
-            version, epoch, position = state["version"], state["epoch"], state["position"]
-            snapshot = state["snapshot"]
-            if ("mixture" in state) != ("mixture" in self._order()):
-                kinds = ("a Mixture", "an IterableDataset")
-                raise ValueError(
-                    "the state was saved by {}, and this is {}: they make different orders".format(
-                        *(kinds if "mixture" in state else kinds[::-1])
-                    )
-                )
-            saved = {name: state[name] for name in self._order()}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a state of a shardstream dataset: {error!r}") from error
-        if version != _STATE_VERSION:
-            raise ValueError(f"state version {version!r} is not {_STATE_VERSION}")
-        self._check_order(saved)
-        plan = Plan(
-            integer("epoch", epoch, 0, _MAX_EPOCH), integer("position", position, 0, 2**63 - 1)
-        )
         worker = this_worker()
-        if state.get("workers") is not None and (
-            worker is None
-            or (worker.number, worker.count) != (state.get("worker"), state["workers"])
-        ):
-            raise ValueError(
-                f"this is the state of DataLoader worker {state.get('worker')} of "
-                f"{state['workers']}: only a stateful loader with as many workers can use it"
-            )
-        self._ledger.snapshot = str(snapshot)
-        if worker is not None:
-            self._own = plan
-        self._plan(plan)
+        saved = _states.read(state, self._order(), self._check_order, worker)
+        self._course.ledger.snapshot = saved.snapshot
+        self._course.load(saved.plan, worker)
 
     def stats(self) -> dict[str, Any]:
         """Counts since the first iteration in this process.
@@ -423,7 +246,7 @@ class IterableDataset:
                 snapshots that were used last.
 
         Raises:
-            ValueError: neither batch nor position was given, or both.
+            ValueError: neither batch nor position was given, or both; or count with a batch.
             RequestError: the epoch has no such batch or position.
             NotFoundError: the snapshot is not kept any more.
 
@@ -432,26 +255,27 @@ class IterableDataset:
         """
         if (batch is None) == (position is None):
             raise ValueError("give the number of a batch, or a position, not both")
-        if epoch is None:
-            running = self._progress
-            epoch = self._pending().epoch if running is None else running.plan().epoch
-        rank, world = self._ranks_now()
-        request = self._description(rank, world)
-        request["epoch"] = integer("epoch", epoch, 0, _MAX_EPOCH)
-        request["snapshot"] = self._ledger.snapshot if snapshot is None else snapshot
-        request["start"] = integer("start", start, 0, 2**63 - 1)
+        if batch is not None and count != 1:
+            raise ValueError("count is of positions: a batch has as many samples as it has")
+        request = self._description()
+        epoch = self._course.epoch() if epoch is None else epoch
+        request["epoch"] = integer("epoch", epoch, 0, MAX_EPOCH)
+        if snapshot is None:
+            snapshot = self._course.ledger.snapshot
+        request["snapshot"] = text("snapshot", snapshot)
+        request["start"] = integer("start", start, 0, _MAX_POSITION)
         if batch is not None:
-            request["batch"] = integer("batch", batch, 0, 2**63 - 1)
+            request["batch"] = integer("batch", batch, 0, _MAX_POSITION)
         if position is not None:
-            request["position"] = integer("position", position, 0, 2**63 - 1)
+            request["position"] = integer("position", position, 0, _MAX_POSITION)
             request["count"] = integer("count", count, 1, 2**31)
-        with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
+        with self._client() as client:
             return client.explain(request)
 
     def close(self) -> None:
         """End the iteration and free the loader. Batches that are still referred to stay."""
         self._closed = True
-        self._running = None
+        self._course.stop()
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
@@ -472,85 +296,27 @@ class IterableDataset:
     def __getstate__(self) -> dict[str, Any]:
         """The description, and what the next iteration takes; nothing of the running one."""
         state = {name: getattr(self, name) for name in self._SETTINGS}
-        state["_default"] = tuple(self._pending())
-        state["_snapshot"] = self._ledger.snapshot
+        state["_next"] = tuple(self._course.pending())
+        state["_snapshot"] = self._course.ledger.snapshot
         if get_spawning_popen() is not None:  # for a worker: it goes on with this very dataset
-            state["_ledger"] = self._ledger
+            state["_ledger"] = self._course.ledger
         # A spawned DataLoader worker does not see the trainer's torch.distributed.
         state["_inherited"] = self._ranks_now()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._reset()
-        snapshot = state.pop("_snapshot")
+        pending, snapshot = Plan(*state.pop("_next")), state.pop("_snapshot")
+        ledger = state.pop("_ledger", None)
+        self._reset(Course(pending, ledger))
+        if ledger is None:
+            self._course.ledger.snapshot = snapshot
         self.__dict__.update(state)
-        self._default = Plan(*state["_default"])
-        if "_ledger" not in state:
-            self._ledger = Ledger()
-            self._ledger.snapshot = snapshot
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _pending(self) -> Plan:
-        """The plan of the next iteration, as far as this process can know."""
-        return self._own or self._ledger.peek(os.getpid(), self._default)
-
-    def _plan(self, plan: Plan) -> None:
-        self._default = plan
-        self._progress = None
-        self._ledger.set(os.getpid(), plan)
-
-    def _after(self, began: Plan, consumed: int) -> Plan:
-        world = self._ranks_now()[1]
-        return Plan(began.epoch, began.position + consumed * world * self.batch_size)
-
-    def _state(self, plan: Plan) -> dict[str, Any]:
-        return {
-            "version": _STATE_VERSION,
-            "snapshot": self._ledger.snapshot,
-            **self._order(),
-            "epoch": plan.epoch,
-            "position": plan.position,
-        }
-
-    def _order(self) -> dict[str, Any]:
-        """What the order of an epoch depends on, apart from the data: a part of each state."""
-        return {"seed": self.seed, "shuffle": self.shuffle}
-
-    def _check_order(self, saved: Mapping[str, Any]) -> None:
-        """Refuse a state whose position is one in another order."""
-        if saved != self._order():
-            raise ValueError(
-                f"the state was saved with seed={saved['seed']}, shuffle={saved['shuffle']!r}, "
-                f"this dataset has seed={self.seed}, shuffle={self.shuffle!r}: they make "
-                "different orders"
-            )
-
-    def _ranks_now(self) -> tuple[int, int]:
-        """(rank, world size), from the arguments, or from what this process is part of now."""
-        if self.rank is not None and self.world_size is not None:
-            return self.rank, self.world_size
-        if self._inherited is not None and this_worker() is not None:
-            return self._inherited
-        return ranks_of_process()
-
-    def _describe(self, *, fresh: bool = False) -> dict[str, Any]:
-        """What the cluster says about this dataset as a stream of this rank's."""
-        rank, world = self._ranks_now()
-        if fresh or (rank, world) not in self._infos:
-            with Client(self.endpoint, token=self._token, timeout=self.timeout) as client:
-                self._infos[rank, world] = client.stream_info(self._description(rank, world))
-        return self._infos[rank, world]
-
-    def _description(self, rank: int, world: int) -> dict[str, Any]:
-        """The stream as POST /v1/streams takes it."""
-        names = (
-            "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "mixture",
-            "decode", "samples",
-        )  # fmt: skip
-        config = self._config()
-        description = {name: config[name] for name in names if name in config}
-        return {**description, "rank": rank, "world_size": world}
+    def _step(self) -> int:
+        """Samples of a full step of all ranks."""
+        return self._ranks_now()[1] * self.batch_size
 
     def _begin(self) -> Progress:
         """Start an iteration in the native loader."""
@@ -559,7 +325,7 @@ class IterableDataset:
         _native.check_fork()
         rank, world = self._ranks_now()
         worker = this_worker()
-        began = self._take_plan(worker)
+        began = self._course.take(worker)
         try:
             if began.position:
                 # A state made by counting batches may point a little past the end of the epoch.
@@ -576,55 +342,10 @@ class IterableDataset:
                     "world_size": world,
                     "worker": worker.number if worker else 0,
                     "workers": worker.count if worker else 1,
-                    "snapshot": self._ledger.snapshot if began.position else "",
+                    "snapshot": self._course.ledger.snapshot if began.position else "",
                 }
             )
         except BaseException:
-            self._begin_again(began)
+            self._course.give_back(began, worker)
             raise
-        self._running = self._progress = Progress(began, world * self.batch_size)
-        return self._running
-
-    def _take_plan(self, worker: Worker | None) -> Plan:
-        """What this iteration is to yield; the next one gets the epoch after it."""
-        if worker is None:
-            began = self._ledger.begin(os.getpid(), self._default)
-            self._default = Plan(began.epoch + 1, 0)
-            return began
-        own, self._own = self._own, None
-        self._rounds += 1
-        return self._ledger.join(
-            worker.trainer, worker.seed, self._rounds, worker.number, self._default, own
-        )
-
-    def _begin_again(self, began: Plan) -> None:
-        """Let the next iteration take the plan of one that failed before its first batch."""
-        worker = this_worker()
-        self._ledger.set(os.getpid() if worker is None else worker.trainer, began)
-        self._running = self._progress = None
-
-    def _config(self) -> dict[str, Any]:
-        """The stream as pybind.Open takes it."""
-        return {
-            "endpoint": self.endpoint,
-            "token": self._token,
-            "sources": self.sources,
-            "samples": self._kind,
-            "batch_size": self.batch_size,
-            "shuffle": self.shuffle or "none",
-            "seed": self.seed,
-            "etl": self.etl or "",
-            "fields": self.fields or (),
-            "decode": self.decode or {},
-            "drop_last": self.drop_last,
-            "prefetch": self.prefetch,
-            "max_batch_bytes": self.max_batch_bytes,
-            "on_error": self.on_error,
-            "max_errors": budget_document(self.max_errors),
-            "pad": self.pad,
-            "timeout_s": self.timeout,
-            "shared_memory": self.shared_memory,
-            "compress": self.compress,
-            # A DataLoader's worker may be gone before the next epoch.
-            "read_ahead": this_worker() is None,
-        }
+        return self._course.begin(began, self._step())

@@ -20,6 +20,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+MAX_EPOCH = 2**62
+
 _SLOTS = 1024
 _ENTRY = struct.Struct("<8q")
 _HEAD = struct.Struct("<q120s")  # number of entries ever written, snapshot id

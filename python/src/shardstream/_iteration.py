@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import _native
 from ._epochs import Plan
 from ._exceptions import ClosedError, SkippedSampleWarning
-from ._ranks import Worker
+from ._ranks import Worker, this_worker
 
 if TYPE_CHECKING:
     from ._batch import Batch
@@ -73,7 +73,7 @@ class Iteration(Iterator["Batch"]):
         try:
             if self._progress is None:
                 self._progress = dataset._begin()
-            elif dataset._running is not self._progress or self._progress.pid != os.getpid():
+            elif dataset._course.running is not self._progress or self._progress.pid != os.getpid():
                 _native.check_fork()
                 raise ClosedError(
                     "this iteration has ended: another one of the same dataset began, or it was "
@@ -97,7 +97,7 @@ class Iteration(Iterator["Batch"]):
                 "load_state_dict(state_dict()) and a new iteration"
             )
         if self._progress.batches == 0:
-            dataset._ledger.snapshot = str(stream.stats()["snapshot"])
+            dataset._course.ledger.snapshot = str(stream.stats()["snapshot"])
         self._progress.handed_out(head.next_position)
         if head.skipped and dataset.on_error == "warn":
             self._warn(head.skipped, stream)
@@ -108,7 +108,7 @@ class Iteration(Iterator["Batch"]):
         if self._progress is None:
             return
         if self._progress.batches == 0:
-            self._dataset._begin_again(self._progress.began)
+            self._dataset._course.give_back(self._progress.began, this_worker())
             self._progress = None
         elif not isinstance(error, (KeyboardInterrupt, TimeoutError)):
             self._done = True

@@ -75,7 +75,7 @@ def _first_batch(source: IterableDataset) -> Batch:
     """The first batch of epoch 0, by a copy of the dataset: its own state stays as it is."""
     with copy.copy(source) as probe:
         probe.prefetch = 1
-        probe._plan(Plan(0, 0))
+        probe._course.set(Plan(0, 0))
         batch = next(iter(probe), None)
     if batch is None:
         raise ValueError("an epoch has no batch to read a signature from: pass signature=")
