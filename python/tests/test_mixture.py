@@ -7,6 +7,7 @@ import inspect
 import json
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def test_sources_are_kept_in_one_form() -> None:
         ({"weight": -1}, ValueError, "weight must be 0 or more"),
         ({"weight": float("nan")}, ValueError, "weight"),
         ({"weight": float("inf")}, ValueError, "weight"),
+        ({"weight": 10**400}, ValueError, "weight must be less than"),
         ({"weight": "1"}, TypeError, "weight must be a number"),
         ({"repeat": True}, TypeError, "repeat must be a number"),
         ({"samples": 1.5}, TypeError, "samples must be an integer"),
@@ -100,10 +102,10 @@ def test_bad_mixtures(
 
 
 def test_repr_and_copies() -> None:
-    ds = mixture({A: 0.7, B: 0.3}, samples=50, rank=0, world_size=2, drop_last=True)
+    ds = mixture({A: 0.7, B: 0.3}, samples=50, rank=0, world_size=2, drop_last=True, pad=True)
     assert repr(ds) == (
         f"Mixture([Source({A!r}, weight=0.7), Source({B!r}, weight=0.3)], batch_size=10, "
-        "interleave='random', seed=0, samples=50, rank=0, world_size=2, drop_last=True)"
+        "interleave='random', seed=0, samples=50, rank=0, world_size=2, drop_last=True, pad=True)"
     )
     ds.load_state_dict({**ds.state_dict(), "epoch": 2, "position": 40})
     for twin in (pickle.loads(pickle.dumps(ds)), copy.deepcopy(ds)):
@@ -116,6 +118,13 @@ def test_it_is_a_dataset_also_of_torch() -> None:
     ds = ss.Mixture([A], batch_size=1)
     assert isinstance(ds, torch.utils.data.IterableDataset)
     assert type(pickle.loads(pickle.dumps(ds))) is ss.Mixture
+
+
+def test_local_manifests_are_sources(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("ss://a/x.tar\nss://a/y.tar\n")
+    for parts in ([path], [(path, 1)], [Source(path)]):
+        assert mixture(parts).sources == ("=ss://a/x.tar", "=ss://a/y.tar")
 
 
 def test_it_takes_every_option_of_a_dataset() -> None:
@@ -176,6 +185,22 @@ def test_batches_of_one_source_each_depend_on_their_size() -> None:
 # -- what comes out --------------------------------------------------------------------------
 
 on_cluster = pytest.mark.usefixtures("at_cluster")
+
+
+@on_cluster
+def test_objects_are_mixed_too(client: ss.Client) -> None:
+    bucket = client.bucket("mixed-objects").create()
+    for number in range(8):
+        bucket.put(f"{'cats' if number < 4 else 'dogs'}/{number}.txt", b"%d" % number)
+    parts = ["ss://mixed-objects/cats/", "ss://mixed-objects/dogs/"]
+    ds = mixture(parts, batch_size=4, objects=True, interleave="stratified", decode={"txt": "int"})
+    assert "objects=True" in repr(ds)
+    batches = list(pickle.loads(pickle.dumps(ds)))
+    assert [sorted(sources([batch])) for batch in batches] == [[0, 0, 1, 1]] * 2
+    assert sorted(int(value) for batch in batches for value in batch["txt"]) == list(range(8))
+    assert [batch["__key__"] for batch in batches] == [ds.explain(0, n).keys for n in range(2)]
+    with pytest.raises(TypeError, match="objects must be True or False"):
+        mixture(parts, objects="yes")
 
 
 @on_cluster

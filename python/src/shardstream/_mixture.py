@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from ._arguments import integer
+from ._arguments import choice, flag, integer
 from ._dataset import IterableDataset
 from ._parts import Source, sources_of
 from ._sources import source_list
@@ -37,6 +38,8 @@ class Mixture(IterableDataset):
         sources: a list of `Source`, addresses (as ``Source(address)``) or pairs (address,
             weight); or a dict from address to weight.
         batch_size: samples in each batch of a rank.
+        objects: the sources' objects are samples of their own, as with ``samples="objects"`` of an
+            `IterableDataset`; otherwise they are tar files of samples.
         interleave: "random": all samples of an epoch are shuffled together; every source has
             shuffle="global". "stratified": every batch has each source's share, and each source
             keeps its own order. "per_source": each batch is from one source; what a source gives
@@ -54,7 +57,8 @@ class Mixture(IterableDataset):
         max_errors: see `IterableDataset`.
         pad: see `IterableDataset`.
         timeout: see `IterableDataset`.
-        prefetch, max_batch_bytes: see `IterableDataset`.
+        prefetch: see `IterableDataset`.
+        max_batch_bytes: see `IterableDataset`.
         shared_memory: see `IterableDataset`.
         compress: see `IterableDataset`.
         endpoint: see `IterableDataset`.
@@ -75,9 +79,11 @@ class Mixture(IterableDataset):
 
     def __init__(
         self,
-        sources: Iterable[Source | str | tuple[str, float]] | Mapping[str, float],
+        sources: Iterable[Source | str | os.PathLike[str] | tuple[str, float]]
+        | Mapping[str, float],
         *,
         batch_size: int,
+        objects: bool = False,
         interleave: Literal["random", "stratified", "per_source"] = "random",
         samples: int | None = None,
         seed: int = 0,
@@ -98,14 +104,13 @@ class Mixture(IterableDataset):
         token: str | None = None,
     ) -> None:
         self.mixed = sources_of(sources)
-        if interleave not in _INTERLEAVES:
-            raise ValueError(f"interleave must be one of {_INTERLEAVES}, not {interleave!r}")
-        self.interleave = interleave
+        self.interleave = choice("interleave", interleave, _INTERLEAVES)
         self.samples = None if samples is None else integer("samples", samples, 1, _MAX_SAMPLES)
         self._check()
         super().__init__(
             [address for part in self.mixed for address in source_list(part.source)],
             batch_size=batch_size,
+            samples="objects" if flag("objects", objects) else "shards",
             seed=seed,
             fields=fields,
             decode=decode,
@@ -146,8 +151,13 @@ class Mixture(IterableDataset):
             value = getattr(self, name)
             if value is not None:
                 text += f", {name}={value!r}"
-        if self.drop_last:
-            text += ", drop_last=True"
+        for name, given in (
+            ("objects", self._kind == "objects"),
+            ("drop_last", self.drop_last),
+            ("pad", self.pad),
+        ):
+            if given:
+                text += f", {name}=True"
         return f"Mixture({text})"
 
     def _config(self) -> dict[str, Any]:

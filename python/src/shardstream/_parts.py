@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal
 
-from ._arguments import amount, integer
+from ._arguments import amount, choice, etl_name, integer
 from ._sources import source_list
 
 _SHUFFLES = ("global", "window", "shards", None)
@@ -19,7 +20,7 @@ class Source:
     """One source of a `Mixture`, with at most one of weight, repeat and samples.
 
     Args:
-        source: ``ss://bucket/key`` with braces and globs, ``ss://bucket/prefix/``, or several.
+        source: an address or several, as `IterableDataset` takes them.
         weight: its share of an epoch, relative to the weights of the others; 0 leaves it out.
         repeat: how often its samples come in an epoch, such as 2 or 0.5.
         samples: how many of its samples come in an epoch.
@@ -32,7 +33,7 @@ class Source:
         TypeError: an argument is of the wrong type.
     """
 
-    source: str | Sequence[str]
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     _: KW_ONLY
     weight: float | None = None
     repeat: float | None = None
@@ -54,13 +55,8 @@ class Source:
             raise ValueError(
                 f"source {addresses[0]!r} has {' and '.join(list(given)[1:])}: give one of them"
             )
-        if self.shuffle not in _SHUFFLES:
-            raise ValueError(f"shuffle must be one of {_SHUFFLES}, not {self.shuffle!r}")
-        if self.etl is not None and not isinstance(self.etl, str):
-            raise TypeError(
-                "etl is the name of a deployed transformation: deploy the function first, with "
-                "Client().etl.create(name, function)"
-            )
+        choice("shuffle", self.shuffle, _SHUFFLES)
+        given["etl"] = etl_name(self.etl)
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -110,7 +106,7 @@ def sources_of(sources: Any) -> tuple[Source, ...]:
 def _source(one: Any) -> Source:
     if isinstance(one, Source):
         return one
-    if isinstance(one, str):
+    if isinstance(one, (str, os.PathLike)):
         return Source(one)
     if isinstance(one, tuple) and len(one) == 2 and not isinstance(one[1], str):
         return Source(one[0], weight=one[1])
