@@ -158,6 +158,9 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 		}
 		return c, nil
 	}
+	if name == "__key__" || name == "__mask__" || name == "__source__" { // columns of the batch's own
+		return nil, badRequest("the samples have a field %q, a name that batches use for something else: choose the others by fields, or rename it", name)
+	}
 	if b.ncols == len(b.cols) {
 		// Each takes memory for every sample of the batch, whether they have such a field or not.
 		if int64(b.ncols+1)*int64(b.n)*entryBytes > max(b.slot.most/4, minColumns) {

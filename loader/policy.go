@@ -2,7 +2,6 @@ package loader
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -97,13 +96,27 @@ func (b *batch) hasAny(fields map[string]any) bool {
 	return false
 }
 
+// columnsOf names the columns that a description of decoders asks for, sorted.
+func columnsOf(decode map[string]any, prefix string) []string {
+	var names []string
+	for name, how := range decode {
+		if members, ok := how.(map[string]any); ok {
+			names = append(names, columnsOf(members, prefix+name+".")...)
+		} else {
+			names = append(names, prefix+name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // judge applies the error policy to a complete batch.
 func (it *iteration) judge(b *batch) error {
 	if fields := it.l.cfg.Fields; len(fields) > 0 && b.ncols == 0 && len(b.failures) < b.n {
-		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q; `shardstream dataset inspect` lists those of the shards", b.index, fields)
+		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %.100q; `shardstream dataset inspect` lists those of the shards", b.index, fields)
 	}
 	if decode := it.l.cfg.Decode; len(decode) > 0 && len(b.failures) < b.n && !b.hasAny(decode) {
-		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %q that decode names; `shardstream dataset inspect` lists those of the shards", b.index, slices.Sorted(maps.Keys(decode)))
+		return api.Errorf(404, api.CodeNoMatch, "no sample of batch %d has any of the fields %.100q that decode names; `shardstream dataset inspect` lists those of the shards", b.index, columnsOf(decode, ""))
 	}
 	if len(b.failures) == 0 {
 		return nil

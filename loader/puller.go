@@ -78,7 +78,11 @@ func (p *puller) run(ctx context.Context) error {
 }
 
 func (p *puller) unreachable(err error) error {
-	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v; see `shardstream status`", p.node, p.peer.Load().Addr, p.it.l.cfg.Timeout, err)
+	hint := "see `shardstream status`"
+	if etl := p.it.l.cfg.ETL; etl != "" {
+		hint += fmt.Sprintf(", or raise the timeout if %.80q takes that long", etl)
+	}
+	return api.Errorf(503, codeTimeout, "no progress from %s (%s) for %v: %v; %s", p.node, p.peer.Load().Addr, p.it.l.cfg.Timeout, err, hint)
 }
 
 // advance publishes progress and looks for places that nobody will fill any more.

@@ -274,6 +274,9 @@ func (l *Loader) Stats() Stats {
 	s.Snapshot, s.Batches, s.Samples, s.Bytes = c.snapshot, c.batches, c.samples, c.bytes
 	s.WaitSeconds, s.RunSeconds, s.Retries = c.wait.Seconds(), c.ran.Seconds(), c.retries
 	s.Skipped, s.SkippedKeys, s.ByCode = c.skipped, append([]string{}, c.skippedKeys...), c.byCode
+	if s.ByCode == nil {
+		s.ByCode = map[string]int64{}
+	}
 	s.WaitShare = ratio(s.WaitSeconds, s.RunSeconds)
 	s.SamplesPS, s.BytesPS = ratio(float64(s.Samples), s.RunSeconds), ratio(float64(s.Bytes), s.RunSeconds)
 	s.Targets = make(map[string]TargetStats, len(c.targets))

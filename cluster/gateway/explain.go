@@ -92,7 +92,7 @@ func locateSamples(e *api.Explanation, req *api.ExplainRequest, samples int64) (
 	if req.Position != nil {
 		from, count := *req.Position, max(req.Count, 1)
 		if from < 0 || count > samples || from > samples-count {
-			return 0, badStream("positions %d to %d are not within the epoch's %d samples", from, from+count, samples)
+			return 0, badStream("%d positions from %d on are not within the epoch's %d samples", count, from, samples)
 		}
 		e.Batch, e.Position, e.Next = -1, from, from+count
 		return count, tooMany(count)

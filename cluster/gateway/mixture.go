@@ -50,29 +50,29 @@ func checkMixture(req *api.StreamRequest) error {
 
 func checkMixtureSource(i int, s *api.MixtureSource) error {
 	if len(s.Sources) == 0 {
-		return badStream("source %d of the mixture has no address, such as ss://bucket/train-*.tar", i+1)
+		return badStream("source %d of the mixture has no address, such as ss://bucket/train-*.tar", i)
 	}
 	given := 0
 	if s.Weight != nil {
 		given++
 		if !(*s.Weight >= 0) || math.IsInf(*s.Weight, 0) {
-			return badStream("weight of source %d (%.100s) must be 0 or more, not %v", i+1, s.Sources[0], *s.Weight)
+			return badStream("weight of source %d (%.100s) must be 0 or more, not %v", i, s.Sources[0], *s.Weight)
 		}
 	}
 	if s.Repeat != nil {
 		given++
 		if !(*s.Repeat >= 0) || *s.Repeat > sampler.MaxSamples {
-			return badStream("repeat of source %d (%.100s) must be 0 or more, not %v", i+1, s.Sources[0], *s.Repeat)
+			return badStream("repeat of source %d (%.100s) must be 0 to %d, not %v", i, s.Sources[0], int64(sampler.MaxSamples), *s.Repeat)
 		}
 	}
 	if s.Samples != nil {
 		given++
 		if *s.Samples < 0 || *s.Samples > sampler.MaxSamples {
-			return badStream("samples of source %d (%.100s) must be 0 to %d, not %d", i+1, s.Sources[0], int64(sampler.MaxSamples), *s.Samples)
+			return badStream("samples of source %d (%.100s) must be 0 to %d, not %d", i, s.Sources[0], int64(sampler.MaxSamples), *s.Samples)
 		}
 	}
 	if given > 1 {
-		return badStream("source %d (%.100s) has more than one of weight, repeat and samples: which is it?", i+1, s.Sources[0])
+		return badStream("source %d (%.100s) has more than one of weight, repeat and samples: which is it?", i, s.Sources[0])
 	}
 	return nil
 }
@@ -101,10 +101,10 @@ func mixtureParts(req *api.StreamRequest, draws []int64) ([]sampler.Part, sample
 		}
 		mode, err := sampler.ParseMode(s.Shuffle)
 		if err != nil {
-			return nil, blend, badStream("source %d (%.100s): %v", i+1, s.Sources[0], err)
+			return nil, blend, badStream("source %d (%.100s): %v", i, s.Sources[0], err)
 		}
 		if blend.Interleave == sampler.Random && mode != sampler.Global {
-			return nil, blend, badStream(`interleave "random" permutes all samples, which undoes shuffle %q of source %d (%.100s): take interleave "stratified", or shuffle "global" there`, s.Shuffle, i+1, s.Sources[0])
+			return nil, blend, badStream(`interleave "random" permutes all samples, which undoes shuffle %q of source %d (%.100s): take interleave "stratified", or shuffle "global" there`, s.Shuffle, i, s.Sources[0])
 		}
 		parts[i].Shuffle.Mode = mode
 	}
@@ -136,7 +136,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 		}
 		counts[i], sizes[i] = shards.NumShards()-before, shards.Samples()-samples
 		if sizes[i] == 0 {
-			return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples", counts[i], i+1, s.Sources[0])
+			return nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of source %d (%.100s) hold no samples: a member is a field of one if its name has an extension, such as 0001.jpg", counts[i], i, s.Sources[0])
 		}
 	}
 	snap, err := shards.Snapshot()
@@ -259,7 +259,7 @@ func shareOut(m *api.Mixture, weights []float64, sizes []int64, unit int64) ([]i
 	}
 	for i := range draws {
 		if draws[i] == 0 && weights[i] > 0 {
-			return nil, badStream("source %d (%.100s) with weight %v comes to none of the epoch's %d samples (in units of %d): take more samples, or a weight of 0 to leave it out", i+1, m.Sources[i].Sources[0], weights[i], samples, unit)
+			return nil, badStream("source %d (%.100s) with weight %v comes to none of the epoch's %d samples (in units of %d): take more samples, or a weight of 0 to leave it out", i, m.Sources[i].Sources[0], weights[i], samples, unit)
 		}
 		draws[i] *= unit
 	}

@@ -140,7 +140,7 @@ func TestBadStreams(t *testing.T) {
 		{"world of 0", `{"shuffle":"global","batch_size":4,"world_size":0,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "world size 0"},
 		{"rank beyond the world", `{"shuffle":"global","batch_size":4,"world_size":2,"rank":2,"sources":["ss://b/*.tar"]}`, 400, api.CodeBadRequest, "rank 2"},
 		{"unknown etl", `{"shuffle":"global","batch_size":4,"etl":"nope","sources":["ss://b/*.tar"]}`, 404, api.CodeNoETL, "nope"},
-		{"no match", `{"shuffle":"global","batch_size":4,"sources":["ss://b/*.tar"]}`, 404, api.CodeNoMatch, "matches no tar"},
+		{"no match", `{"shuffle":"global","batch_size":4,"sources":["ss://b/*.tar"]}`, 404, api.CodeNoMatch, "matches no object"},
 		{"unknown bucket", `{"shuffle":"global","batch_size":4,"sources":["ss://nobucket/"]}`, 404, api.CodeNoBucket, "nobucket"},
 		{"no archive", `{"shuffle":"global","batch_size":4,"sources":["ss://b/x.bin"]}`, 400, api.CodeBadRequest, "not an indexed tar"},
 	} {

@@ -292,6 +292,8 @@ func (g *Gateway) matches(ctx context.Context, p *api.Pattern, l *list) error {
 	switch {
 	case taken > 0:
 		return nil
+	case others == 0:
+		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no object; `shardstream ls %s` shows what is there", p.Address, api.Address(p.Bucket, ""))
 	case l.plain:
 		return api.Errorf(http.StatusNotFound, api.CodeNoMatch, "source %.200s matches no object with an extension (%d without one match); `shardstream ls %s` shows what is there", p.Address, others, api.Address(p.Bucket, ""))
 	default:

@@ -171,7 +171,7 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.Str
 		return nil, nil, badStream("%v", err)
 	}
 	if snap.Samples() == 0 {
-		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of the sources hold no samples", snap.NumShards())
+		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of the sources hold no samples: a member is a field of one if its name has an extension, such as 0001.jpg", snap.NumShards())
 	}
 	info.Snapshot, info.Samples, info.Shards = snap.ID(), snap.Samples(), int64(snap.NumShards())
 	return info, snap, nil

@@ -43,7 +43,7 @@ func AsError(err error) *api.Error {
 		return message(http.StatusBadRequest, api.CodeIncomplete)
 	case errors.As(err, &format):
 		return api.Errorf(http.StatusBadRequest, api.CodeBadArchive,
-			"%s; repair the archive, or store it as opaque bytes with the header %s: none", format.Error(), api.HeaderArchive)
+			"%s; repair the archive, or store it as opaque bytes (put --opaque, index=False in Python, or the header %s: none)", format.Error(), api.HeaderArchive)
 	case errors.As(err, &corrupt):
 		return message(http.StatusInternalServerError, api.CodeCorrupt)
 	case errors.As(err, &full):

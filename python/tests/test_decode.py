@@ -213,6 +213,9 @@ def test_unknown_decoders_and_fields_are_refused(bucket: ss.Bucket) -> None:
         stream(address, {"png": "rgb8"}, fields=["cls"])
     with pytest.raises(ss.NotFoundError, match='"png"'):
         stream(address, {"png": "rgb8"})
+    address = put(bucket, "members.tar", {"a": {"json": b'{"b": 1}'}})
+    with pytest.raises(ss.NotFoundError, match=r'"json\.c" "json\.d\.e"'):
+        stream(address, {"json": {"c": "int", "d": {"e": "text"}}})
 
 
 @pytest.mark.parametrize("decode", ["rgb8", ["rgb8"], {"jpg": None}, {"jpg": {}}, {1: "int"}])

@@ -79,6 +79,12 @@ def test_explain_needs_no_iteration_and_no_native_module(monkeypatch: pytest.Mon
         ds.explain()
     with pytest.raises(ss.RequestError, match="no batch 15"):
         ds.explain(batch=15)
+    with pytest.raises(ss.RequestError, match="3 positions from 225 on"):
+        ds.explain(position=225, count=3)
+    with pytest.raises(ValueError, match="count is of positions"):
+        ds.explain(batch=1, count=3)
+    with pytest.raises(TypeError, match="snapshot"):
+        ds.explain(batch=1, snapshot=5)  # type: ignore[arg-type]
 
 
 def test_explain_the_rest_of_an_epoch_on_another_world_size() -> None:

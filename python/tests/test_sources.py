@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shardstream as ss
-from clusters import Cluster, shard
+from clusters import Cluster, shard, tar_of
 from PIL import Image
 from shardstream._dataset import IterableDataset
 
@@ -48,6 +48,15 @@ def dataset(source: Any, **options: Any) -> IterableDataset:
 def keys(ds: IterableDataset) -> list[str]:
     with ds:
         return [key for batch in ds for key in batch["__key__"]]
+
+
+@pytest.mark.parametrize("name", ["__key__", "__mask__", "__source__"])
+def test_a_field_with_a_name_of_the_batchs_own_is_refused(bucket: ss.Bucket, name: str) -> None:
+    bucket.put("reserved.tar", tar_of({f"0.{name}": b"1", "0.cls": b"2"}))
+    with pytest.raises(ss.RequestError, match=f'field "{name}"'):
+        keys(dataset("ss://sources/reserved.tar"))
+    assert keys(dataset("ss://sources/reserved.tar", fields=["cls"])) == ["0"]
+    bucket.delete("reserved.tar")
 
 
 @pytest.mark.parametrize("shuffle", ["global", "window", "shards", None])
