@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -364,6 +365,10 @@ func TestStreamOfAMixture(t *testing.T) {
 	mix := []string{"stream", "--mix", "ss://" + b + "/0.tar=3", "--mix", "ss://" + b + "/1.tar=1", "--batch-size", "16"}
 	require.Contains(t, ok(t, run(append(mix, "--mix-samples", "100", "--interleave", "stratified", "--shuffle", "none")...)), "100 samples in 7 batches")
 	require.Contains(t, ok(t, run("stream", "--mix", "ss://"+b+"/0.tar", "--mix", "ss://"+b+"/1.tar")), "40 samples")
+	table := ok(t, run("stream", "explain", "--mix", "ss://"+b+"/0.tar=3", "--mix", "ss://"+b+"/1.tar=1", "--interleave", "stratified", "--batch", "0", "--batch-size", "4"))
+	require.Contains(t, table, "a mixture of 2 sources")
+	require.Len(t, regexp.MustCompile(`(?m)/0\.tar .* 0$`).FindAllString(table, -1), 3, table)
+	require.Len(t, regexp.MustCompile(`(?m)/1\.tar .* 1$`).FindAllString(table, -1), 1, table)
 	for says, args := range map[string][]string{
 		"give a source":          {"stream"},
 		"--mix":                  {"stream", "ss://" + b + "/", "--interleave", "random"},

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"math"
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"github.com/shardstream/shardstream/cluster/api"
-	"github.com/shardstream/shardstream/loader"
 )
 
 // mixFlags describe a mixture on the command line.
@@ -15,41 +17,67 @@ type mixFlags struct {
 	samples    int64
 }
 
-// describe makes the sources, shuffle and etl of a stream those of its mixture, if there is one.
-func (m *mixFlags) describe(config *loader.Config, sources []string) error {
+func (m *mixFlags) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringArrayVar(&m.sources, "mix", nil, "one source of a mixture, as ADDRESS or ADDRESS=WEIGHT; repeat it")
+	flags.StringVar(&m.interleave, "interleave", "", "how a mixture's sources come together: random, stratified or per_source")
+	flags.Int64Var(&m.samples, "mix-samples", 0, "samples of a mixture's epoch; 0 for as many as its sources have")
+}
+
+// mixture is what the flags describe, with the shuffle and transformation of all its sources; nil where
+// the stream is of plain sources. Either is an error where it is not a stream at all.
+func (m *mixFlags) mixture(sources []string, shuffle, etl string) (*api.Mixture, error) {
 	switch {
 	case len(m.sources) == 0 && len(sources) == 0:
-		return usagef("give a source, such as ss://bucket/train-*.tar, or several with --mix")
+		return nil, usagef("give a source, such as ss://bucket/train-*.tar, or several with --mix")
 	case len(m.sources) == 0 && (m.interleave != "" || m.samples != 0):
-		return usagef("--interleave and --mix-samples are about a mixture: give its sources with --mix")
+		return nil, usagef("--interleave and --mix-samples are about a mixture: give its sources with --mix")
 	case len(m.sources) == 0:
-		config.Sources = sources
-		return nil
+		return nil, checkAddresses(sources)
 	case len(sources) > 0:
-		return usagef("give all sources with --mix, or none: %s has no share of the mixture", sources[0])
+		return nil, usagef("give all sources with --mix, or none: %s has no share of the mixture", sources[0])
+	case m.samples < 0:
+		return nil, usagef("--mix-samples must be 0 or more, not %d", m.samples)
 	}
-	config.Mixture = &loader.Mixture{Interleave: m.interleave, Samples: m.samples}
+	mixture := &api.Mixture{Interleave: m.interleave, Samples: m.samples}
 	for _, text := range m.sources {
 		source, err := mixSource(text)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		source.Shuffle, source.ETL = config.Shuffle, config.ETL
-		config.Mixture.Sources = append(config.Mixture.Sources, source)
+		source.Shuffle, source.ETL = shuffle, etl
+		mixture.Sources = append(mixture.Sources, source)
 	}
-	config.Shuffle, config.ETL = "", ""
-	return nil
+	return mixture, nil
 }
 
 // mixSource reads ADDRESS or ADDRESS=WEIGHT.
 func mixSource(text string) (api.MixtureSource, error) {
-	at := strings.LastIndexByte(text, '=')
-	if at < 0 {
-		return api.MixtureSource{Sources: []string{text}}, nil
+	address, number, weighted := text, "", false
+	if at := strings.LastIndexByte(text, '='); at > 0 { // before an address it says that the name is exact
+		address, number, weighted = text[:at], text[at+1:], true
 	}
-	weight, err := strconv.ParseFloat(text[at+1:], 64)
-	if err != nil {
-		return api.MixtureSource{}, usagef("--mix %q is not ADDRESS=WEIGHT: %q is no number", text, text[at+1:])
+	source := api.MixtureSource{Sources: []string{address}}
+	if err := checkAddresses(source.Sources); err != nil {
+		return source, err
 	}
-	return api.MixtureSource{Sources: []string{text[:at]}, Weight: &weight}, nil
+	if weighted {
+		weight, err := strconv.ParseFloat(number, 64)
+		if err != nil || math.IsNaN(weight) || math.IsInf(weight, 0) || weight < 0 {
+			return source, usagef("--mix %q is not ADDRESS=WEIGHT: %q is no number of 0 or more", text, number)
+		}
+		source.Weight = &weight
+	}
+	return source, nil
+}
+
+// checkAddresses refuses what can't be a source before the cluster is asked.
+func checkAddresses(sources []string) error {
+	for _, source := range sources {
+		address := strings.TrimPrefix(strings.TrimPrefix(source, api.ManifestPrefix), api.ExactPrefix)
+		if !strings.HasPrefix(address, api.Scheme) {
+			return usagef("address %.200q does not begin with %s: write ss://bucket/key", source, api.Scheme)
+		}
+	}
+	return nil
 }

@@ -66,11 +66,9 @@ func newStream(a *app) *cobra.Command {
 	flags.Uint64Var(&f.config.Seed, "seed", 0, "seed of the order")
 	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply")
 	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
-	flags.StringSliceVar(&f.decode, "decode", nil, "decode a field: FIELD=DECODER, or FIELD:MEMBER=DECODER in JSON; rgb8, rgba8, gray8, int, float, text, npy, json, bytes")
+	flags.StringSliceVar(&f.decode, "decode", nil, "decode a field: FIELD=DECODER, or FIELD:MEMBER=DECODER in JSON; rgb8, rgba8, gray8, int, float, text, npy, json, bytes; in JSON also bool")
 	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
-	flags.StringArrayVar(&f.mix.sources, "mix", nil, "one source of a mixture, as ADDRESS or ADDRESS=WEIGHT; repeat it")
-	flags.StringVar(&f.mix.interleave, "interleave", "", "how a mixture's sources come together: random, stratified or per_source")
-	flags.Int64Var(&f.mix.samples, "mix-samples", 0, "samples of a mixture's epoch; 0 for as many as its sources have")
+	f.mix.register(command)
 	flags.StringVar(&f.onError, "on-error", "raise", "what a bad sample does: raise, skip or warn")
 	flags.StringVar(&f.budget, "max-errors", "", "bad samples that an epoch may skip: a number, or a part such as 0.01 or 1%")
 	flags.BoolVar(&f.config.Pad, "pad", false, "fill every batch up to the batch size, with masked rows")
@@ -91,8 +89,12 @@ func newStream(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := f.mix.describe(&f.config, sources); err != nil {
+		f.config.Sources = sources
+		if f.config.Mixture, err = f.mix.mixture(sources, f.config.Shuffle, f.config.ETL); err != nil {
 			return err
+		}
+		if f.config.Mixture != nil {
+			f.config.Shuffle, f.config.ETL = "", "" // each source has its own
 		}
 		f.config.OnError = loader.Policy(f.onError)
 		f.run.Workers = 1
@@ -111,6 +113,10 @@ func (f *streamFlags) check() error {
 		return usagef("--rank must be 0 to %d in a world of %d, not %d", f.run.World-1, f.run.World, f.run.Rank)
 	case f.epochs < 1:
 		return usagef("--epochs must be 1 or more, not %d", f.epochs)
+	case f.config.Prefetch < 1:
+		return usagef("--prefetch must be 1 or more, not %d", f.config.Prefetch)
+	case f.config.Timeout <= 0:
+		return usagef("--timeout must be more than 0, not %v", f.config.Timeout)
 	case f.limit < 0:
 		return usagef("--batches must be 0 or more, not %d", f.limit)
 	}
@@ -200,10 +206,7 @@ func (a *app) stream(ctx context.Context, f *streamFlags) error {
 		}
 		epochs = append(epochs, epoch)
 		if !f.json {
-			a.printf("epoch %d: %d samples in %d batches, %s in %.2f s: %.0f samples/s, %s, first batch after %.0f ms\n",
-				epoch.Epoch, epoch.Samples, epoch.Batches, size(epoch.Bytes), epoch.Seconds, epoch.SamplesPS,
-				rate(epoch.Bytes, time.Duration(epoch.Seconds*float64(time.Second))), epoch.FirstBatch*1000)
-			a.printf("  %s\n", epoch.Advice)
+			a.printEpoch(epoch)
 		}
 		f.run.Epoch++
 	}
@@ -211,6 +214,18 @@ func (a *app) stream(ctx context.Context, f *streamFlags) error {
 		return a.printJSON(map[string][]streamed{"epochs": epochs})
 	}
 	return nil
+}
+
+func (a *app) printEpoch(s streamed) {
+	a.printf("epoch %d: %d samples in %d batches, %s in %.2f s: %.0f samples/s, %s, first batch after %.0f ms\n",
+		s.Epoch, s.Samples, s.Batches, size(s.Bytes), s.Seconds, s.SamplesPS,
+		rate(s.Bytes, time.Duration(s.Seconds*float64(time.Second))), s.FirstBatch*1000)
+	if s.Skipped > 0 {
+		a.printf("  %d samples could not be delivered and were skipped\n", s.Skipped)
+	}
+	if s.BoundBy != loader.BoundOpening { // one batch says nothing on what bounds a run
+		a.printf("  %s\n", s.Advice)
+	}
 }
 
 func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loader, f *streamFlags) (streamed, error) {
