@@ -193,7 +193,7 @@ func TestABrokenStreamOfABatchThatIsGone(t *testing.T) {
 // TestPlacementsOfManyItems: a loader that reads no head before it has said where the items of the one before
 // go finds the target reading, however little their sockets hold.
 func TestPlacementsOfManyItems(t *testing.T) {
-	const batch = 2200 // samples of two items
+	const batch = 2200                       // samples of two items
 	c := newCluster(t, 1).fill(4, batch, 64) // a shard for each batch
 	o := &crowded{Objects: c.targets[0].srv.Objects}
 	c.targets[0].srv.Objects = o
