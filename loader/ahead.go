@@ -27,8 +27,8 @@ func (l *Loader) lookAhead(it *iteration) {
 	r := it.run
 	r.Epoch, r.Position, r.Snapshot = r.Epoch+1, 0, ""
 	next := startIteration(l, r, true)
+	next.expiry = time.AfterFunc(aheadFor, func() { l.forget(next) })
 	l.next = next
-	time.AfterFunc(aheadFor, func() { l.forget(next) })
 }
 
 // forget drops an epoch that nobody asked for.

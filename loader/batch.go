@@ -28,7 +28,7 @@ type column struct {
 	ndim     uint8
 	dims     [wire.MaxDims]int64
 	itemSize int64 // bytes of one item of the dense form
-	base     int64 // of the dense form; arrays only
+	base     int64 // of the dense form, nowhere while there is none; arrays only
 	ragged   bool  // some item has another shape and lies elsewhere
 	strayed  bool  // some item of the one shape lies elsewhere: the dense form is made at the end
 	entries  []entry
@@ -175,9 +175,10 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 	}
 	if wire.IsArray(c.dtype) {
 		// The first array decides the dense form; its place in the batch is then known for each sample.
+		// Where that does not fit, others may be smaller: it is made at the end, if all have this shape.
 		base, err := b.slot.alloc(c.itemSize * int64(b.size))
 		if err != nil {
-			return nil, err
+			base = nowhere
 		}
 		c.base = base
 	}
@@ -187,31 +188,20 @@ func (b *batch) column(name string, it *wire.Item) (*column, error) {
 
 // place claims the samples of a frame and decides where each item goes: dst[i] is the offset of item i
 // in the slot, or nowhere. Byte strings of one frame lie back to back, so that they arrive in few reads.
-func (b *batch) place(f *wire.Batch, dst []int64) ([]int64, error) {
+// It reports whether places were claimed: as long as some are, the batch is not delivered, nor reused.
+func (b *batch) place(f *wire.Batch, dst []int64) (placed []int64, claimed bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	late := b.slot == nil || b.index != f.Index
-	for i := range f.Samples {
-		s := &f.Samples[i]
-		if late {
-			s.Slot = nowhere
-			continue
-		}
-		if s.Slot >= b.n {
-			return nil, fmt.Errorf("%w: place %d in a batch of %d", wire.ErrMalformed, s.Slot, b.n)
-		}
-		if b.state[s.Slot] == placeEmpty {
-			b.state[s.Slot] = placeClaimed
-		} else {
-			s.Slot = nowhere
-		}
+	claimed, err = b.claim(f)
+	if err != nil {
+		return nil, false, err
 	}
 	dst = resize(dst, len(f.Items))
-	if late {
+	if !claimed {
 		for i := range dst {
 			dst[i] = nowhere
 		}
-		return dst, nil
+		return dst, false, nil
 	}
 	var strings int64
 	for i := range f.Items {
@@ -222,14 +212,35 @@ func (b *batch) place(f *wire.Batch, dst []int64) ([]int64, error) {
 	}
 	run, err := b.alloc(strings)
 	if err != nil {
-		return nil, err
+		return nil, true, err
 	}
 	for i := range f.Items {
 		if dst[i], err = b.placeItem(f, &f.Items[i], &run); err != nil {
-			return nil, err
+			return nil, true, err
 		}
 	}
-	return dst, nil
+	return dst, true, nil
+}
+
+// claim takes the frame's places that are empty; the others become nowhere, all of them where the batch is
+// another one by now. It reports whether there is any: it takes none where the frame is at fault.
+func (b *batch) claim(f *wire.Batch) (some bool, err error) {
+	late := b.slot == nil || b.index != f.Index
+	for i := range f.Samples {
+		if at := f.Samples[i].Slot; !late && at >= b.n {
+			return false, fmt.Errorf("%w: place %d in a batch of %d", wire.ErrMalformed, at, b.n)
+		}
+	}
+	for i := range f.Samples {
+		s := &f.Samples[i]
+		if late || b.state[s.Slot] != placeEmpty {
+			s.Slot = nowhere
+			continue
+		}
+		b.state[s.Slot] = placeClaimed
+		some = true
+	}
+	return some, nil
 }
 
 func (b *batch) placeItem(f *wire.Batch, it *wire.Item, run *int64) (int64, error) {
@@ -248,7 +259,7 @@ func (b *batch) placeItem(f *wire.Batch, it *wire.Item, run *int64) (int64, erro
 	}
 	if it.NDim != c.ndim || it.Dims != c.dims {
 		c.ragged = true
-	} else if !b.tainted {
+	} else if !b.tainted && c.base != nowhere {
 		return c.base + int64(at)*c.itemSize, nil
 	}
 	c.strayed = true

@@ -25,6 +25,7 @@ type iteration struct {
 
 	confirming sync.WaitGroup
 	ready      chan struct{} // a token whenever the consumer should look again
+	expiry     *time.Timer   // of one that was read ahead; guarded by the loader
 
 	mu       sync.Mutex
 	cond     *sync.Cond // a batch was assigned or delivered, a slot freed, or the iteration ended
@@ -207,8 +208,8 @@ func (it *iteration) assignNext(ctx context.Context) (bool, error) {
 	if it.assign >= it.deliver+int64(it.l.cfg.Prefetch) {
 		return false, nil
 	}
-	// Where the consumer keeps all batches, the one it waits for gets new memory: keeping is its choice.
-	s, err := it.l.arena.take(it.assign == it.deliver && !it.ahead)
+	// Where the consumer keeps all batches, what it waits for gets new memory: keeping is its choice.
+	s, err := it.l.arena.take((it.assign == it.deliver || it.hungry) && !it.ahead)
 	if err != nil || s == nil {
 		return false, err
 	}

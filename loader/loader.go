@@ -190,6 +190,9 @@ func (l *Loader) Start(r Run) error {
 	}
 	next := l.next
 	l.next = nil
+	if next != nil {
+		next.expiry.Stop() // which holds it: epochs may be short, and many
+	}
 	l.stopLocked()
 	if next != nil && next.run == r {
 		l.run = next
@@ -276,6 +279,7 @@ func (l *Loader) Close() error {
 	l.closed = true
 	l.stopLocked()
 	if l.next != nil {
+		l.next.expiry.Stop()
 		l.next.stop()
 		l.next = nil
 	}

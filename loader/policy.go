@@ -170,6 +170,7 @@ func (it *iteration) findForm(b *batch) (bool, error) {
 		other := it.window[i]
 		if other == nil || !other.complete() {
 			it.hungry = true
+			it.cond.Broadcast() // it may take new memory
 			return false, nil
 		}
 		if other.arrange() {

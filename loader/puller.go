@@ -114,6 +114,7 @@ func (p *puller) connect(ctx context.Context, req *wire.ReadRequest) (*conn, err
 
 // stream opens a connection and reads frames until the end mark.
 func (p *puller) stream(ctx context.Context, req wire.ReadRequest) (err error) {
+	p.waited = 0 // also where no connection comes about: what was excused once is spent
 	if req.From >= req.To {
 		return nil
 	}
@@ -137,7 +138,6 @@ func (p *puller) stream(ctx context.Context, req wire.ReadRequest) (err error) {
 		p.abandon(c)
 	}()
 
-	p.waited = 0
 	var sinceMark, total int64
 	for {
 		h, err := p.next(c)

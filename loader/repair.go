@@ -92,7 +92,27 @@ func (it *iteration) repairLocked(ctx context.Context, index int64) {
 		return
 	}
 	b.repair = true
-	it.group.Go(func() error { return it.repair(ctx, b, index) })
+	it.group.Go(func() error {
+		err := it.repair(ctx, b, index)
+		if err == nil {
+			it.repaired(ctx, b, index)
+		}
+		return err
+	})
+}
+
+// repaired ends a repair that found nothing more to ask for. Places that another stream was filling then may
+// be empty again by now: whoever gave them up did not start a repair beside this one.
+func (it *iteration) repaired(ctx context.Context, b *batch, index int64) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.window[index] != b {
+		return
+	}
+	b.repair = false
+	if index < it.answeredLocked() && len(b.holes(index, nil)) > 0 {
+		it.repairLocked(ctx, index)
+	}
 }
 
 // repair asks every target for the missing places of a batch, verified, until they are there.
@@ -153,10 +173,11 @@ func fatal(err error) bool {
 }
 
 // mend returns nil where asking again may help after a stream's error. A snapshot that no target has any
-// more (they keep the last ones used, and may lose those with the power) is made again by the gateway.
+// more, or not all of (they keep the last ones used, and may lose those with the power), is made again by
+// the gateway.
 func (it *iteration) mend(ctx context.Context, err error) error {
 	var ae *api.Error
-	if !errors.As(err, &ae) || ae.Code != api.CodeNoSnapshot {
+	if !errors.As(err, &ae) || ae.Code != api.CodeNoSnapshot && ae.Code != api.CodeMissingPages {
 		if fatal(err) {
 			return err
 		}
@@ -185,7 +206,7 @@ func remoteError(f wire.Failure) error {
 	}
 	status := 400
 	switch f.Code {
-	case api.CodeUnavailable, api.CodeBusy, api.CodeInternal:
+	case api.CodeUnavailable, api.CodeBusy, api.CodeInternal, wire.CodeUnshared:
 		status = 503
 	}
 	return api.Errorf(status, f.Code, "%s", f.Message)

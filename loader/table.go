@@ -175,11 +175,12 @@ func (c *column) dense(rows []int) bool {
 	return true
 }
 
-// gather makes the dense form of columns with items that could not go to their places in it.
+// gather makes the dense form of columns with items that could not go to their places in it. Where some
+// place may still be written to, no row must come to lie there either.
 func (b *batch) gather() error {
 	for i := range b.cols[:b.ncols] {
 		c := &b.cols[i]
-		if !c.strayed || !wire.IsArray(c.dtype) || !c.dense(b.rows) {
+		if !c.strayed && !b.tainted || !wire.IsArray(c.dtype) || !c.dense(b.rows) {
 			continue
 		}
 		base, err := b.slot.alloc(c.itemSize * int64(b.size))

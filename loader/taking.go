@@ -22,7 +22,7 @@ type taking struct {
 	dst     []int64 // of each item, in the batch's slot
 	damaged []bool  // of each sample
 
-	batch  *batch // nil where it was delivered before
+	batch  *batch // nil where nothing of the frame is wanted
 	placed bool   // in shared memory: the target knows where to write
 }
 
@@ -35,7 +35,6 @@ func (t *taking) parse(head *[]byte, payload int64) error {
 
 // place claims the frame's samples in the batch and decides where their items go.
 func (t *taking) place(b *batch) (err error) {
-	t.batch = b
 	if b == nil {
 		t.dst = resize(t.dst, len(t.frame.Items))
 		for i := range t.dst {
@@ -43,7 +42,10 @@ func (t *taking) place(b *batch) (err error) {
 		}
 		return nil
 	}
-	t.dst, err = b.place(&t.frame, t.dst)
+	claimed := false
+	if t.dst, claimed, err = b.place(&t.frame, t.dst); claimed {
+		t.batch = b // which stays this batch as long as the claim is kept
+	}
 	t.damaged = resize(t.damaged, len(t.frame.Samples))
 	clear(t.damaged)
 	return err

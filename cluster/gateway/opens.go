@@ -34,7 +34,7 @@ func (o *opens) do(ctx context.Context, key string, work func(context.Context) (
 	case <-run.done:
 		return run.info, run.err
 	case <-ctx.Done():
-		o.leave(run)
+		o.leave(key, run)
 		return nil, context.Cause(ctx)
 	}
 }
@@ -59,11 +59,15 @@ func (o *opens) join(ctx context.Context, key string, work func(context.Context)
 	return run
 }
 
-func (o *opens) leave(run *opening) {
+func (o *opens) leave(key string, run *opening) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if run.askers--; run.askers == 0 {
-		run.cancel()
+	if run.askers--; run.askers > 0 {
+		return
+	}
+	run.cancel()
+	if o.waiting[key] == run { // whoever comes now is not to join what was given up
+		delete(o.waiting, key)
 	}
 }
 

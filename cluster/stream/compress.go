@@ -157,14 +157,16 @@ func (s *sender) deflate(j *job) error {
 		c.raw = make([]byte, 0, wire.BlockSize)
 	}
 	for i := range j.segs {
-		data, err := j.segs[i].bytes(j.frame.Items[i].Size)
-		if err != nil {
-			return err
-		}
-		for len(data) > 0 {
-			n := min(len(data), wire.BlockSize-len(c.raw))
+		seg, size := j.segs[i], j.frame.Items[i].Size
+		for size > 0 {
+			n := min(size, int64(wire.BlockSize-len(c.raw)))
+			data, err := seg.bytes(n) // a block at a time: objects that are not mapped are read into memory
+			if err != nil {
+				return err
+			}
 			c.raw = append(c.raw, data[:n]...)
-			data = data[n:]
+			seg.skip(n)
+			size -= n
 			if len(c.raw) == wire.BlockSize {
 				if err := s.block(); err != nil {
 					return err

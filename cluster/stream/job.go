@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -75,14 +76,18 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	n := int(spec.Count + spec.Pad)
 	if r.places == nil {
 		for at := range n {
-			r.find(j, at, spec.Start+int64(at))
+			if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+				return err
+			}
 		}
 	}
 	for _, at := range r.places {
 		if at >= n {
 			return api.Errorf(400, api.CodeBadRequest, "place %d in a batch of %d", at, n)
 		}
-		r.find(j, at, spec.Start+int64(at))
+		if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+			return err
+		}
 	}
 	j.clock.lap(&j.work.Plan)
 	if len(j.found) == 0 {
@@ -120,15 +125,24 @@ func (r *Reader) finish(ctx context.Context, j *job) error {
 	return nil
 }
 
-func (r *Reader) find(j *job, place int, pos int64) {
+func (r *Reader) find(j *job, place int, pos int64) error {
 	draw := r.order.Draw(pos)
 	at, index := r.order.Snapshot().Locate(draw.Sample)
 	sh := r.shards.get(at)
-	if sh == nil {
-		return
+	switch {
+	case sh == nil:
+		return nil
+	case exhausted(sh.err): // the node's trouble, and passing: no sample is to be left out for it
+		return api.Errorf(503, api.CodeUnavailable, "shard ss://%s can't be opened now: %v; end some streams, or let the target open more files (ulimit -n)", r.order.Snapshot().Shard(at).Name, sh.err)
 	}
 	j.pins = append(j.pins, sh)
 	j.found = append(j.found, found{place: place, shard: sh, index: int(index), draw: draw})
+	return nil
+}
+
+// exhausted says that an error is for want of descriptors or memory.
+func exhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // raw adds a sample as it lies in its shard: one item for each member.
@@ -319,8 +333,13 @@ func (r *Reader) release(j *job) {
 	clear(j.pins)
 	clear(j.segs)
 	j.pins, j.segs = j.pins[:0], j.segs[:0]
-	if j.claim > 0 {
+	if j.claim > 0 { // nothing may keep what it counted
 		clear(j.out)
+		clear(j.order)
+		for i := range j.tasks {
+			j.tasks[i].data = nil
+			clear(j.tasks[i].values)
+		}
 		j.values.drop()
 		r.tenant.unclaim(j.claim)
 		j.claim = 0

@@ -16,6 +16,10 @@ import (
 // pipeline is how many batches are in work at once: planned and transformed ahead of those being sent.
 const pipeline = 4
 
+// maxAhead is how many items a placed batch may have for the next head to be sent before it is filled: a
+// socket takes the answers to two such heads, 32 KiB each, whether they are read or not.
+const maxAhead = 4096
+
 // Close frees what the reader holds; Run does so itself.
 func (r *Reader) Close() { r.shards.close() }
 
@@ -163,8 +167,10 @@ func (d *delivery) batch(j *job) error {
 	payload := j.frame.Payload()
 	placed := d.out.places(payload)
 	var err error
-	if !placed {
-		err = d.settle() // the loader takes a payload off the connection only once all is filled
+	// The loader takes a payload off the connection only once all is filled. And it reads no head while it
+	// writes where many items go, of which the connection holds a part only: nobody would read then.
+	if !placed || d.placed != nil && len(d.placed.segs) > maxAhead {
+		err = d.settle()
 	}
 	if err == nil {
 		err = d.out.batch(j, payload)

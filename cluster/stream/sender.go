@@ -223,11 +223,22 @@ func (seg *segment) bytes(size int64) ([]byte, error) {
 	return mem, nil
 }
 
+// skip takes n bytes off the front.
+func (seg *segment) skip(n int64) {
+	if seg.shard == nil {
+		seg.data = seg.data[n:]
+		return
+	}
+	seg.off += n
+}
+
 // file sends a file range by sendfile(2).
 func (s *sender) file(seg *segment, size int64) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
+	s.tenant.waits(true) // what is sent beside files lies in memory meanwhile
+	defer s.tenant.waits(false)
 	s.in, s.off, s.left, s.err = int(seg.shard.object.File().Fd()), seg.off, size, nil
 	if err := s.raw.Write(s.transfer); err != nil {
 		return fmt.Errorf("%w: %w", errClient, err)

@@ -3,6 +3,7 @@ package streams_test
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -12,8 +13,11 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/stream"
+	"github.com/shardstream/shardstream/core/store"
 	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/loader"
 )
@@ -199,4 +203,29 @@ func TestRandomBytesAreACleanErrorWithinBounds(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(16<<20), "a claimed length is not believed")
 	}
+}
+
+// crowded is a store of a node that has no descriptor left for a while.
+type crowded struct {
+	stream.Objects
+	refusals atomic.Int64 // to come
+}
+
+func (o *crowded) Open(bucket, name string) (*store.Object, error) {
+	if o.refusals.Add(-1) >= 0 {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: unix.EMFILE}
+	}
+	return o.Objects.Open(bucket, name)
+}
+
+// TestACrowdedNodeLosesNoSamples: that a shard can't be opened for want of descriptors is no fault of its
+// samples, which are not left out for it.
+func TestACrowdedNodeLosesNoSamples(t *testing.T) {
+	c := newCluster(t, 2).fill(4, 30, 2_000)
+	o := &crowded{Objects: c.targets[0].srv.Objects}
+	o.refusals.Store(3)
+	c.targets[0].srv.Objects = o
+	l := open(t, c, func(cfg *loader.Config) { cfg.OnError = loader.Skip })
+	require.Equal(t, c.planned(0), keysOf(run(t, l, loader.Run{})))
+	require.Zero(t, l.Stats().Skipped)
 }

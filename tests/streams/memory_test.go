@@ -1,6 +1,7 @@
 package streams_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -122,17 +123,45 @@ func (c *cluster) upgrade(t testing.TB, tg *target, req wire.ReadRequest) net.Co
 func TestStalledReadersGiveWay(t *testing.T) {
 	c := newCluster(t, 1).fill(2, 64, 100_000)
 	c.deploy("def transform(sample): return sample")
+	c.giveWay(t, wire.ReadRequest{ETL: "f"})
+}
+
+// TestStalledReadersOfFilesGiveWay: so do they where they stall in what comes from the page cache, with what
+// was decoded beside it in memory.
+func TestStalledReadersOfFilesGiveWay(t *testing.T) {
+	c := newCluster(t, 1)
+	for shard := range 2 {
+		var buf bytes.Buffer
+		w := tar.NewWriter(&buf)
+		for i := range 64 {
+			for _, field := range []string{"file", "memory"} {
+				require.NoError(t, w.WriteHeader(&tar.Header{Name: keyOf(shard, i) + "." + field, Mode: 0o644, Size: 100_000}))
+				_, err := w.Write(make([]byte, 100_000))
+				require.NoError(t, err)
+			}
+		}
+		require.NoError(t, w.Close())
+		c.put(fmt.Sprintf("train-%04d.tar", shard), buf.Bytes())
+	}
+	c.seal()
+	c.giveWay(t, wire.ReadRequest{Decode: map[string]any{"memory": "bytes"}})
+}
+
+func (c *cluster) giveWay(t *testing.T, req wire.ReadRequest) {
+	t.Helper()
 	const total = 64 << 20
 	c.budget(total, 100*time.Millisecond)
 	stop := c.watch()
-	req := wire.ReadRequest{Seed: 1, Shuffle: "global", BatchSize: 64, World: 1, Workers: 1, To: 2, Chunk: 16, ETL: "f"}
+	req.Seed, req.Shuffle, req.BatchSize, req.World, req.Workers, req.To, req.Chunk = 1, "global", 64, 1, 1, 2, 16
 	for range 12 {
 		nc := c.upgrade(t, c.targets[0], req)
 		require.NoError(t, nc.(*net.TCPConn).SetReadBuffer(4096))
 	}
 	used := c.targets[0].srv.Budget
 	require.Eventually(t, func() bool { return used.Used() > total*2/5 }, patience, time.Millisecond)
-	got := run(t, open(t, c, func(cfg *loader.Config) { withETL(cfg); cfg.BatchSize, cfg.Timeout = 64, time.Minute }), loader.Run{})
+	got := run(t, open(t, c, func(cfg *loader.Config) {
+		cfg.ETL, cfg.Decode, cfg.BatchSize, cfg.Timeout = req.ETL, req.Decode, 64, time.Minute
+	}), loader.Run{})
 	require.Equal(t, c.planned(0), keysOf(got))
 	require.Positive(t, used.Evictions())
 	require.LessOrEqual(t, stop(), int64(total))

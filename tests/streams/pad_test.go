@@ -146,6 +146,22 @@ func TestABatchOfWhichNothingIsLeft(t *testing.T) {
 		require.Equal(t, []byte{1, 1, 1, 1}, got[1].Mask)
 		require.Equal(t, got[1].Columns["cls"].DType, got[0].Columns["cls"].DType)
 	})
+	t.Run("the first, where the consumer keeps all batches of the epoch before", func(t *testing.T) {
+		c.deploy(fmt.Sprintf(picky, "-1"))
+		l := open(t, c, func(cfg *loader.Config) {
+			skipping(true)(cfg)
+			cfg.Prefetch, cfg.ReadAhead = 2, false
+		})
+		require.NoError(t, l.Start(loader.Run{}))
+		for range 3 {
+			_, _, err := l.Next(patience)
+			require.NoError(t, err)
+		}
+		c.deploy(fmt.Sprintf(picky, "0, 1, 2, 3"))
+		require.NoError(t, l.Start(loader.Run{Epoch: 1}))
+		_, _, err := l.Next(patience)
+		require.NoError(t, err)
+	})
 	t.Run("all of them are an error", func(t *testing.T) {
 		c.deploy(fmt.Sprintf(picky, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"))
 		l := open(t, c, skipping(true))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/shardstream/shardstream/core/wire"
 	"github.com/shardstream/shardstream/loader"
+	"github.com/shardstream/shardstream/tests/arena"
 )
 
 // TestLateWriterHarmsNothing: a target that was given places, fell silent, and wakes up after the loader
@@ -113,6 +115,117 @@ func scribble(writers chan writer, stop <-chan struct{}) {
 				copy(w.mem[w.at:w.at+w.n], garbage)
 			}
 			runtime.Gosched()
+		}
+	}
+}
+
+// announce writes the head of a frame whose items are to be placed.
+func announce(nc *net.UnixConn, b *wire.Batch) error {
+	head := b.Append(nil)
+	_, err := nc.Write(append(wire.AppendBatchHeader(nil, wire.Placed, head, b.Payload()), head...))
+	return err
+}
+
+// TestATargetThatCantShareIsReadOverTCP: that it can't map the loader's memory is no reason not to read from it.
+func TestATargetThatCantShareIsReadOverTCP(t *testing.T) {
+	c := newCluster(t, 1).fill(2, 40, 10_000)
+	c.targets[0].setRogue(func(nc *net.UnixConn, _ wire.ReadRequest) {
+		head := wire.Failure{Code: wire.CodeUnshared, Message: "its memory can't be mapped"}.Append(nil)
+		_, _ = nc.Write(append(wire.AppendHeader(nil, wire.FrameError, head, 0), head...))
+	})
+	l := open(t, c, nil)
+	require.Equal(t, c.planned(0), keysOf(run(t, l, loader.Run{})))
+	require.Equal(t, loader.TransportTCP, l.Stats().Targets[c.targets[0].id].Transport)
+}
+
+// TestAHeadOfPlacesThatThereAreNot is an error of the iteration.
+func TestAHeadOfPlacesThatThereAreNot(t *testing.T) {
+	c := newCluster(t, 1).fill(1, 40, 10_000)
+	c.targets[0].setRogue(func(nc *net.UnixConn, req wire.ReadRequest) {
+		var b wire.Batch
+		b.Reset(req.From)
+		b.Samples = []wire.Sample{{Slot: 3}, {Slot: 5000}}
+		b.Items = []wire.Item{{Field: b.Field("jpg"), Size: 80_000}}
+		_ = announce(nc, &b)
+	})
+	l := open(t, c, nil)
+	require.NoError(t, l.Start(loader.Run{}))
+	_, err := drain(t, l)
+	require.ErrorContains(t, err, "place 5000 in a batch of 32")
+}
+
+// TestABrokenStreamOfABatchThatIsGone: a target was told of places for nothing that the batch still needed,
+// the consumer took the batch, and then the stream breaks, its target not heard to have ended.
+func TestABrokenStreamOfABatchThatIsGone(t *testing.T) {
+	c := newCluster(t, 1).fill(2, 40, 10_000)
+	idle := c.join()
+	c.seal()
+	placed, taken := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	idle.setRogue(func(nc *net.UnixConn, req wire.ReadRequest) {
+		idle.setRogue(nil)
+		var b wire.Batch
+		b.Reset(req.From)
+		if announce(nc, &b) != nil {
+			return
+		}
+		if _, err := io.ReadFull(nc, make([]byte, wire.PlacementSize)); err != nil {
+			return
+		}
+		once.Do(func() { close(placed) })
+		select {
+		case <-taken:
+		case <-idle.ended:
+		}
+		_, _ = nc.Write(make([]byte, wire.HeaderSize)) // which is no frame
+	})
+	l := open(t, c, nil)
+	require.NoError(t, l.Start(loader.Run{}))
+	<-placed
+	first, err := next(t, l)
+	require.NoError(t, err)
+	close(taken)
+	rest, err := drain(t, l)
+	require.NoError(t, err)
+	require.Equal(t, c.planned(0), keysOf(append([]arena.Batch{first}, rest...)))
+}
+
+// TestPlacementsOfManyItems: a loader that reads no head before it has said where the items of the one before
+// go finds the target reading, however little their sockets hold.
+func TestPlacementsOfManyItems(t *testing.T) {
+	const batch = 2200                       // samples of two items
+	c := newCluster(t, 1).fill(4, batch, 64) // a shard for each batch
+	o := &crowded{Objects: c.targets[0].srv.Objects}
+	c.targets[0].srv.Objects = o
+	c.targets[0].setWrap(func(nc net.Conn) net.Conn {
+		_ = nc.(*net.UnixConn).SetWriteBuffer(4 << 10)
+		return nc
+	})
+	nc := c.dialShared(t, wire.ReadRequest{Shuffle: "none", BatchSize: batch, World: 1, Workers: 1, To: 4, Chunk: 16, Share: true})
+	require.NoError(t, nc.SetWriteBuffer(4<<10))
+	filled := 0
+	for {
+		h, head := readFrame(t, nc)
+		switch h.Type {
+		case wire.FrameBatch:
+			require.Equal(t, wire.Placed, h.Encoding)
+			var b wire.Batch
+			require.NoError(t, b.Parse(head, h.Payload))
+			nowhere := make([]int64, len(b.Items))
+			for i := range nowhere {
+				nowhere[i] = wire.Nowhere
+			}
+			// By the first answer, the target has batches to send that were prepared meanwhile.
+			require.Eventually(t, func() bool { return o.refusals.Load() == -4 }, patience, time.Millisecond)
+			_, err := nc.Write(wire.AppendPlacement(nil, wire.Placement{Index: b.Index}, nowhere))
+			require.NoError(t, err)
+		case wire.FrameFilled:
+			filled++
+		case wire.FrameEnd:
+			require.Equal(t, 4, filled)
+			return
+		default:
+			require.Equal(t, wire.FrameChunk, h.Type)
 		}
 	}
 }
