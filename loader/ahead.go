@@ -59,9 +59,25 @@ func (it *iteration) adopt() {
 		} else if it.err == nil {
 			it.err = errOutdated // an error of the network comes again, to the iteration in its place
 		}
+		confirmed := !it.ahead
 		it.mu.Unlock()
 		it.signal()
+		if confirmed {
+			go it.goOnAhead() //nolint:contextcheck // the next iteration has a context of its own
+		}
 	})
+}
+
+// goOnAhead reads the epoch after an adopted one ahead. A short one may have been read to its end before it
+// was adopted, when it was not its turn yet. It ends with the iteration.
+func (it *iteration) goOnAhead() {
+	<-it.done
+	it.mu.Lock()
+	ok := it.err == nil
+	it.mu.Unlock()
+	if ok {
+		it.l.lookAhead(it)
+	}
 }
 
 // outdatedLocked is the error of an iteration that failed before it was confirmed: whatever was the

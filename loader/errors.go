@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -91,4 +92,16 @@ func Describe(err error) (code, message string) {
 
 func badRequest(format string, args ...any) error {
 	return api.Errorf(400, api.CodeBadRequest, format, args...)
+}
+
+// guarded makes an error of a panic: a fault in a loader's goroutine shall not end the trainer's process.
+func guarded(f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = permanentError{fmt.Errorf("panic: %v\n%s", r, debug.Stack())}
+			}
+		}()
+		return f()
+	}
 }

@@ -112,7 +112,7 @@ func (it *iteration) pull(ctx context.Context) error {
 		it.mu.Unlock()
 	})()
 	for _, p := range pullers {
-		group.Go(func() error { return p.run(ctx) })
+		group.Go(guarded(func() error { return p.run(ctx) }))
 	}
 	return group.Wait()
 }

@@ -56,7 +56,7 @@ func (it *iteration) joinLocked(ctx context.Context, n api.Node) {
 	p := newPuller(it, n, it.counters.snapshot)
 	p.progress.Store(it.deliver)
 	it.pullers = append(it.pullers, p)
-	it.group.Go(func() error { return p.run(ctx) })
+	it.group.Go(guarded(func() error { return p.run(ctx) }))
 }
 
 // checkHoles starts a repair for each batch of the window that every target has answered and that still
@@ -92,13 +92,13 @@ func (it *iteration) repairLocked(ctx context.Context, index int64) {
 		return
 	}
 	b.repair = true
-	it.group.Go(func() error {
+	it.group.Go(guarded(func() error {
 		err := it.repair(ctx, b, index)
 		if err == nil {
 			it.repaired(ctx, b, index)
 		}
 		return err
-	})
+	}))
 }
 
 // repaired ends a repair that found nothing more to ask for. Places that another stream was filling then may

@@ -68,3 +68,18 @@ func TestReadAheadTakesNoMemoryOfItsOwn(t *testing.T) {
 		}
 	}
 }
+
+// TestShortEpochsAreAllReadAhead: also those that are read to their end before they are asked for.
+func TestShortEpochsAreAllReadAhead(t *testing.T) {
+	cl := newCluster(t, 2).fill(2, 20, 500)
+	l := open(t, cl, func(cfg *loader.Config) { cfg.Prefetch = 16 })
+	for epoch := range uint64(4) {
+		require.Equal(t, cl.planned(epoch), keysOf(run(t, l, loader.Run{Epoch: epoch})))
+		deadline := time.Now().Add(patience)
+		for cl.streams(epoch+1) < len(cl.targets) {
+			require.True(t, time.Now().Before(deadline), "epoch %d is not read ahead", epoch+1)
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(20 * time.Millisecond) // all of it is read by then, as a rule
+	}
+}
