@@ -97,7 +97,7 @@ func (p *puller) placeShared(ctx context.Context, c *conn, t *taking, req *wire.
 		return false, err
 	}
 	t.placed = true
-	return true, c.shared.place(t, c.timeout)
+	return true, c.place(t)
 }
 
 // filled takes a target's word that a frame's items are in their places.
@@ -144,11 +144,19 @@ type sharedConn struct {
 	buf   []byte
 }
 
-// place sends a frame's placement, with the slot's memory if the target does not have it yet.
-func (s *sharedConn) place(t *taking, timeout time.Duration) error {
-	if err := s.unix.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+// place sends a frame's placement.
+func (c *conn) place(t *taking) error {
+	if err := c.net.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
 		return err
 	}
+	if c.interrupted.Load() { // between the deadlines of interrupt and of this write
+		return context.Canceled
+	}
+	return c.shared.place(t)
+}
+
+// place sends a frame's placement, with the slot's memory if the target does not have it yet.
+func (s *sharedConn) place(t *taking) error {
 	p := wire.Placement{Index: t.frame.Index}
 	var rights []byte
 	if t.batch != nil {

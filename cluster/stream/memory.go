@@ -14,6 +14,8 @@ const (
 	idleMemory = 5 * time.Second
 	// maxIdleMemories bounds the slots that are kept so.
 	maxIdleMemories = 256
+	// maxMaps bounds how often a slot is mapped as it grows: a loader lets it grow by half at least.
+	maxMaps = 64
 )
 
 // memories are the slots of loaders that this process has mapped, each once however many streams write to
@@ -71,6 +73,9 @@ func (m *memory) reach(size int64) ([]byte, error) {
 	defer m.owner.mu.Unlock()
 	if n := len(m.maps); n > 0 && int64(len(m.maps[n-1])) >= size {
 		return m.maps[n-1], nil
+	}
+	if len(m.maps) == maxMaps {
+		return nil, fmt.Errorf("%w: a slot grew %d times", errUnshared, maxMaps)
 	}
 	seals, err := unix.FcntlInt(uintptr(m.fd), unix.F_GET_SEALS, 0)
 	if err != nil {
