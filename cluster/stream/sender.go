@@ -256,7 +256,7 @@ func (s *sender) segment(seg *segment, size int64) error {
 	if err != nil {
 		return err
 	}
-	if s.raw != nil && size >= vectorFrom && size < sendBuffer/2 {
+	if s.raw != nil && size >= vectorFrom && size < sendBuffer/2 && seg.stays() {
 		return s.refer(mem)
 	}
 	return s.write(mem)
@@ -273,6 +273,10 @@ func (seg *segment) bytes(size int64) ([]byte, error) {
 	}
 	return mem, nil
 }
+
+// stays says whether the item's bytes are still where they are once those of others were asked for: plain
+// objects are read into one buffer, one after the other.
+func (seg *segment) stays() bool { return seg.shard == nil || seg.shard.plain == nil }
 
 // skip takes n bytes off the front.
 func (seg *segment) skip(n int64) {

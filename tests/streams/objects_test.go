@@ -34,7 +34,7 @@ func objects(cfg *loader.Config) { cfg.Samples = api.SamplesObjects }
 
 // body is what object i holds: of every size that is sent in a way of its own, none among them.
 func body(i int) []byte {
-	return bytes.Repeat([]byte{byte(i), byte(i >> 8), 7}, []int{0, 5, 1_000, 20_000, 100_000}[i%5])
+	return bytes.Repeat([]byte{byte(i), byte(i >> 8), 7}, []int{0, 5, 1_000, 5_000, 20_000, 100_000}[i%6])
 }
 
 func TestObjectsAreSamples(t *testing.T) {
@@ -59,6 +59,7 @@ func TestObjectsAreSamples(t *testing.T) {
 			}
 			require.Len(t, seen, n)
 		}
+		require.Zero(t, l.Stats().Retries, "nothing arrived damaged, to be asked for again")
 	}
 }
 
