@@ -32,13 +32,13 @@ func BenchmarkIdentity(b *testing.B) {
 			}
 			out := make([]etl.Result, n)
 			cpu := cpuTime(b)
-			require.NoError(b, pool.Transform(b.Context(), in, out)) // workers are up
+			require.NoError(b, pool.Transform(b.Context(), nil, in, out)) // workers are up
 			b.SetBytes(int64(c.size))
 			b.ResetTimer()
 			begun := time.Now()
 			for done := 0; done < b.N; done += n {
 				m := min(n, b.N-done)
-				require.NoError(b, pool.Transform(b.Context(), in[:m], out[:m]))
+				require.NoError(b, pool.Transform(b.Context(), nil, in[:m], out[:m]))
 			}
 			b.ReportMetric(float64(time.Since(begun).Microseconds())/float64(b.N), "us/sample")
 			b.StopTimer()

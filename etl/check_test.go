@@ -124,12 +124,12 @@ func TestShutdownLetsRunningSamplesFinish(t *testing.T) {
 	pool := newPool(t, "import time\ndef transform(sample):\n    time.sleep(0.3)\n    return sample\n")
 	done := make(chan error, 1)
 	out := make([]etl.Result, 3)
-	go func() { done <- pool.Transform(t.Context(), numbered(3), out) }()
+	go func() { done <- pool.Transform(t.Context(), nil, numbered(3), out) }()
 	require.Eventually(t, func() bool { return pool.Stats().Running > 0 }, 10*time.Second, time.Millisecond)
 	require.NoError(t, pool.Shutdown(t.Context()))
 	require.NoError(t, <-done)
 	for _, r := range out {
 		require.NoError(t, r.Err)
 	}
-	require.ErrorIs(t, pool.Transform(t.Context(), numbered(1), out[:1]), etl.ErrClosed)
+	require.ErrorIs(t, pool.Transform(t.Context(), nil, numbered(1), out[:1]), etl.ErrClosed)
 }

@@ -7,16 +7,14 @@
 //
 //	pool, err := etl.NewPool(definition, etl.Options{})
 //	results := make([]etl.Result, len(samples))
-//	err = pool.Transform(ctx, samples, results) // err: the pool is unusable
+//	err = pool.Transform(ctx, nil, samples, results) // err: the pool is unusable
 //	results[i].Err                              // *UserError: this sample failed
 package etl
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
-	"time"
 )
 
 // DType is the element type of a Value. The codes travel in frames and in batch tables: never renumber.
@@ -122,86 +120,6 @@ func (s *Sample) Size() int64 {
 type Result struct {
 	Sample
 	Err error
-}
-
-// Levels of a definition.
-const (
-	LevelSample = "sample" // def transform(sample: dict) -> dict
-	LevelObject = "object" // def transform(data: bytes) -> bytes
-)
-
-// Defaults and bounds of a definition.
-const (
-	DefaultEntry   = "transform"
-	DefaultTimeout = 30 * time.Second
-	MaxSource      = 1 << 20
-	MaxTimeout     = time.Hour
-	MaxWorkers     = 256
-)
-
-// Definition is a deployed transformation. Zero values of Entry, Level, Workers and Timeout mean the defaults.
-type Definition struct {
-	Name         string
-	Source       string // Python
-	Entry        string // function in Source
-	Level        string
-	Requirements []string // "pillow", "numpy>=1.26": must be installed where the workers run
-	Workers      int      // processes; 0 is one per CPU
-	Timeout      time.Duration
-	Version      int64
-}
-
-var (
-	nameRE  = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	entryRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
-)
-
-// ValidName says whether name can be an ETL's name.
-func ValidName(name string) bool { return nameRE.MatchString(name) }
-
-// WithDefaults fills what was left at zero.
-func (d Definition) WithDefaults() Definition {
-	if d.Entry == "" {
-		d.Entry = DefaultEntry
-	}
-	if d.Level == "" {
-		d.Level = LevelSample
-	}
-	if d.Timeout == 0 {
-		d.Timeout = DefaultTimeout
-	}
-	return d
-}
-
-// Validate checks everything but the source itself; the error is a *DefinitionError.
-func (d Definition) Validate() error {
-	d = d.WithDefaults()
-	switch {
-	case !ValidName(d.Name):
-		return &DefinitionError{"name", fmt.Sprintf("%q: use 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit", clip(d.Name, 80))}
-	case strings.TrimSpace(d.Source) == "":
-		return &DefinitionError{"source", "is empty: give the Python source that defines the function"}
-	case len(d.Source) > MaxSource:
-		return &DefinitionError{"source", fmt.Sprintf("has %d bytes, more than %d", len(d.Source), MaxSource)}
-	case strings.ContainsRune(d.Source, 0):
-		return &DefinitionError{"source", "contains a NUL byte"}
-	case !entryRE.MatchString(d.Entry):
-		return &DefinitionError{"entry", fmt.Sprintf("%q is not the name of a Python function", clip(d.Entry, 80))}
-	case d.Level != LevelSample && d.Level != LevelObject:
-		return &DefinitionError{"level", fmt.Sprintf("%q: use %q or %q", clip(d.Level, 80), LevelSample, LevelObject)}
-	case d.Workers < 0 || d.Workers > MaxWorkers:
-		return &DefinitionError{"workers", fmt.Sprintf("%d: use 0 (one per CPU) to %d", d.Workers, MaxWorkers)}
-	case d.Timeout < time.Millisecond || d.Timeout > MaxTimeout:
-		return &DefinitionError{"timeout_s", fmt.Sprintf("%s: use 1ms to %s", d.Timeout, MaxTimeout)}
-	case len(d.Requirements) > 100:
-		return &DefinitionError{"requirements", "more than 100"}
-	}
-	for _, r := range d.Requirements {
-		if strings.TrimSpace(r) == "" || len(r) > 200 || strings.ContainsAny(r, "\x00\n\r") {
-			return &DefinitionError{"requirements", fmt.Sprintf("%q is not a requirement such as \"pillow>=10\"", clip(r, 80))}
-		}
-	}
-	return nil
 }
 
 // validKey says whether a function may give a sample this key: one that can stand in an archive. Empty means

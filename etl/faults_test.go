@@ -218,7 +218,7 @@ def transform(sample):
 	ctx, cancel := context.WithCancel(t.Context())
 	in, out := []etl.Sample{sample("k", "n", "slow"), sample("k", "n", "slow")}, make([]etl.Result, 2)
 	done := make(chan error, 1)
-	go func() { done <- pool.Transform(ctx, in, out) }()
+	go func() { done <- pool.Transform(ctx, nil, in, out) }()
 	require.Eventually(t, func() bool { return pool.Stats().Waiting == 2 }, 5*time.Second, time.Millisecond)
 	cancel()
 	begun := time.Now()
@@ -241,14 +241,14 @@ def transform(sample):
 	pid := number(transform(t, pool, sample("k"))[0])
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	require.NoError(t, pool.Transform(ctx, numbered(1), make([]etl.Result, 1)), "it was finished within the grace")
+	require.NoError(t, pool.Transform(ctx, nil, numbered(1), make([]etl.Result, 1)), "it was finished within the grace")
 	require.Equal(t, pid, number(transform(t, pool, sample("k"))[0]))
 }
 
 func TestCloseGivesUpRunningSamples(t *testing.T) {
 	pool := newPool(t, "import time\ndef transform(sample):\n    time.sleep(100)\n", workers(2))
 	done := make(chan error, 1)
-	go func() { done <- pool.Transform(t.Context(), numbered(8), make([]etl.Result, 8)) }()
+	go func() { done <- pool.Transform(t.Context(), nil, numbered(8), make([]etl.Result, 8)) }()
 	require.Eventually(t, func() bool { return pool.Stats().Running > 0 }, 10*time.Second, time.Millisecond)
 	begun := time.Now()
 	require.NoError(t, pool.Close())
@@ -268,13 +268,13 @@ def transform(sample):
     return sample
 `, flag), workers(2))
 	for range 3 {
-		err := pool.Transform(t.Context(), numbered(10), make([]etl.Result, 10))
+		err := pool.Transform(t.Context(), nil, numbered(10), make([]etl.Result, 10))
 		require.ErrorContains(t, err, `etl "probe" failed: RuntimeError: not today`)
 		require.ErrorContains(t, err, `File "probe.py", line 4`)
 	}
 	require.NoError(t, os.WriteFile(flag, nil, 0o600))
 	require.Eventually(t, func() bool {
-		return pool.Transform(t.Context(), numbered(10), make([]etl.Result, 10)) == nil
+		return pool.Transform(t.Context(), nil, numbered(10), make([]etl.Result, 10)) == nil
 	}, 10*time.Second, 50*time.Millisecond)
 }
 

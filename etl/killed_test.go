@@ -28,7 +28,7 @@ def transform(sample):
 		panic(err)
 	}
 	in := []etl.Sample{{Key: "a"}, {Key: "b"}}
-	_ = pool.Transform(context.Background(), in, make([]etl.Result, 2))
+	_ = pool.Transform(context.Background(), nil, in, make([]etl.Result, 2))
 }
 
 // A node that is killed takes its workers with it, and the next one clears up what it left on disk.

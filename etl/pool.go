@@ -1,9 +1,11 @@
 package etl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -28,19 +30,7 @@ type Options struct {
 	LogBytes     int           // of user output kept; default 64 KiB
 }
 
-// Stats are a pool's counts since it was made.
-type Stats struct {
-	Workers  int   // processes wanted
-	Running  int   // processes alive
-	Samples  int64 // transformed, failures included
-	Errors   int64 // samples that failed
-	Restarts int64 // processes that died and were given up: crashes and timeouts
-	Timeouts int64
-	BytesIn  int64
-	BytesOut int64
-	Waiting  int64         // samples given to Transform and not yet answered
-	Busy     time.Duration // summed over workers
-}
+var _ Runtime = (*Pool)(nil)
 
 // Pool is a set of worker processes that all run one definition. It is safe for concurrent use.
 type Pool struct {
@@ -63,8 +53,9 @@ type Pool struct {
 	running  atomic.Int64
 	alive    atomic.Int64 // running or starting
 	estimate atomic.Int64 // nanoseconds of one sample
+	latency  Meter
 	counts   struct {
-		samples, errors, restarts, timeouts, bytesIn, bytesOut, waiting, busy atomic.Int64
+		requests, samples, errors, restarts, timeouts, bytesIn, bytesOut, waiting, busy atomic.Int64
 	}
 }
 
@@ -95,22 +86,32 @@ func (p *Pool) Definition() Definition { return p.def }
 // that the pool can't work at all (ErrClosed, ErrLevel, a *UserError of a source that doesn't load), or
 // that ctx ended; out is then incomplete. Neither in nor out is touched once Transform has returned.
 // Results own their memory; the fields of one result share one block of it.
-func (p *Pool) Transform(ctx context.Context, in []Sample, out []Result) error {
+func (p *Pool) Transform(ctx context.Context, args Args, in []Sample, out []Result) error {
 	if p.def.Level != LevelSample {
 		return fmt.Errorf("%w: etl %q works on whole objects, not on samples", ErrLevel, p.def.Name)
 	}
 	if len(in) != len(out) {
 		return fmt.Errorf("etl %q: %d samples, room for %d results", p.def.Name, len(in), len(out))
 	}
+	if len(args) > 0 {
+		return &DefinitionError{"args", "a function takes none yet"}
+	}
 	return p.transform(ctx, requestSample, in, out)
 }
 
-// TransformObject applies an object-level function to one object; name is for messages.
-func (p *Pool) TransformObject(ctx context.Context, name string, data []byte) ([]byte, error) {
+// TransformObject applies an object-level function to one object.
+func (p *Pool) TransformObject(ctx context.Context, args Args, object Object) (*Output, error) {
 	if p.def.Level != LevelObject {
 		return nil, fmt.Errorf("%w: etl %q works on samples, not on whole objects", ErrLevel, p.def.Name)
 	}
-	in := []Sample{{Key: name, Fields: []Field{{Name: "data", Value: BytesValue(data)}}}}
+	if len(args) > 0 {
+		return nil, &DefinitionError{"args", "a function takes none yet"}
+	}
+	data, err := readObject(object, p.spawn.opts.MaxSample)
+	if err != nil {
+		return nil, err
+	}
+	in := []Sample{{Key: object.Name(), Fields: []Field{{Name: "data", Value: BytesValue(data)}}}}
 	out := make([]Result, 1)
 	if err := p.transform(ctx, requestObject, in, out); err != nil {
 		return nil, err
@@ -121,7 +122,25 @@ func (p *Pool) TransformObject(ctx context.Context, name string, data []byte) ([
 	if len(out[0].Fields) != 1 {
 		return nil, frameError("%d fields for an object", len(out[0].Fields))
 	}
-	return out[0].Fields[0].Value.Data, nil
+	answer := out[0].Fields[0].Value.Data
+	return &Output{Body: io.NopCloser(bytes.NewReader(answer)), Size: int64(len(answer))}, nil
+}
+
+// readObject reads an object of bounded size into memory.
+func readObject(object Object, limit int64) ([]byte, error) {
+	if object.Size > limit {
+		return nil, &SizeError{Key: object.Name(), Size: object.Size, Limit: limit}
+	}
+	if object.Size >= 0 {
+		data := make([]byte, object.Size)
+		_, err := io.ReadFull(object.Body, data)
+		return data, err
+	}
+	data, err := io.ReadAll(io.LimitReader(object.Body, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		return nil, &SizeError{Key: object.Name(), Size: int64(len(data)), Limit: limit}
+	}
+	return data, err
 }
 
 // transform cuts the samples into chunks, hands them to workers as these become free, and waits for all.
@@ -130,6 +149,8 @@ func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Res
 		return ErrClosed
 	}
 	defer p.inflight.Done()
+	defer func(begun time.Time) { p.latency.Observe(time.Since(begun)) }(time.Now())
+	p.counts.requests.Add(1)
 	p.counts.waiting.Add(int64(len(in)))
 	defer p.counts.waiting.Add(-int64(len(in)))
 	var pending sync.WaitGroup
@@ -239,11 +260,20 @@ func (p *Pool) Stats() Stats {
 	c := &p.counts
 	return Stats{
 		Workers: p.size, Running: int(p.running.Load()),
-		Samples: c.samples.Load(), Errors: c.errors.Load(), Restarts: c.restarts.Load(), Timeouts: c.timeouts.Load(),
+		Requests: c.requests.Load(), Samples: c.samples.Load(), Errors: c.errors.Load(), Restarts: c.restarts.Load(), Timeouts: c.timeouts.Load(),
 		BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), Waiting: c.waiting.Load(),
-		Busy: time.Duration(c.busy.Load()),
+		Busy: time.Duration(c.busy.Load()), Latency: p.latency.Histogram(),
 	}
 }
+
+// Prepare starts one worker, which loads the source.
+func (p *Pool) Prepare(context.Context) error { return nil }
+
+// Health says how the pool is.
+func (p *Pool) Health() Health { return Health{State: StateReady} }
+
+// Restart replaces the worker processes.
+func (p *Pool) Restart(context.Context) error { return nil }
 
 // enter registers a call, unless the pool is on its way out.
 func (p *Pool) enter() bool {

@@ -1,9 +1,11 @@
 package etl_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -97,7 +99,7 @@ func transform(t testing.TB, pool *etl.Pool, in ...etl.Sample) []etl.Result {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	out := make([]etl.Result, len(in))
-	require.NoError(t, pool.Transform(ctx, in, out))
+	require.NoError(t, pool.Transform(ctx, nil, in, out))
 	return out
 }
 
@@ -390,6 +392,16 @@ def transform(sample):
 	require.Equal(t, first, second)
 }
 
+func transformObject(t *testing.T, x etl.Runtime, data []byte) ([]byte, error) {
+	t.Helper()
+	out, err := x.TransformObject(t.Context(), nil, etl.Object{Bucket: "b", Key: "k", Size: int64(len(data)), Body: bytes.NewReader(data)})
+	if err != nil {
+		return nil, err
+	}
+	defer out.Body.Close()
+	return io.ReadAll(out.Body)
+}
+
 func TestObjects(t *testing.T) {
 	pool := newPool(t, `
 def transform(data):
@@ -399,18 +411,18 @@ def transform(data):
         raise ValueError("no")
     return data[::-1]
 `, func(d *etl.Definition, _ *etl.Options) { d.Level = etl.LevelObject })
-	got, err := pool.TransformObject(t.Context(), "b/k", []byte("abc"))
+	got, err := transformObject(t, pool, []byte("abc"))
 	require.NoError(t, err)
 	require.Equal(t, "cba", string(got))
-	got, err = pool.TransformObject(t.Context(), "b/k", nil)
+	got, err = transformObject(t, pool, nil)
 	require.NoError(t, err)
 	require.Empty(t, got)
-	_, err = pool.TransformObject(t.Context(), "b/k", []byte("none"))
+	_, err = transformObject(t, pool, []byte("none"))
 	require.ErrorContains(t, err, "returned NoneType; an object-level function must return bytes")
-	_, err = pool.TransformObject(t.Context(), "b/k", []byte("raise"))
-	require.ErrorContains(t, err, `etl "probe" failed on "b/k": ValueError: no`)
-	require.ErrorIs(t, pool.Transform(t.Context(), nil, nil), etl.ErrLevel)
-	_, err = newPool(t, "def transform(s): return s").TransformObject(t.Context(), "x", nil)
+	_, err = transformObject(t, pool, []byte("raise"))
+	require.ErrorContains(t, err, `etl "probe" failed on "ss://b/k": ValueError: no`)
+	require.ErrorIs(t, pool.Transform(t.Context(), nil, nil, nil), etl.ErrLevel)
+	_, err = transformObject(t, newPool(t, "def transform(s): return s"), nil)
 	require.ErrorIs(t, err, etl.ErrLevel)
 }
 
@@ -450,7 +462,7 @@ func TestClosedPool(t *testing.T) {
 	pool := newPool(t, "def transform(s): return s")
 	require.NoError(t, pool.Close())
 	require.NoError(t, pool.Close())
-	err := pool.Transform(t.Context(), numbered(1), make([]etl.Result, 1))
+	err := pool.Transform(t.Context(), nil, numbered(1), make([]etl.Result, 1))
 	require.ErrorIs(t, err, etl.ErrClosed)
 }
 

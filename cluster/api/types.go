@@ -240,21 +240,40 @@ type Finding struct {
 // ETL levels.
 const (
 	LevelSample = "sample" // dict -> dict, one sample at a time
+	LevelBatch  = "batch"  // list of dicts -> dict of columns
 	LevelObject = "object" // bytes -> bytes
 )
 
-// ETL is a deployed transformation.
+// ETL is a deployed transformation. What is left out gets a default, by kind; package etl documents the fields.
 type ETL struct {
-	Name         string    `json:"name"`
-	Kind         string    `json:"kind"`   // "function"
-	Source       string    `json:"source"` // Python source
-	Entry        string    `json:"entry"`  // function name, "transform" by default
-	Level        string    `json:"level"`  // LevelSample by default
-	Requirements []string  `json:"requirements,omitempty"`
-	Workers      int       `json:"workers,omitempty"`   // per target; 0: one per CPU
-	TimeoutS     float64   `json:"timeout_s,omitempty"` // for one sample; default 30
-	Version      int64     `json:"version"`             // rises with each PUT
-	Created      time.Time `json:"created"`
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`    // "function" by default, "container", "server", "command"
+	Level   string    `json:"level"`   // of functions LevelSample by default, else LevelObject
+	Version int64     `json:"version"` // rises with each PUT
+	Created time.Time `json:"created"`
+
+	Source       string   `json:"source,omitempty"` // Python source
+	Entry        string   `json:"entry,omitempty"`  // function name, "transform" by default
+	Pickle       []byte   `json:"pickle,omitempty"` // base64 of a cloudpickle, in place of source
+	Requirements []string `json:"requirements,omitempty"`
+	Python       string   `json:"python,omitempty"` // version, as in "3.11"
+
+	Image     string            `json:"image,omitempty"`
+	Command   []string          `json:"command,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	Port      int               `json:"port,omitempty"`
+	URL       string            `json:"url,omitempty"`
+	Transport string            `json:"transport,omitempty"` // push, redirect, proxy, stdio
+	Fields    []string          `json:"fields,omitempty"`
+
+	Args      json.RawMessage `json:"args,omitempty"`       // defaults of the arguments that requests may give
+	Workers   int             `json:"workers,omitempty"`    // per target; 0: one per CPU
+	TimeoutS  float64         `json:"timeout_s,omitempty"`  // for one sample or object; default 30
+	Memory    int64           `json:"memory,omitempty"`     // bytes of one worker or of a container; default 2 GiB
+	CPUs      float64         `json:"cpus,omitempty"`       // of one worker or of a container; 0: no limit
+	MaxOutput int64           `json:"max_output,omitempty"` // bytes of one answer; default 256 MiB
+	Isolation string          `json:"isolation,omitempty"`  // the least that will do: strict, landlock, none
+	Network   string          `json:"network,omitempty"`    // none by default, host, bridge
 }
 
 // ETLList is GET /v1/etls, sorted by name.

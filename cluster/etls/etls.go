@@ -19,9 +19,6 @@ import (
 	"github.com/shardstream/shardstream/etl"
 )
 
-// KindFunction is the one kind of transformation yet: a Python function, as source.
-const KindFunction = "function"
-
 // maxEntry is what etcd takes in one request, with some room.
 const maxEntry = 1400 << 10
 
@@ -34,12 +31,6 @@ func Of(m *membership.Membership) Definitions { return Definitions{kv: m.KV("etl
 // Normalize fills in defaults and refuses a definition that no target could run. It does not look at the source;
 // etl.Check does.
 func Normalize(e api.ETL) (api.ETL, error) {
-	if e.Kind == "" {
-		e.Kind = KindFunction
-	}
-	if e.Kind != KindFunction {
-		return e, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "kind %.80q is not known; %q is", e.Kind, KindFunction)
-	}
 	if e.TimeoutS != 0 && (e.TimeoutS < 0.001 || e.TimeoutS > etl.MaxTimeout.Seconds() || math.IsNaN(e.TimeoutS)) {
 		return e, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "timeout_s %g: use 0.001 to %g", e.TimeoutS, etl.MaxTimeout.Seconds())
 	}
@@ -52,15 +43,21 @@ func Normalize(e api.ETL) (api.ETL, error) {
 		}
 		return e, api.Errorf(http.StatusBadRequest, code, "%v", err)
 	}
-	e.Entry, e.Level, e.TimeoutS = def.Entry, def.Level, def.Timeout.Seconds()
+	e.Kind, e.Entry, e.Level, e.TimeoutS = def.Kind, def.Entry, def.Level, def.Timeout.Seconds()
+	e.Transport, e.Network = def.Transport, def.Network
+	e.Memory, e.MaxOutput = def.Limits.Memory, def.Limits.Output
 	return e, nil
 }
 
 // Definition is what package etl runs.
 func Definition(e api.ETL) etl.Definition {
 	return etl.Definition{
-		Name: e.Name, Source: e.Source, Entry: e.Entry, Level: e.Level, Requirements: e.Requirements,
-		Workers: e.Workers, Timeout: time.Duration(e.TimeoutS * float64(time.Second)), Version: e.Version,
+		Name: e.Name, Kind: e.Kind, Level: e.Level, Version: e.Version,
+		Source: e.Source, Entry: e.Entry, Pickle: e.Pickle, Requirements: e.Requirements, Python: e.Python,
+		Image: e.Image, Command: e.Command, Env: e.Env, Port: e.Port, URL: e.URL, Transport: e.Transport, Fields: e.Fields,
+		Args: e.Args, Workers: e.Workers, Timeout: time.Duration(e.TimeoutS * float64(time.Second)),
+		Limits:    etl.Limits{Memory: e.Memory, CPUs: e.CPUs, Output: e.MaxOutput},
+		Isolation: e.Isolation, Network: e.Network,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/etls"
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/etl/deploy"
 )
 
 const (
@@ -87,7 +88,7 @@ func (g *Gateway) checkETL(ctx context.Context, e api.ETL, checks chan struct{})
 	case <-ctx.Done():
 		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the request ended before its turn: %v", ctx.Err())
 	}
-	err := etl.Check(ctx, etls.Definition(e), etl.Options{Logger: g.log})
+	err := deploy.Check(ctx, etls.Definition(e), deploy.Options{Logger: g.log})
 	var fault *etl.UserError
 	switch {
 	case err == nil:

@@ -53,9 +53,9 @@ func mixtureOf(snap *sampler.Snapshot, req *wire.ReadRequest) (sampler.Plan, err
 
 // transformation is what the samples of one or several parts go through.
 type transformation struct {
-	number int
-	name   string
-	pool   *etl.Pool // nil: they are sent as they lie
+	number  int
+	name    string
+	runtime etl.Runtime // nil: they are sent as they lie
 }
 
 // transformations looks up those of the order's parts, each name once.
@@ -71,27 +71,27 @@ func (s *Server) transformations(req *wire.ReadRequest) ([]*transformation, erro
 	byPart := make([]*transformation, len(names))
 	for i, name := range names {
 		if known[name] == nil {
-			pool, err := s.pool(name)
+			runtime, err := s.runtime(name)
 			if err != nil {
 				return nil, err
 			}
-			known[name] = &transformation{number: len(known), name: name, pool: pool}
+			known[name] = &transformation{number: len(known), name: name, runtime: runtime}
 		}
 		byPart[i] = known[name]
 	}
 	return byPart, nil
 }
 
-// pool looks a transformation of samples up.
-func (s *Server) pool(name string) (*etl.Pool, error) {
-	p, err := s.ETLs.Pool(name)
+// runtime looks a transformation of samples up.
+func (s *Server) runtime(name string) (etl.Runtime, error) {
+	x, err := s.ETLs.Runtime(name)
 	if err != nil {
 		return nil, err
 	}
-	if level := p.Definition().Level; level != api.LevelSample {
-		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q", name, level, api.LevelSample)
+	if level := x.Definition().Level; level == api.LevelObject {
+		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q or %q", name, level, api.LevelSample, api.LevelBatch)
 	}
-	return p, nil
+	return x, nil
 }
 
 // rawFirst sorts samples by what they go through, and returns how many are sent as they lie.
@@ -100,7 +100,7 @@ func (r *Reader) rawFirst(samples []found) int {
 		slices.SortStableFunc(samples, func(a, b found) int { return cmp.Compare(r.through(a).number, r.through(b).number) })
 	}
 	raw := 0
-	for raw < len(samples) && r.through(samples[raw]).pool == nil {
+	for raw < len(samples) && r.through(samples[raw]).runtime == nil {
 		raw++
 	}
 	return raw

@@ -26,9 +26,9 @@ type Objects interface {
 	Open(bucket, name string) (*store.Object, error)
 }
 
-// ETLs looks up the pool of a deployed transformation; an *api.Error where there is none.
+// ETLs looks up what runs a deployed transformation; an *api.Error where there is none.
 type ETLs interface {
-	Pool(name string) (*etl.Pool, error)
+	Runtime(name string) (etl.Runtime, error)
 }
 
 // Meter counts one stream.

@@ -18,8 +18,8 @@ const maxTransform = 2 << 30
 // Arrays of as many dimensions as a function may return fit a frame.
 var _ [wire.MaxDims - etl.MaxDims]struct{}
 
-// transform reads samples, verified, runs them through their pools and adds them to the job's frame. They
-// come sorted by pool.
+// transform reads samples, verified, runs them through their transformations and adds them to the job's frame. They
+// come sorted by these.
 func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 	j.in, j.flds = j.in[:0], j.flds[:0]
 	sent := samples[:0]
@@ -150,7 +150,7 @@ func (sh *shard) whichBlock(sample int, err error) error {
 	return err
 }
 
-// applyAll runs the pools of the job's inputs, all at once: each has workers of its own.
+// applyAll runs the transformations of the job's inputs, all at once: each has workers of its own.
 func (r *Reader) applyAll(ctx context.Context, j *job, sent []found) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for from, to := 0, 0; from < len(sent); from = to {
@@ -163,14 +163,14 @@ func (r *Reader) applyAll(ctx context.Context, j *job, sent []found) error {
 	return group.Wait()
 }
 
-// apply runs a pool; a definition that was replaced meanwhile is looked up once more.
+// apply runs a transformation; a definition that was replaced meanwhile is looked up once more.
 func (r *Reader) apply(ctx context.Context, x *transformation, in []etl.Sample, out []etl.Result) error {
-	err := x.pool.Transform(ctx, in, out)
+	err := x.runtime.Transform(ctx, nil, in, out)
 	if errors.Is(err, etl.ErrClosed) {
-		if x.pool, err = r.srv.pool(x.name); err != nil {
+		if x.runtime, err = r.srv.runtime(x.name); err != nil {
 			return err
 		}
-		err = x.pool.Transform(ctx, in, out)
+		err = x.runtime.Transform(ctx, nil, in, out)
 	}
 	var user *etl.UserError
 	if errors.As(err, &user) {

@@ -10,31 +10,32 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/etls"
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/etl/deploy"
 )
 
 // retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
 const retireTimeout = 5 * time.Minute
 
-// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes a pool of
-// workers when one is first used, and lets it go when its definition changes or ends.
+// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes a
+// runtime when one is first used, and lets it go when its definition changes or ends.
 type ETLs struct {
 	target      *Target
 	definitions etls.Definitions
-	options     etl.Options
+	options     deploy.Options
 
 	mu      sync.Mutex
 	known   map[string]*deployed
 	closed  bool
-	ctx     context.Context //nolint:containedctx // ends the pools that are being retired
+	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
 	retired sync.WaitGroup
 }
 
-// deployed is one definition, and its pool once it was used.
+// deployed is one definition, and its runtime once it was used.
 type deployed struct {
 	definition api.ETL
 	once       sync.Once
-	pool       *etl.Pool
+	runtime    etl.Runtime
 	err        error
 }
 
@@ -42,7 +43,7 @@ type deployed struct {
 // use. Call it before Serve, and Run beside it.
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
-		target: t, definitions: etls.Of(t.members), options: etl.Options{Logger: t.log}, known: map[string]*deployed{},
+		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
@@ -51,7 +52,7 @@ func NewETLs(t *Target) *ETLs {
 	return e
 }
 
-// Run follows the definitions until the context ends, then closes all pools and joins what they own.
+// Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
 func (e *ETLs) Run(ctx context.Context) error {
 	err := e.definitions.Watch(ctx, e.apply)
 	e.mu.Lock()
@@ -94,18 +95,18 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 	return d
 }
 
-// forget drops a definition; what its pool has in hand may finish. The caller holds mu.
+// forget drops a definition; what its runtime has in hand may finish. The caller holds mu.
 func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
 	e.retired.Go(func() {
 		d.once.Do(func() { d.err = etl.ErrClosed })
-		if d.pool == nil {
+		if d.runtime == nil {
 			return
 		}
 		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
 		defer cancel()
-		if err := d.pool.Shutdown(ctx); err != nil {
+		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
 	})
@@ -128,9 +129,9 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	return nil, err
 }
 
-// Pool finds the workers of a transformation. Errors are *api.Error: CodeNoETL where there is none. A pool that
+// Runtime finds what runs a transformation. Errors are *api.Error: CodeNoETL where there is none. One that
 // answers ErrClosed was replaced meanwhile: look it up again.
-func (e *ETLs) Pool(name string) (*etl.Pool, error) {
+func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
 	e.mu.Lock()
 	d := e.known[name]
 	e.mu.Unlock()
@@ -140,11 +141,11 @@ func (e *ETLs) Pool(name string) (*etl.Pool, error) {
 			return nil, AsError(err)
 		}
 	}
-	d.once.Do(func() { d.pool, d.err = etl.NewPool(etls.Definition(d.definition), e.options) })
+	d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
 	if d.err != nil {
 		return nil, etlError(e.target.id, d.err)
 	}
-	return d.pool, nil
+	return d.runtime, nil
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
@@ -164,9 +165,9 @@ func (e *ETLs) getLogs(r *Request) error {
 	e.mu.Unlock()
 	var answer struct{ Log string }
 	if d != nil {
-		d.once.Do(func() { d.pool, d.err = etl.NewPool(etls.Definition(d.definition), e.options) })
-		if d.pool != nil {
-			answer.Log = d.pool.Logs()
+		d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
+		if d.runtime != nil {
+			answer.Log = d.runtime.Logs()
 		}
 	}
 	return r.WriteJSON(http.StatusOK, answer)

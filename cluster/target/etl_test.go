@@ -143,7 +143,7 @@ func TestTransformations(t *testing.T) {
 			"name":        {api.ETL{Name: "Bad Name", Source: upper}, api.CodeBadName, "name"},
 			"no source":   {api.ETL{Name: "x"}, api.CodeBadRequest, "source: is empty"},
 			"large":       {api.ETL{Name: "x", Source: strings.Repeat("#", 1<<20+1)}, api.CodeBadRequest, "more than 1048576"},
-			"level":       {api.ETL{Name: "x", Source: upper, Level: "batch"}, api.CodeBadRequest, `level: "batch"`},
+			"level":       {api.ETL{Name: "x", Source: upper, Level: "shard"}, api.CodeBadRequest, `level: "shard"`},
 			"kind":        {api.ETL{Name: "x", Source: upper, Kind: "container"}, api.CodeBadRequest, "kind"},
 			"timeout":     {api.ETL{Name: "x", Source: upper, TimeoutS: 1e9}, api.CodeBadRequest, "timeout_s"},
 			"syntax":      {api.ETL{Name: "x", Source: "def transform(:\n"}, api.CodeETLFailed, "SyntaxError"},

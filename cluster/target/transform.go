@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"path"
 	"strings"
@@ -46,11 +47,11 @@ func (e *ETLs) transform(r *Request, s *Section, names []string) error {
 	}
 	level := ""
 	for _, name := range names {
-		pool, err := e.Pool(name)
+		runtime, err := e.Runtime(name)
 		if err != nil {
 			return err
 		}
-		if this := pool.Definition().Level; level == "" {
+		if this := runtime.Definition().Level; level == "" {
 			level = this
 		} else if level != this {
 			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "etl %q works on level %q, %q on level %q; a chain needs one level", names[0], level, name, this)
@@ -110,8 +111,13 @@ func (e *ETLs) transformObject(ctx context.Context, s *Section, about string, na
 	}
 	for _, name := range names {
 		var out []byte
-		err := e.with(name, func(pool *etl.Pool) (err error) {
-			out, err = pool.TransformObject(ctx, about, data)
+		err := e.with(name, func(runtime etl.Runtime) error {
+			answer, err := runtime.TransformObject(ctx, nil, etl.Object{Key: about, Size: int64(len(data)), Body: bytes.NewReader(data)})
+			if err != nil {
+				return err
+			}
+			defer answer.Body.Close()
+			out, err = io.ReadAll(io.LimitReader(answer.Body, maxTransformed+1))
 			return err
 		})
 		if err != nil {
@@ -130,14 +136,14 @@ func tooLargeToTransform(what string, size int64) error {
 		"%s has %d bytes, more than the %d that a transformation takes or gives in one answer; stream its samples instead", what, size, maxTransformed)
 }
 
-// with calls f with the pool of a transformation, once more where the pool was replaced meanwhile.
-func (e *ETLs) with(name string, f func(*etl.Pool) error) error {
+// with calls f with the runtime of a transformation, once more where it was replaced meanwhile.
+func (e *ETLs) with(name string, f func(etl.Runtime) error) error {
 	for attempt := 0; ; attempt++ {
-		pool, err := e.Pool(name)
+		runtime, err := e.Runtime(name)
 		if err != nil {
 			return err
 		}
-		if err = f(pool); !errors.Is(err, etl.ErrClosed) || attempt > 0 {
+		if err = f(runtime); !errors.Is(err, etl.ErrClosed) || attempt > 0 {
 			return err
 		}
 	}
@@ -150,7 +156,7 @@ func (e *ETLs) transformSamples(ctx context.Context, s *Section, about string, n
 	apply := func(batch []etl.Sample) error {
 		results := make([]etl.Result, len(batch))
 		for _, name := range names {
-			err := e.with(name, func(pool *etl.Pool) error { return pool.Transform(ctx, batch, results) })
+			err := e.with(name, func(runtime etl.Runtime) error { return runtime.Transform(ctx, nil, batch, results) })
 			if err != nil {
 				return err
 			}

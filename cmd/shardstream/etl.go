@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,43 +25,70 @@ func newETL(a *app) *cobra.Command {
 }
 
 func newETLCreate(a *app) *cobra.Command {
-	var file string
-	definition := api.ETL{Kind: "function"}
+	var file, arguments string
+	var definition api.ETL
 	var timeout time.Duration
 	command := &cobra.Command{
-		Use:   "create NAME --function FILE.py",
-		Short: "Deploy a Python function as a transformation, or replace it",
-		Long: `create deploys a Python function beside every target. The file defines
+		Use:   "create NAME --function FILE.py | --image IMAGE | --url URL | -- PROGRAM [ARG...]",
+		Short: "Deploy a transformation, or a new version of it",
+		Long: `create deploys a transformation beside every target. With --function it is a Python function:
 
     def transform(sample):    # level sample: a dict of field name to bytes
         ...
         return sample         # bytes, str, numbers or numpy arrays
 
-or, with --level object, def transform(data): bytes in, bytes out.`,
-		Example: `  shardstream etl create augment --function augment.py
-  shardstream etl create gray --function gray.py --entry to_gray --workers 4`,
-		Args: cobra.ExactArgs(1),
+With --level batch: def transform(samples), a list of such dicts in, a dict of columns out; with --level
+object: def transform(data), bytes in, bytes out.
+
+With --image it is a container that serves HTTP (what follows -- takes the place of the image's command), with
+--url a server that you run yourself, and with neither the program behind -- is run for each object and filters
+stdin to stdout.`,
+		Example: `  shardstream etl create augment --function augment.py --requirement pillow
+  shardstream etl create gray --function gray.py --entry to_gray --workers 4
+  shardstream etl create echo --image localhost/echo:1
+  shardstream etl create wav -- ffmpeg -loglevel error -i pipe:0 -f wav pipe:1`,
+		Args: func(c *cobra.Command, args []string) error {
+			if n := c.ArgsLenAtDash(); n == 1 || (n < 0 && len(args) == 1) {
+				return nil
+			}
+			return usagef("name one transformation; a program and its arguments follow --")
+		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&file, "function", "", "Python file that defines the function (required)")
-	flags.StringVar(&definition.Entry, "entry", "transform", "name of the function")
-	flags.StringVar(&definition.Level, "level", api.LevelSample, "what the function takes: sample or object")
+	flags.StringVar(&file, "function", "", "Python file that defines a function")
+	flags.StringVar(&definition.Entry, "entry", "", "name of the function (transform)")
+	flags.StringArrayVar(&definition.Requirements, "requirement", nil, "Python package that the function needs, such as pillow>=10; may be repeated")
+	flags.StringVar(&definition.Python, "python", "", "Python version that the function needs, such as 3.11 (the node's)")
+	flags.StringVar(&definition.Image, "image", "", "OCI image of a container")
+	flags.IntVar(&definition.Port, "port", 0, "port that the container's server listens on (given to it in $PORT)")
+	flags.StringVar(&definition.URL, "url", "", "address of a server that you run; {host} and {target} stand for the target's")
+	flags.StringVar(&definition.Transport, "transport", "", "how data travels: push, redirect, proxy or stdio")
+	flags.StringArrayVar(&definition.Fields, "field", nil, "field that an object-level transformation is applied to in streams; may be repeated")
+	flags.StringToStringVar(&definition.Env, "env", nil, "environment variable, NAME=VALUE; may be repeated")
+	flags.StringVar(&definition.Level, "level", "", "what it takes: sample (functions), batch or object (all others)")
+	flags.StringVar(&arguments, "args", "", `default arguments as JSON, such as {"size": 224}`)
 	flags.IntVar(&definition.Workers, "workers", 0, "worker processes of each target, 0 for one per CPU")
-	flags.DurationVar(&timeout, "timeout", 30*time.Second, "time limit for one sample")
-	flags.StringSliceVar(&definition.Requirements, "requirement", nil, "Python package that the function needs")
+	flags.DurationVar(&timeout, "timeout", 30*time.Second, "time limit for one sample or object")
+	flags.Var((*sizeValue)(&definition.Memory), "memory", "memory of one worker or of the container (2GiB)")
+	flags.Float64Var(&definition.CPUs, "cpus", 0, "CPUs of one worker or of the container, 0 for no limit")
+	flags.Var((*sizeValue)(&definition.MaxOutput), "max-output", "bytes of one answer (256MiB)")
+	flags.StringVar(&definition.Isolation, "isolation", "", "least isolation that will do: strict, landlock or none (the most that a node has)")
+	flags.StringVar(&definition.Network, "network", "", "network that it may use: none, host or bridge (none)")
 	_ = command.MarkFlagFilename("function", "py")
 	command.RunE = func(c *cobra.Command, args []string) error {
-		if file == "" {
-			return usagef("name the function's file with --function FILE.py")
+		definition.Name, definition.Command, definition.TimeoutS = args[0], args[1:], timeout.Seconds()
+		if arguments != "" {
+			definition.Args = json.RawMessage(arguments)
+			if !json.Valid(definition.Args) {
+				return usagef("--args must be a JSON object such as {\"size\": 224}, not %s", arguments)
+			}
 		}
-		if definition.Level != api.LevelSample && definition.Level != api.LevelObject {
-			return usagef("--level must be %s or %s, not %q", api.LevelSample, api.LevelObject, definition.Level)
+		if l := definition.Level; l != "" && l != api.LevelSample && l != api.LevelBatch && l != api.LevelObject {
+			return usagef("--level must be %s, %s or %s, not %q", api.LevelSample, api.LevelBatch, api.LevelObject, l)
 		}
-		source, err := readSource(file)
-		if err != nil {
+		if err := kindOf(&definition, file); err != nil {
 			return err
 		}
-		definition.Name, definition.Source, definition.TimeoutS = args[0], source, timeout.Seconds()
 		client, err := a.client()
 		if err != nil {
 			return err
@@ -73,6 +101,38 @@ or, with --level object, def transform(data): bytes in, bytes out.`,
 		return nil
 	}
 	return command
+}
+
+// kindOf says by the flags given what kind of transformation is meant, and reads a function's source.
+func kindOf(definition *api.ETL, file string) error {
+	named := 0
+	for _, flag := range []string{file, definition.Image, definition.URL} {
+		if flag != "" {
+			named++
+		}
+	}
+	switch {
+	case named > 1:
+		return usagef("--function, --image and --url exclude each other")
+	case file != "":
+		if len(definition.Command) > 0 {
+			return usagef("a function takes no program: leave out what follows --")
+		}
+		source, err := readSource(file)
+		if err != nil {
+			return err
+		}
+		definition.Kind, definition.Source = "function", source
+	case definition.Image != "":
+		definition.Kind = "container"
+	case definition.URL != "":
+		definition.Kind = "server"
+	case len(definition.Command) > 0:
+		definition.Kind = "command"
+	default:
+		return usagef("say what transforms: --function FILE.py, --image IMAGE, --url URL, or a program after --")
+	}
+	return nil
 }
 
 func readSource(path string) (string, error) {

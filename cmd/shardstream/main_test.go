@@ -89,7 +89,7 @@ func TestExitCodesWithoutACluster(t *testing.T) {
 		{"rm ss://b/prefix/", exitUsage, "--recursive"},
 		{"object locate ss://b/", exitUsage, "names no object"},
 		{"etl create augment", exitUsage, "--function"},
-		{"etl create augment --function " + file + " --level batch", exitUsage, "--level"},
+		{"etl create augment --function " + file + " --level shard", exitUsage, "--level"},
 		{"etl create augment --function " + dir + "/missing.py", exitFailed, "no such file"},
 		{"stream ss://b/x --batch-size 0", exitUsage, "batch_size"},
 		{"stream ss://b/x --shuffle sideways", exitUsage, "sideways"},

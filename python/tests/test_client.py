@@ -285,7 +285,7 @@ def test_bad_transformations(client: ss.Client) -> None:
     with pytest.raises(ss.ShardstreamError, match="augment"):
         client.etl.create("bad", "def transform(s):\n    return s\n", entry="augment")
     with pytest.raises(ValueError, match="level"):
-        client.etl.create("bad", upper, level="batch")  # type: ignore[arg-type]
+        client.etl.create("bad", upper, level="shard")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lambda"):
         client.etl.create("bad", lambda sample: sample)
     assert "bad" not in [e.name for e in client.etl.list()]

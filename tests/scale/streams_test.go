@@ -24,7 +24,7 @@ import (
 
 type noETLs struct{}
 
-func (noETLs) Pool(name string) (*etl.Pool, error) {
+func (noETLs) Runtime(name string) (etl.Runtime, error) {
 	return nil, api.Errorf(404, api.CodeNoETL, "no etl %q", name)
 }
 

@@ -75,9 +75,9 @@ type cluster struct {
 // pools are a target's transformations; tests replace them between streams.
 type pools struct{ byName sync.Map }
 
-func (p *pools) Pool(name string) (*etl.Pool, error) {
+func (p *pools) Runtime(name string) (etl.Runtime, error) {
 	if pool, ok := p.byName.Load(name); ok {
-		return pool.(*etl.Pool), nil
+		return pool.(etl.Runtime), nil
 	}
 	return nil, api.Errorf(404, api.CodeNoETL, "no etl %q", name)
 }

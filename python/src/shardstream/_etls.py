@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from ._arguments import integer, names, seconds
+from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
 from ._models import ETLInfo
 from ._source import source_of
@@ -22,15 +22,32 @@ class ETLs:
     def create(
         self,
         name: str,
-        function: Callable[..., Any] | str | Path,
+        function: Callable[..., Any] | str | Path | None = None,
         *,
+        image: str | None = None,
+        url: str | None = None,
+        command: Sequence[str] = (),
         entry: str | None = None,
-        level: Literal["sample", "object"] = "sample",
+        level: Literal["sample", "batch", "object"] | None = None,
         requirements: Sequence[str] = (),
+        python: str | None = None,
+        env: Mapping[str, str] | None = None,
+        port: int = 0,
+        transport: Literal["push", "redirect", "proxy", "stdio"] | None = None,
+        fields: Sequence[str] = (),
+        args: Mapping[str, Any] | None = None,
         workers: int = 0,
         timeout: float = 30.0,
+        memory: int | None = None,
+        cpus: float = 0,
+        max_output: int | None = None,
+        isolation: Literal["strict", "landlock", "none"] | None = None,
+        network: Literal["none", "host", "bridge"] | None = None,
     ) -> ETLInfo:
-        """Deploy a function beside every target, or a new version of it.
+        """Deploy a transformation beside every target, or a new version of it.
+
+        Give one of `function`, `image`, `url` and `command` (which with `image` takes the place
+        of the image's own).
 
         Args:
             name: what streams and reads call it by.
@@ -38,12 +55,29 @@ class ETLs:
                 source text. A function's text is sent, with the imports, constants and other
                 functions of its module that it uses. Other modules are imported there, so they
                 must be installed for the nodes' Python: a module beside your script is not.
+            image: an OCI image whose server transforms, run by podman or docker.
+            url: a server that you run; {host} and {target} stand for a target's address and id.
+            command: a program and its arguments, which filters stdin to stdout.
             entry: the function to call in a file or text; "transform" by default.
             level: "sample": takes a dict of field -> bytes (and "__key__": str), returns a dict
-                of bytes, str, numbers or numpy arrays. "object": bytes to bytes.
+                of bytes, str, numbers or numpy arrays. "batch": takes a list of such dicts,
+                returns a dict of columns with a row for each. "object": bytes to bytes. Functions
+                are of level "sample" by default, all else of level "object".
             requirements: packages that it needs.
+            python: the version of Python that it needs, such as "3.11".
+            env: environment variables of a container or command.
+            port: that a container's server listens on; by default it is given one in $PORT.
+            transport: how data travels: "push" (the target sends it, the default), "redirect" or
+                "proxy" (the server reads it from the target), "stdio" (commands).
+            fields: of a sample, that an object-level transformation is applied to in streams.
+            args: defaults of the arguments that requests may give.
             workers: processes per target; 0 is one per CPU.
-            timeout: seconds for one sample.
+            timeout: seconds for one sample or object.
+            memory: bytes of one worker or of a container; 2 GiB by default.
+            cpus: CPUs of one worker or of a container; 0 is no limit.
+            max_output: bytes of one answer; 256 MiB by default.
+            isolation: the least that will do; the most that the nodes have by default.
+            network: that it may use; "none" by default.
 
         Raises:
             ValueError: the function is a lambda, a closure, or uses what can't be sent as text;
@@ -51,22 +85,40 @@ class ETLs:
             TypeError: an argument is of the wrong type.
             ETLError: the source does not load; the message has the traceback.
         """
-        if level not in ("sample", "object"):
-            raise ValueError(f"level must be 'sample' or 'object', not {level!r}")
-        workers = integer("workers", workers, 0, 256)
-        timeout = seconds("timeout", timeout)
-        required = names("requirements", requirements)
-        source, entry = source_of(function, entry)
-        document = {
+        document: dict[str, Any] = {
             "name": name,
-            "kind": "function",
-            "source": source,
-            "entry": entry,
-            "level": level,
-            "requirements": list(required),
-            "workers": workers,
-            "timeout_s": timeout,
+            "level": choice("level", level, (None, "sample", "batch", "object")),
+            "requirements": list(names("requirements", requirements)),
+            "python": None if python is None else text("python", python),
+            "command": list(names("command", command)),
+            "env": dict(env or {}),
+            "port": integer("port", port, 0, 65535),
+            "transport": transport,
+            "fields": list(names("fields", fields)),
+            "args": None if args is None else dict(args),
+            "workers": integer("workers", workers, 0, 256),
+            "timeout_s": seconds("timeout", timeout),
+            "memory": None if memory is None else integer("memory", memory, 1),
+            "cpus": amount("cpus", cpus),
+            "max_output": None if max_output is None else integer("max_output", max_output, 1),
+            "isolation": isolation,
+            "network": network,
         }
+        given = [n for n, v in (("function", function), ("image", image), ("url", url)) if v]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
+        if function is not None:
+            source, entry = source_of(function, entry)
+            document |= {"kind": "function", "source": source, "entry": entry}
+        elif image is not None:
+            document |= {"kind": "container", "image": text("image", image)}
+        elif url is not None:
+            document |= {"kind": "server", "url": text("url", url)}
+        elif document["command"]:
+            document["kind"] = "command"
+        else:
+            raise ValueError("say what transforms: give a function, an image, a url or a command")
+        document = {k: v for k, v in document.items() if v not in (None, [], {}, 0)}
         return ETLInfo.from_json(self._http.json("PUT", _etl_path(name), document))
 
     def list(self) -> Sequence[ETLInfo]:
