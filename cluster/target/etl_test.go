@@ -144,7 +144,7 @@ func TestTransformations(t *testing.T) {
 			"no source":   {api.ETL{Name: "x"}, api.CodeBadRequest, "source: is empty"},
 			"large":       {api.ETL{Name: "x", Source: strings.Repeat("#", 1<<20+1)}, api.CodeBadRequest, "more than 1048576"},
 			"level":       {api.ETL{Name: "x", Source: upper, Level: "shard"}, api.CodeBadRequest, `level: "shard"`},
-			"kind":        {api.ETL{Name: "x", Source: upper, Kind: "container"}, api.CodeBadRequest, "kind"},
+			"kind":        {api.ETL{Name: "x", Source: upper, Kind: "wasm"}, api.CodeBadRequest, "kind"},
 			"timeout":     {api.ETL{Name: "x", Source: upper, TimeoutS: 1e9}, api.CodeBadRequest, "timeout_s"},
 			"syntax":      {api.ETL{Name: "x", Source: "def transform(:\n"}, api.CodeETLFailed, "SyntaxError"},
 			"import":      {api.ETL{Name: "x", Source: "import no_such_module"}, api.CodeETLFailed, "line 1"},
