@@ -25,6 +25,7 @@ type ETLs struct {
 
 	mu      sync.Mutex
 	known   map[string]*deployed
+	secrets map[string]api.ETL // by which containers read objects; see source
 	closed  bool
 	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
@@ -44,6 +45,7 @@ type deployed struct {
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
 		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
+		secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
@@ -54,6 +56,7 @@ func NewETLs(t *Target) *ETLs {
 
 // Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
 func (e *ETLs) Run(ctx context.Context) error {
+	e.retired.Go(func() { e.sweep(ctx) })
 	err := e.definitions.Watch(ctx, e.apply)
 	e.mu.Lock()
 	e.closed = true
@@ -109,6 +112,7 @@ func (e *ETLs) forget(name string) {
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(d)
 	})
 }
 
