@@ -30,10 +30,11 @@ type Config struct {
 	StreamMemory int64
 	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
 	// where it is new, 20 seconds where it comes back.
-	ETLWait  time.Duration
-	Version  string // of the software
-	Logger   *slog.Logger
-	LeaseTTL time.Duration // 0: membership.DefaultLeaseTTL
+	ETLWait   time.Duration
+	ETLEngine string // that runs containers, one of engine.Names; "": podman, else docker
+	Version   string // of the software
+	Logger    *slog.Logger
+	LeaseTTL  time.Duration // 0: membership.DefaultLeaseTTL
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)

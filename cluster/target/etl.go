@@ -33,6 +33,7 @@ type ETLs struct {
 
 	mu         sync.Mutex
 	known      map[string]*deployed
+	secrets    map[string]api.ETL    // by which containers read objects; see source
 	candidates map[string]*candidate // by id
 	closed     bool
 	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
@@ -51,7 +52,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 		target: t, definitions: etls.Of(t.members), environments: environments,
 		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
 		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
-		known: map[string]*deployed{}, candidates: map[string]*candidate{},
+		known: map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := t.metrics.WatchETLs(e.metrics); err != nil {
@@ -72,6 +73,7 @@ func (e *ETLs) Run(ctx context.Context) error {
 	defer e.Close()
 	var sweeps sync.WaitGroup
 	defer sweeps.Wait()
+	sweeps.Go(func() { e.sweepContainers(ctx) })
 	sweeps.Go(func() {
 		for tick := time.NewTicker(sweepInterval); ; {
 			select {
@@ -149,6 +151,7 @@ func (e *ETLs) forget(name string) {
 	delete(e.known, name)
 	d.cancel()
 	e.tasks.Go(func() {
+		defer e.dropSource(d)
 		d.once.Do(func() { d.made = etl.ErrClosed })
 		if d.runtime == nil {
 			return
