@@ -50,6 +50,38 @@ func (o *Output) WriteRange(w io.Writer, off, n int64) (written int64, err error
 	return written, nil
 }
 
+// Reader reads n bytes from off on, as WriteRange does.
+func (o *Output) Reader(off, n int64) io.Reader { return &reader{output: o, off: off, left: n} }
+
+type reader struct {
+	output    *Output
+	off, left int64
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.output.WriteRange(&fixed{p}, r.off, min(r.left, int64(len(p))))
+	r.off, r.left = r.off+n, r.left-n
+	return int(n), err
+}
+
+func (r *reader) WriteTo(w io.Writer) (int64, error) {
+	n, err := r.output.WriteRange(w, r.off, r.left)
+	r.off, r.left = r.off+n, r.left-n
+	return n, err
+}
+
+// fixed is a slice to be filled.
+type fixed struct{ left []byte }
+
+func (f *fixed) Write(p []byte) (int, error) {
+	n := copy(f.left, p)
+	f.left = f.left[n:]
+	return n, nil
+}
+
 // block reads and verifies one block.
 func (o *Output) block(buf []byte, i int64) ([]byte, error) {
 	buf = buf[:min(blockBytes, o.Size-i*blockBytes)]
