@@ -28,6 +28,7 @@ type ETLs struct {
 
 	mu      sync.Mutex
 	known   map[string]*deployed
+	watched bool // known are all there are
 	closed  bool
 	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
@@ -61,6 +62,9 @@ func NewETLs(t *Target) *ETLs {
 
 // Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
 func (e *ETLs) Run(ctx context.Context) error {
+	if e.outputs != nil {
+		e.retired.Go(func() { e.sweep(ctx) })
+	}
 	err := e.definitions.Watch(ctx, e.apply)
 	e.mu.Lock()
 	e.closed = true
@@ -77,6 +81,7 @@ func (e *ETLs) Run(ctx context.Context) error {
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.watched = true
 	seen := make(map[string]bool, len(list))
 	for _, definition := range list {
 		seen[definition.Name] = true

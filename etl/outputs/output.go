@@ -35,6 +35,7 @@ func (o *Output) WriteRange(w io.Writer, off, n int64) (written int64, err error
 	}
 	pooled := blocks.Get().(*[]byte) //nolint:forcetypeassert // the pool's own
 	defer blocks.Put(pooled)
+	defer func() { o.cache.served.Add(written) }()
 	for n > 0 {
 		block, err := o.block(*pooled, off/blockBytes)
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -51,6 +52,7 @@ type Stats struct {
 	Hits, Misses       int64
 	Evictions, Corrupt int64
 	Entries, Bytes     int64
+	BytesServed        int64 // read from what is kept
 }
 
 // Cache keeps outputs. It is safe for concurrent use by one process.
@@ -59,6 +61,8 @@ type Cache struct {
 	quota      int64
 	log        *slog.Logger
 	usage      func() (free, capacity int64, err error)
+
+	served atomic.Int64
 
 	mu       sync.Mutex
 	entries  map[Key]*list.Element
@@ -104,6 +108,9 @@ func Open(o Options) (*Cache, error) {
 	}
 	return c, nil
 }
+
+// Aside is a directory on the cache's disk that is cleared when it is opened.
+func (c *Cache) Aside() string { return c.aside }
 
 func (c *Cache) path(k Key) string {
 	name := k.String()
@@ -287,5 +294,7 @@ func (c *Cache) release(n int64) {
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.stats
+	s := c.stats
+	s.BytesServed = c.served.Load()
+	return s
 }

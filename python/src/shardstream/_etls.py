@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,37 @@ from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
 from ._models import ETLInfo
 from ._source import source_of
+
+#: Arguments of one transformation, or of each in a chain of several.
+ETLArgs = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+
+
+def etl_query(etl: str | Sequence[str], etl_args: ETLArgs, cache: bool) -> dict[str, str]:
+    """The query of a read through transformations; empty where there are none."""
+    chain = [etl] * bool(etl) if isinstance(etl, str) else list(names("etl", etl))
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be True or False, not {cache!r}")
+    if not chain:
+        if etl_args is not None or cache:
+            raise ValueError("etl_args and cache go with etl only")
+        return {}
+    query = {"etl": ",".join(chain)}
+    if etl_args is not None:
+        query["etl_args"] = _args_json(etl_args)
+    if cache:
+        query["cache"] = "true"
+    return query
+
+
+def _args_json(args: Any) -> str:
+    several = args if isinstance(args, (list, tuple)) else [args]
+    if not all(isinstance(one, Mapping) or (one is None and one is not args) for one in several):
+        raise TypeError(f"etl_args is a dict, or for a chain a list of dicts, not {args!r}")
+    try:
+        plain = [None if one is None else dict(one) for one in several]
+        return json.dumps(plain if several is args else plain[0])
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"etl_args must be what JSON can hold: {error}") from error
 
 
 class ETLs:
