@@ -24,6 +24,7 @@ type ETLs struct {
 	definitions etls.Definitions
 	options     deploy.Options
 	outputs     *outputs.Cache // nil: none are kept
+	trials      chan struct{}  // one for each transformation under test
 	aside       string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu      sync.Mutex
@@ -52,11 +53,13 @@ type deployed struct {
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
 		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
+		trials: make(chan struct{}, maxTrials),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
 	t.Handle("POST", "/v1/internal/etls/{name}/refresh", e.postRefresh)
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
+	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
 	return e
 }
 

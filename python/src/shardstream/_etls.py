@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
-from ._models import ETLInfo
+from ._models import ETLInfo, ETLTrial
 from ._source import source_of
 
 #: Arguments of one transformation, or of each in a chain of several.
@@ -167,6 +167,59 @@ class ETLs:
         """What its workers printed lately, on all targets."""
         response = self._http.request("GET", f"{_etl_path(name)}/logs")
         return response.read().decode(errors="replace")
+
+    def test(
+        self,
+        name: str,
+        address: str,
+        *,
+        member: str = "",
+        args: Mapping[str, Any] | None = None,
+        function: Callable[..., Any] | str | Path | None = None,
+        entry: str | None = None,
+        level: Literal["sample", "batch", "object"] | None = None,
+        requirements: Sequence[str] = (),
+        data: bool = False,
+    ) -> ETLTrial:
+        """Try a transformation on one object or sample, where that lies.
+
+        One that fails is no exception here: `ETLTrial.error` says why. A test that takes longer
+        than the client's timeout, as when an environment is built for it, needs a client with a
+        larger one.
+
+        Args:
+            name: the transformation; with `function` what messages call it.
+            address: "ss://bucket/key". Of an archive a transformation of samples gets the first
+                sample, or the one that `member` belongs to.
+            member: a file inside the archive.
+            args: arguments of the transformation.
+            function: tried in place of what is deployed, as for `create`; it is not deployed.
+            entry: as for `create`.
+            level: as for `create`.
+            requirements: as for `create`.
+            data: whether to get the bytes as well: what an object became, or a tar of a sample.
+
+        Raises:
+            NotFoundError: no such transformation, object or member.
+        """
+        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        if member:
+            document["member"] = text("member", member)
+        if args is not None:
+            document["args"] = dict(args)
+        if function is not None:
+            source, entry = source_of(function, entry)
+            definition = {
+                "kind": "function",
+                "source": source,
+                "entry": entry,
+                "level": choice("level", level, (None, "sample", "batch", "object")),
+                "requirements": list(names("requirements", requirements)),
+            }
+            document["definition"] = {"name": name} | {k: v for k, v in definition.items() if v}
+        elif entry or level or requirements:
+            raise ValueError("entry, level and requirements go with function only")
+        return ETLTrial.from_json(self._http.json("POST", f"{_etl_path(name)}/test", document))
 
     def delete(self, name: str) -> None:
         """Remove it."""
