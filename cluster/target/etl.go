@@ -13,12 +13,13 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
 	"github.com/shardstream/shardstream/etl/environment"
+	"github.com/shardstream/shardstream/etl/outputs"
 )
 
 const (
 	// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
 	retireTimeout = 5 * time.Minute
-	// sweepInterval is how often environments that nobody wants are looked for.
+	// sweepInterval is how often environments and outputs that nobody wants any more are looked for.
 	sweepInterval = 5 * time.Minute
 )
 
@@ -29,12 +30,16 @@ type ETLs struct {
 	definitions  etls.Definitions
 	environments *environment.Manager
 	options      deploy.Options
-	light, heavy chan struct{} // turns to be made ready: see attempt
+	outputs      *outputs.Cache // nil: none are kept
+	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
+	trials       chan struct{}  // one for each transformation under test
+	light, heavy chan struct{}  // turns to be made ready: see attempt
 
 	mu         sync.Mutex
 	known      map[string]*deployed
 	secrets    map[string]api.ETL    // by which containers read objects; see source
 	candidates map[string]*candidate // by id
+	watched    bool                  // known are all there are
 	closed     bool
 	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel     context.CancelFunc
@@ -52,7 +57,8 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 		target: t, definitions: etls.Of(t.members), environments: environments,
 		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
 		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
-		known: map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
+		trials: make(chan struct{}, maxTrials),
+		known:  map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := t.metrics.WatchETLs(e.metrics); err != nil {
@@ -65,6 +71,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
 	t.Handle("POST", "/v1/internal/etls/{name}/try/{id}", e.postTry)
 	t.Handle("DELETE", "/v1/internal/etls/{name}/try/{id}", e.deleteTry)
+	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
 	return e, nil
 }
 
@@ -74,6 +81,9 @@ func (e *ETLs) Run(ctx context.Context) error {
 	var sweeps sync.WaitGroup
 	defer sweeps.Wait()
 	sweeps.Go(func() { e.sweepContainers(ctx) })
+	if e.outputs != nil {
+		sweeps.Go(func() { e.sweepOutputs(ctx) })
+	}
 	sweeps.Go(func() {
 		for tick := time.NewTicker(sweepInterval); ; {
 			select {
@@ -104,6 +114,7 @@ func (e *ETLs) Close() {
 // apply takes over all definitions as the watch saw them.
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
+	e.watched = true
 	if !e.closed {
 		seen := make(map[string]bool, len(list))
 		for _, definition := range list {
@@ -150,6 +161,8 @@ func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
 	d.cancel()
+	d.gone = true
+	d.settle()
 	e.tasks.Go(func() {
 		defer e.dropSource(d)
 		d.once.Do(func() { d.made = etl.ErrClosed })
@@ -158,6 +171,10 @@ func (e *ETLs) forget(name string) {
 		}
 		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
 		defer cancel()
+		select {
+		case <-d.idle:
+		case <-ctx.Done():
+		}
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
@@ -188,23 +205,44 @@ func (e *ETLs) find(name string) *deployed {
 	return e.known[name]
 }
 
+// lookup finds a definition, in the cluster where it is not known here.
+func (e *ETLs) lookup(ctx context.Context, name string) (*deployed, error) {
+	if d := e.find(name); d != nil {
+		return d, nil
+	}
+	return e.refresh(ctx, name)
+}
+
 // Runtime finds what runs a transformation and waits a while for one that is being made ready. Errors are *api.Error:
 // CodeNoETL where there is none, CodeETLFailed where the definition keeps it from working. One that answers ErrClosed
 // was replaced meanwhile: look it up again.
 func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
-	d := e.find(name)
+	runtime, release, err := e.hold(name)
+	if err == nil {
+		release()
+	}
+	return runtime, err
+}
+
+// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
+// for as long as a changed definition may be kept at all.
+func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
 	for replaced := false; ; replaced = true {
-		if d == nil {
-			var err error
-			if d, err = e.refresh(e.target.Context(), name); err != nil {
-				return nil, AsError(err)
-			}
+		d, err := e.lookup(e.target.Context(), name)
+		if err != nil {
+			return nil, nil, AsError(err)
+		}
+		if !e.acquire(d) {
+			continue // replaced since it was found
 		}
 		runtime, err := e.await(d)
-		if err == nil || replaced || !errors.Is(err, etl.ErrClosed) {
-			return runtime, err
+		if err == nil {
+			return runtime, func() { e.release(d) }, nil
 		}
-		d = nil
+		e.release(d)
+		if replaced || !errors.Is(err, etl.ErrClosed) {
+			return nil, nil, err
+		}
 	}
 }
 
@@ -220,12 +258,9 @@ func (e *ETLs) postRefresh(r *Request) error {
 
 // postRestart replaces the workers of a transformation here.
 func (e *ETLs) postRestart(r *Request) error {
-	d := e.find(r.Param("name"))
-	if d == nil {
-		var err error
-		if d, err = e.refresh(r.Context(), r.Param("name")); err != nil {
-			return err
-		}
+	d, err := e.lookup(r.Context(), r.Param("name"))
+	if err != nil {
+		return err
 	}
 	runtime, err := e.runtimeOf(d)
 	if err == nil {
@@ -264,7 +299,11 @@ func etlError(about string, err error) *api.Error {
 	switch {
 	case errors.As(err, &answer):
 		return answer
-	case errors.As(err, &fault), errors.As(err, &size), errors.As(err, &form):
+	case errors.As(err, &size):
+		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &form), errors.Is(err, etl.ErrLevel):
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &fault):
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
 	case errors.Is(err, etl.ErrClosed):
 		return unavailable("%s: %v while it was in use; try again", about, err)

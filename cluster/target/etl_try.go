@@ -49,7 +49,7 @@ func (e *ETLs) postTry(r *Request) error {
 	case <-e.target.Context().Done():
 		return e.errStopping()
 	}
-	answer := api.ETLTrial{Health: c.health()}
+	answer := api.ETLCandidate{Health: c.health()}
 	select {
 	case <-c.done:
 		answer.Done = true
