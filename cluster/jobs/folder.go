@@ -65,7 +65,7 @@ func (p *Progress) Counts() api.JobCounts {
 	return c
 }
 
-var idRE = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{6}$`)
+var idRE = regexp.MustCompile(`^[0-9a-f]{11}-[0-9a-f]{4}$`)
 
 // Create adds a job, and lets the oldest of those that have ended go.
 func (f Folder) Create(ctx context.Context, spec api.JobSpec, etlVersion int64) (api.Job, error) {
@@ -91,9 +91,9 @@ func (f Folder) Create(ctx context.Context, spec api.JobSpec, etlVersion int64) 
 
 // newID begins with the time, so that jobs sort by it.
 func newID(now time.Time) string {
-	var b [3]byte
+	var b [2]byte
 	_, _ = rand.Read(b[:]) // never fails: see crypto/rand
-	return fmt.Sprintf("%08x-%s", uint32(now.Unix()), hex.EncodeToString(b[:]))
+	return fmt.Sprintf("%011x-%s", now.UnixMilli(), hex.EncodeToString(b[:]))
 }
 
 func (f Folder) prune(ctx context.Context, list []api.Job) error {

@@ -164,7 +164,7 @@ func (p *part) settled(it *item, mark jobs.Mark, present *output, size int64) (*
 	case present.mark.Job == p.id && present.mark.Source != mark.Source:
 		return nil, p.transform.Collision(it.out, present.mark.Source, mark.Source)
 	case present.mark.Job == p.id && present.mark.Same(mark):
-		return &outcome{result: telemetry.JobObjectDone, in: size, out: present.size}, nil
+		return &outcome{result: telemetry.JobObjectFound, in: size, out: present.size}, nil
 	case p.transform.OnlyNew && present.mark.Same(mark):
 		return &outcome{result: telemetry.JobObjectSkipped, in: size}, nil
 	}

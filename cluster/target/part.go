@@ -322,8 +322,12 @@ func (p *part) due(now time.Time) (list []*item) {
 
 // finish notes what became of an object, and counts those up to the first that is not dealt with.
 func (p *part) finish(it *item, o *outcome) {
-	if o.result != "" {
+	switch o.result {
+	case "":
+	case telemetry.JobObjectDone, telemetry.JobObjectFailed:
 		p.jobs.meter.Object(api.JobTransform, o.result, o.in, o.out)
+	default: // nothing was read or made
+		p.jobs.meter.Object(api.JobTransform, o.result, 0, 0)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -344,7 +348,7 @@ func (p *part) count(it *item) {
 	switch o.result {
 	case "":
 		return
-	case telemetry.JobObjectDone:
+	case telemetry.JobObjectDone, telemetry.JobObjectFound:
 		p.at.Stored++
 	case telemetry.JobObjectSkipped:
 		p.at.Skipped++

@@ -5,6 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 // Results of a job's objects.
 const (
 	JobObjectDone    = "done"
+	JobObjectFound   = "found" // done by the same job, before something died that should have said so
 	JobObjectSkipped = "skipped"
 	JobObjectFailed  = "failed"
 )
@@ -21,7 +22,7 @@ type Jobs struct {
 func NewJobs(m *Metrics) (*Jobs, error) {
 	j := &Jobs{
 		running: gauge("shardstream_job_parts_running", "Jobs that this target now works on."),
-		objects: counterVec("shardstream_job_objects_total", "Objects that jobs dealt with here, by kind of job and result (done, skipped, failed).", "kind", "result"),
+		objects: counterVec("shardstream_job_objects_total", "Objects that jobs dealt with here, by kind of job and result (done, found, skipped, failed).", "kind", "result"),
 		read:    counterVec("shardstream_job_read_bytes_total", "Bytes of objects that jobs read here.", "kind"),
 		written: counterVec("shardstream_job_written_bytes_total", "Bytes of objects that jobs made here.", "kind"),
 	}
