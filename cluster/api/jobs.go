@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Kinds of jobs.
-const JobTransform = "transform" // a bucket's objects through a transformation into another
+// JobTransform is the kind of jobs that put objects through a transformation into others.
+const JobTransform = "transform"
 
 // States of a job.
 const (

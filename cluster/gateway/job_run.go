@@ -60,13 +60,13 @@ func (r *jobRun) run(ctx context.Context) {
 		if j.Aborting {
 			r.cancel(errAborted)
 		}
-		err = r.work(r.ctx)
+		err = r.work(r.ctx) //nolint:contextcheck // made of ctx when the job was taken
 	}
 	if ctx.Err() != nil || errors.Is(err, jobs.ErrTaken) {
 		log.InfoContext(ctx, "the job is left to another gateway", "reason", err)
 		return
 	}
-	if errors.Is(context.Cause(r.ctx), errAborted) {
+	if errors.Is(context.Cause(r.ctx), errAborted) { //nolint:contextcheck // likewise
 		err = errAborted
 	}
 	if err != nil {

@@ -111,7 +111,7 @@ func (c *Coordinator) check(ctx context.Context, spec api.JobSpec) (*jobs.Transf
 // deleteJob asks for a job's end; whoever coordinates it sees to it.
 func (c *Coordinator) deleteJob(w http.ResponseWriter, r *http.Request) error {
 	id := r.PathValue("id")
-	j, err := c.folder().Update(r.Context(), id, func(j *api.Job) error {
+	_, err := c.folder().Update(r.Context(), id, func(j *api.Job) error {
 		if j.Finished() {
 			return errEnded
 		}
@@ -121,7 +121,8 @@ func (c *Coordinator) deleteJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
-	if j, err = c.folder().Get(r.Context(), id); err != nil {
+	j, err := c.folder().Get(r.Context(), id)
+	if err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, j)

@@ -116,10 +116,10 @@ func answerOf(err error) *api.Error {
 // runtime is what runs the version of the transformation that the job is of.
 func (p *part) runtime(ctx context.Context) (etl.Runtime, error) {
 	name := p.transform.ETL
-	rt, err := p.jobs.etls.Runtime(name)
+	rt, err := p.jobs.etls.Runtime(name) //nolint:contextcheck // a runtime outlives the job
 	if err == nil && rt.Definition().Version < p.version { // the watch has not told yet
 		if _, err = p.jobs.etls.refresh(ctx, name); err == nil {
-			rt, err = p.jobs.etls.Runtime(name)
+			rt, err = p.jobs.etls.Runtime(name) //nolint:contextcheck // likewise
 		}
 	}
 	if err != nil {

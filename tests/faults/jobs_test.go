@@ -184,10 +184,9 @@ func (w *watcher) readAny(ctx context.Context) error {
 func (w *watcher) listAgain(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var page []api.Object
-		complete := true
 		for object, err := range w.o.client.Objects(ctx, w.bucket, api.ListOptions{Limit: 10_000}) {
-			if complete = err == nil; !complete {
-				break
+			if err != nil {
+				break // a target is down; what was listed before counts
 			}
 			page = append(page, object)
 		}
