@@ -56,7 +56,7 @@ class Decode(Transform):
         """Check the arguments."""
         if self.mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if not self._names() or not self.to:
+        if not self._names() or not all(self._names()) or not self.to:
             raise ValueError("field and to are names of fields, not empty")
 
     def _names(self) -> tuple[str, ...]:
