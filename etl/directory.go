@@ -1,8 +1,10 @@
 package etl
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,21 +17,39 @@ const (
 	sweepAfter = time.Minute
 )
 
-// claim writes the worker script into a directory and holds a lock on it for as long as the file that it
+// claim writes what workers run into a directory and holds a lock on the script for as long as the file that it
 // returns is open: for the life of this process, however it ends.
 func claim(dir string) (*os.File, error) {
 	script, err := os.OpenFile(filepath.Join(dir, scriptName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if _, err = script.Write(workerSource); err == nil {
-		err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = unpack(dir)
 	}
 	if err != nil {
 		_ = script.Close()
 		return nil, err
 	}
 	return script, nil
+}
+
+// unpack writes the workers' files into a directory in which the script is there, and empty.
+func unpack(dir string) error {
+	return fs.WalkDir(workerFiles, "worker", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, strings.TrimPrefix(path, "worker"))
+		if entry.IsDir() {
+			return os.MkdirAll(to, 0o700)
+		}
+		data, err := workerFiles.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, data, 0o600)
+	})
 }
 
 // sweep removes the directories of pools whose process was killed: the lock on their script is free.

@@ -63,6 +63,9 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	}, nil
 }
 
+// outputLimit bounds an answer that is held in memory.
+func (s *spawner) outputLimit() int64 { return min(s.opts.MaxSample, s.def.Limits.Output) }
+
 // home returns the spawner's directory, which holds the worker script.
 func (s *spawner) home() (string, error) {
 	s.mu.Lock()
@@ -106,8 +109,13 @@ type process struct {
 	frames *frameReader
 	writer frameWriter
 	status []byte // page shared with the worker
+	arena  *arena
 	seq    uint64 // of the last request
+	args   string // of the last request
+	stream bool   // the function reads its object as a file
 	tail   *logRing
+
+	mostOut int64 // bytes of an object that comes in pieces
 
 	mu     sync.Mutex
 	reaped bool
@@ -134,7 +142,7 @@ func (s *spawner) start(ctx context.Context) (*process, error) {
 
 // launch starts the interpreter.
 func (s *spawner) launch(home string) (_ *process, err error) {
-	p := &process{etl: s.def.Name, tail: newLogRing(4 << 10), exited: make(chan struct{}), logged: make(chan struct{})}
+	p := &process{etl: s.def.Name, mostOut: s.def.Limits.Output, tail: newLogRing(4 << 10), exited: make(chan struct{}), logged: make(chan struct{})}
 	var opened []io.Closer // what the child has its own copy of
 	defer func() {
 		for _, c := range opened {
@@ -165,6 +173,12 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 		return nil, err
 	}
 	opened = append(opened, page)
+	arena, shared, err := newArena()
+	if err != nil {
+		return nil, err
+	}
+	p.arena = arena
+	opened = append(opened, shared)
 	output, input, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -175,7 +189,7 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 	p.cmd.Dir = p.cwd
 	p.cmd.Env = workerEnv(p.cwd)
 	p.cmd.Stdout, p.cmd.Stderr = input, input
-	p.cmd.ExtraFiles = []*os.File{theirs, page}
+	p.cmd.ExtraFiles = []*os.File{theirs, page, shared}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)
 	go p.tend(started)
@@ -187,8 +201,8 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 	go p.readLog(output, s.logs)
 
 	p.tick = &tickReader{conn: p.conn}
-	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), s.opts.MaxSample)
-	p.writer.conn = p.conn
+	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), p.arena.results(), s.outputLimit())
+	p.writer.conn, p.writer.area = p.conn, p.arena.requests()
 	return p, nil
 }
 
@@ -210,20 +224,9 @@ func workerEnv(tmp string) []string {
 
 // statusPage makes the shared page and maps it here.
 func (p *process) statusPage() (*os.File, error) {
-	fd, err := unix.MemfdCreate("shardstream-etl", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "etl-status")
-	size := os.Getpagesize()
-	if err := f.Truncate(int64(size)); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	p.status, err = unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	file, page, err := sharedMemory("shardstream-etl", os.Getpagesize(), unix.PROT_READ)
+	p.status = page
+	return file, err
 }
 
 // inHand is the seq of the sample that the worker is at, 0 between samples.
@@ -305,6 +308,9 @@ func (p *process) release() {
 		_ = unix.Munmap(p.status)
 		p.status = nil
 	}
+	if p.arena != nil {
+		p.arena.close()
+	}
 	if p.cwd != "" {
 		_ = os.RemoveAll(p.cwd)
 	}
@@ -333,8 +339,9 @@ func (p *process) ended() string {
 // load sends the definition and waits for the worker's word on it.
 func (s *spawner) load(ctx context.Context, p *process) error {
 	init, err := json.Marshal(map[string]any{
-		"name": s.def.Name, "source": s.def.Source, "entry": s.def.Entry,
-		"requirements": append([]string{}, s.def.Requirements...), "max_sample": s.opts.MaxSample,
+		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
+		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": s.def.Args,
+		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {
 		return err
@@ -350,18 +357,18 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 		return err
 	}
 	_ = p.conn.SetWriteDeadline(deadline)
-	err = p.writer.request(requestInit, 0, 0, &Sample{Fields: []Field{{Name: "definition", Value: BytesValue(init)}}})
-	if err == nil {
+	if err = p.writer.control(requestInit, 0, 0, init); err == nil {
 		err = p.writer.flush()
 	}
 	_ = p.conn.SetWriteDeadline(time.Time{})
 	var res result
 	if err == nil {
-		res, err = p.frames.next()
+		res, err = p.frames.next(0, nil)
 	}
 	fault := &UserError{ETL: s.def.Name}
 	switch {
 	case err == nil && res.kind == resultReady:
+		p.stream = res.flags&flagStreams != 0
 		return nil
 	case err == nil && res.kind == resultBroken:
 		fault.Summary, fault.Traceback = res.summary, res.traceback
