@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,11 @@ def test_the_numbers_drawn_are_these_for_ever() -> None:
         12564579766887402105,
         6629851024481622422,
     ]
+
+
+def test_every_public_name_is_exported() -> None:
+    assert sorted(T.__all__) == list(T.__all__)
+    assert all(hasattr(T, name) for name in T.__all__)
 
 
 def test_draws_are_even() -> None:
@@ -263,6 +269,31 @@ def test_a_function_of_ones_own_gets_arrays_and_seeded_generators() -> None:
     assert set(whole) == {"image", "noise"}
 
 
+@dataclass(frozen=True)
+class Both(T.Transform):
+    """Keeps what it is given, and its negative."""
+
+    def apply(self, sample: dict[str, Any], draws: T.Draws) -> None:
+        sample["kept"] = sample["image"]
+        sample["negative"] = 255 - np.asarray(sample["image"])
+
+
+def test_a_transform_of_ones_own_may_keep_the_picture() -> None:
+    steps = [T.Decode("jpg"), Both(), T.Resize(20)]
+    made = T.Compose(steps)(sample(picture(400, 300)))
+    whole = image(data=picture(400, 300))
+    assert made["kept"].tobytes() == whole.tobytes()
+    assert made["negative"].tobytes() == (255 - whole).tobytes()
+    assert made["image"].tobytes() == image(T.Resize(20), data=picture(400, 300)).tobytes()
+
+
+def test_several_pictures_in_one_jpeg() -> None:
+    first, second = Image.fromarray(smooth(300, 200)), Image.fromarray(smooth(300, 200, 1))
+    data = encode(first, "MPO", save_all=True, append_images=[second])
+    for step in (T.Resize(20, reduce=False), T.Resize(20), T.CenterCrop(50)):
+        assert image(step, data=data).tobytes() == image(step, data=encode(first)).tobytes()
+
+
 def test_columns_of_different_shapes_are_lists() -> None:
     batch = [sample(picture(w, 5), w) for w in (7, 7, 9)]
     column = T.Compose([T.Decode("jpg")])(batch)["image"]
@@ -293,6 +324,8 @@ def test_columns_of_different_shapes_are_lists() -> None:
 def test_a_bad_image_is_an_error_that_names_sample_and_field(fields: Any, said: str) -> None:
     with pytest.raises(T.TransformError, match=f"^sample 'bad': .*{said}"):
         T.Compose([T.Decode("jpg"), T.CenterCrop(2)])([{"__key__": "bad", **fields}])
+    with pytest.raises(T.TransformError, match=f"^sample 'bad': .*{said}"):
+        T.Compose([T.Decode("jpg")])({"__key__": "bad", **fields})
 
 
 def test_a_png_cut_anywhere_is_an_error_or_whole() -> None:

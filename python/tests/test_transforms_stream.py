@@ -73,7 +73,7 @@ def dataset(cluster: Cluster, level: str, **options: Any) -> IterableDataset:
 
 def rows(batches: Any) -> list[tuple[str, int, bytes]]:
     """(key, label, pixels) of each sample, in order."""
-    found = []
+    found: list[tuple[str, int, bytes]] = []
     for batch in batches:
         images = np.asarray(batch["image"])
         assert images.shape == (len(batch["__key__"]), 32, 32, 3) and images.dtype == np.uint8

@@ -79,19 +79,19 @@ class Compose:
     def _row(self, sample: Sample) -> Sample:
         made = dict(sample)
         seed = made.get("__seed__", 0)
-        for position, step in enumerate(self.transforms):
-            try:
+        try:
+            for position, step in enumerate(self.transforms):
                 if isinstance(step, Transform):
                     step.apply(made, Draws(seed, position))
                 else:
                     made = _call(step, made, seed, position)
-            except TransformError as error:
-                raise TransformError(f"{_name_of(sample)}: {error}") from None
-            except Exception as error:  # of a user's function
-                told = f"{_name_of(sample)}: {type(error).__name__}: {error}"
-                raise TransformError(told) from error
-        made.pop("__seed__", None)
-        return {name: finished(value) for name, value in made.items()}
+            made.pop("__seed__", None)
+            return {name: finished(value) for name, value in made.items()}
+        except TransformError as error:
+            raise TransformError(f"{_name_of(sample)}: {error}") from None
+        except Exception as error:  # of a user's function
+            told = f"{_name_of(sample)}: {type(error).__name__}: {error}"
+            raise TransformError(told) from error
 
 
 def _name_of(sample: Sample) -> str:

@@ -79,16 +79,16 @@ class Picture:
 
     def __init__(self, field: str, data: Any, mode: str, oriented: bool) -> None:
         """Read the header."""
-        from PIL import Image
-
         self._field = field
         self._mode = mode
+        self._data = data
         try:
-            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
-            self._turn = _TRANSPOSITIONS.get(_orientation(self._image)) if oriented else None
+            image = self._open()
+            self._turn = _TRANSPOSITIONS.get(_orientation(image)) if oriented else None
         except Exception as error:  # what a decoder raises at damage is of many kinds
             raise self._fault(error) from None
-        width, height = self._image.size
+        self._image: Any = image
+        width, height = image.size
         if width * height > MAX_PIXELS:
             raise TransformError(
                 f"field {field!r} is an image of {width} x {height} pixels; "
@@ -96,6 +96,15 @@ class Picture:
             )
         sideways = self._turn is not None and self._turn[0] in (2, 4, 5, 6)
         self.size = (height, width) if sideways else (width, height)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """All of it as uint8[height, width, channels], for numpy.asarray."""
+        return np.asarray(self.pixels()[0], dtype)
+
+    def _open(self) -> Any:
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self._data), formats=FORMATS)
 
     def _fault(self, error: Exception) -> TransformError:
         said = str(error) or type(error).__name__
@@ -110,8 +119,9 @@ class Picture:
         scale is 2, 4 or 8, never above reduce, where the decoder can give that for less work
         (JPEG), else 1.
         """
-        image, scale = self._image, 1
-        if image.format == "JPEG":
+        # An image that has been decoded once can't be decoded at another size.
+        image, self._image, scale = self._image or self._open(), None, 1
+        if image.format in ("JPEG", "MPO"):
             stored = image.size
             whole = next(s for s in (8, 4, 2, 1) if s <= reduce or s == 1)
             # It also has the decoder give grey, if that is asked for.
@@ -136,7 +146,7 @@ class Picture:
 
 
 def _orientation(image: Any) -> int:
-    if image.format == "JPEG" and "exif" not in image.info:
+    if image.format in ("JPEG", "MPO") and "exif" not in image.info:
         return 1  # getexif would search elsewhere, for nothing
     return int(image.getexif().get(_ORIENTATION, 1) or 1)
 
@@ -219,9 +229,7 @@ def resized(
 
 def finished(value: Any) -> Any:
     """What leaves a chain: of a picture its array, of anything else itself."""
-    if isinstance(value, Picture):
-        value = value.pixels()[0]
-    elif not type(value).__module__.startswith("PIL."):
+    if not isinstance(value, Picture) and not type(value).__module__.startswith("PIL."):
         return value
     return np.asarray(value)
 
