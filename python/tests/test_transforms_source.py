@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from pictures import picture
 from shardstream import transforms as T
-from shardstream._ready import with_needs
 from shardstream._source import source_of
 from shardstream.transforms import CenterCrop, RandomRotation
 
@@ -108,8 +107,9 @@ def test_a_python_without_shardstream_makes_the_same(function: Any, tmp_path: Pa
 
 
 def test_the_text_says_what_differs_from_the_defaults_only() -> None:
-    last = source_of(CROP, None)[0].splitlines()[-1]
-    assert last == (
+    *_, made, loaded = source_of(CROP, None)[0].splitlines()
+    assert loaded == "chain.load()"
+    assert made == (
         "chain = shardstream_transforms.Compose(transforms=[shardstream_transforms.Decode("
         "field='jpg'), shardstream_transforms.RandomRotation(degrees=(-10, 10.5, ), "
         "fill=(1, 2, 3, )), shardstream_transforms.CenterCrop(size=9)])"
@@ -123,10 +123,12 @@ def test_what_it_makes_is_what_was_given() -> None:
 
 
 def test_a_tokenizer_travels_with_it() -> None:
-    packed = T.TokenizerFile.of("tokenizers", b"{}")
-    source, entry = source_of(T.Compose([T.Tokenize("txt", packed)]), None)
-    step = getattr(module_of(source), entry).transforms[0]
-    assert step.tokenizer.packed == packed.packed
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 3, "b": 4}, "a"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    source, entry = source_of(T.Compose([T.Tokenize("txt", words, length=None)]), None)
+    made = getattr(module_of(source), entry)({"txt": b"b a b c"})
+    assert made["tokens"].tolist() == [4, 3, 4, 3]
 
 
 def test_a_step_named_as_the_chain_is() -> None:
@@ -151,7 +153,11 @@ def test_what_can_not_travel_is_refused() -> None:
         source_of(CROP, "chain")
 
 
-def test_requirements_of_a_chain_are_added_where_none_are_given() -> None:
-    assert with_needs([], CROP) == ["numpy", "pillow"]
-    assert with_needs(["Pillow>=10", "scipy"], CROP) == ["Pillow>=10", "scipy", "numpy"]
-    assert with_needs(["scipy"], limit) == ["scipy"]
+def test_a_package_that_is_missing_is_an_error_when_the_source_is_loaded() -> None:
+    source, _ = source_of(CROP, None)
+    script = f"import sys\nsys.modules['PIL'] = None\n{source.partition(chr(10))[2]}"
+    done = subprocess.run([sys.executable, "-"], input=script, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "the transforms need pillow, which is not installed in" in done.stderr
+    assert "requirements=['numpy', 'pillow']" in done.stderr
+    assert CROP.requirements == ("numpy", "pillow")

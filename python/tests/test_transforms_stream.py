@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from clusters import Cluster, tar_of
 from pictures import picture
-from shardstream import Client, SampleETLError
+from shardstream import Client, ETLError, SampleETLError
 from shardstream import transforms as T
 from shardstream._dataset import IterableDataset
 
@@ -144,8 +144,13 @@ def test_a_bad_picture_fails_its_sample_alone(three: Cluster) -> None:
         bucket.drop(force=True)
 
 
-def test_a_definition_says_what_it_requires(three: Cluster) -> None:
+def test_a_definition_shows_its_chain(three: Cluster) -> None:
     with Client(three.endpoint, timeout=20) as client:
-        shown = client.etl.show("augment-batch")
-        assert shown.requirements == ("numpy", "pillow")
-        assert "RandomResizedCrop(size=32)" in (shown.source or "")
+        assert "RandomResizedCrop(size=32)" in client.etl.show("augment-batch").source
+
+
+def test_a_tokenizer_that_is_broken_is_refused_when_it_is_deployed(three: Cluster) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    chain = T.Compose([T.Tokenize("txt", T.TokenizerFile.of("tokenizers", b"{}"))])
+    with Client(three.endpoint, timeout=20) as client, pytest.raises(ETLError):
+        client.etl.create("tokenize", chain, level="batch")

@@ -10,7 +10,6 @@ from urllib.parse import quote
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
 from ._models import ETLInfo
-from ._ready import with_needs
 from ._source import source_of
 
 
@@ -111,7 +110,6 @@ class ETLs:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
         if function is not None:
             source, entry = source_of(function, entry)
-            document["requirements"] = with_needs(document["requirements"], function)
             document |= {"kind": "function", "source": source, "entry": entry}
         elif image is not None:
             document |= {"kind": "container", "image": text("image", image)}

@@ -6,18 +6,14 @@ transforms that it was deployed with: upgrading the cluster changes no pixel of 
 
 from __future__ import annotations
 
-import re
 import sys
 import types
-from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 HOME = "shardstream.transforms"
 #: The package's name in workers: another than here, for shardstream itself may be there too.
 PACKAGE = "shardstream_transforms"
-
-_NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 _LOADER = """\
 # The ready transforms of shardstream {version}, from where this was deployed.
@@ -72,14 +68,6 @@ def import_of(value: Any, name: str) -> str:
     if isinstance(value, types.ModuleType):
         return f"import {PACKAGE} as {name}"
     return f"from {PACKAGE} import {value.__name__} as {name}"
-
-
-def with_needs(requirements: Sequence[str], function: Any) -> list[str]:
-    """The requirements, and those of the transforms of a Compose that are not among them."""
-    if not is_chain(function):
-        return list(requirements)
-    named = {_NAME.split(requirement.strip(), 1)[0].lower() for requirement in requirements}
-    return [*requirements, *(need for need in function.requirements if need not in named)]
 
 
 def packed() -> str:

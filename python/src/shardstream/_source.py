@@ -91,7 +91,7 @@ class _Parts:
         name = "chain"
         while name in self._definitions:
             name += "_"
-        self._definitions[name] = f"{name} = {made}"
+        self._definitions[name] = f"{name} = {made}\n{name}.load()"
         return self.text(), name
 
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ import numpy as np
 from ._draws import Draws
 from ._image import finished
 from ._transform import Sample, Transform, TransformError
+
+_MODULES = {"pillow": "PIL.Image"}  # where a package's module has another name
 
 Step = Transform | Callable[[Sample], Any]
 
@@ -48,12 +51,27 @@ class Compose:
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """Packages that workers need for the ready transforms in it."""
-        found: dict[str, None] = {}
+        """Packages that workers need for the ready transforms in it, "pillow" for one."""
+        ready = [step for step in self.transforms if isinstance(step, Transform)]
+        return tuple(sorted({need for step in ready for need in step.requirements}))
+
+    def load(self) -> None:
+        """Import what the transforms need, and load tokenizers: what workers do first.
+
+        Raises:
+            ModuleNotFoundError: a package is missing; the message says how to get it there.
+        """
+        for need in self.requirements:
+            try:
+                importlib.import_module(_MODULES.get(need, need))
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    f"the transforms need {need}, which is not installed in {sys.executable}: "
+                    f"deploy them with requirements={list(self.requirements)}, or install it there"
+                ) from error
         for step in self.transforms:
             if isinstance(step, Transform):
-                found.update(dict.fromkeys(step.requirements))
-        return tuple(sorted(found))
+                step.load()
 
     def __call__(self, samples: Sample | Sequence[Sample]) -> dict[str, Any]:
         """Transform one sample (a dict), or a batch (a list of them) into columns.

@@ -100,6 +100,10 @@ class Tokenize(Transform):
         encode: Encode = self.tokenizer
         return encode
 
+    def load(self) -> None:
+        """Unpack the tokenizer."""
+        _ = self._encode
+
     def apply(self, sample: Sample, draws: Draws) -> None:
         """Put the numbers in the place of the text."""
         text = _text(value_of(sample, self.field), self.field)

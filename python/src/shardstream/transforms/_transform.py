@@ -26,6 +26,9 @@ class Transform:
     #: Packages that workers need.
     requirements: ClassVar[tuple[str, ...]] = ("numpy",)
 
+    def load(self) -> None:
+        """Do what takes long once, before the first sample."""
+
     def apply(self, sample: Sample, draws: Draws) -> None:
         """Change the sample in place; all that is random comes from draws."""
         raise NotImplementedError
