@@ -108,6 +108,14 @@ bench: install ## Streams beside this machine's own limits and beside other load
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
 
+.PHONY: bench-etl
+bench-etl: install ## Augmentation as an ETL beside webdataset's workers, about 2 minutes
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py
+
+.PHONY: bench-etl-publish
+bench-etl-publish: install ## Put the last run of bench-etl into docs/benchmarks.md
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py --publish
+
 .PHONY: build
 build: ## The shardstream binary, into build/bin
 	CGO_ENABLED=0 go build -trimpath -o $(BIN)/shardstream ./cmd/shardstream

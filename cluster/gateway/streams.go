@@ -99,8 +99,8 @@ func checkETLs(ctx context.Context, req *api.StreamRequest, etls ETLLookup) (map
 		if err != nil {
 			return nil, err
 		}
-		if def.Level != api.LevelSample {
-			return nil, badStream("etl %q works on level %q; a stream needs one of level %q", name, def.Level, api.LevelSample)
+		if def.Level == api.LevelObject {
+			return nil, badStream("etl %q works on level %q; a stream needs one of level %q or %q", name, def.Level, api.LevelSample, api.LevelBatch)
 		}
 		versions[name] = def.Version
 	}

@@ -84,10 +84,11 @@ class ETLs:
 
         Args:
             name: what streams and reads call it by.
-            function: a function, a path to a Python file (Path, or a str that ends in .py), or
-                source text. A function's text is sent, with the imports, constants and other
-                functions of its module that it uses. Other modules are imported there, so they
-                must be installed for the nodes' Python: a module beside your script is not.
+            function: a function, a `shardstream.transforms.Compose`, a path to a Python file
+                (Path, or a str that ends in .py), or source text. A function's text is sent, with
+                the imports, constants and other functions of its module that it uses. Other modules
+                are imported there, so they must be installed for the nodes' Python: a module
+                beside your script is not.
             image: an OCI image whose server transforms, run by podman or docker.
             url: a server that you run; {host} and {target} stand for a target's address and id.
             command: a program and its arguments, which filters stdin to stdout.
