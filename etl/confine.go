@@ -33,7 +33,7 @@ func (s *spawner) spec(ctx context.Context, home, dir string) (sandbox.Spec, err
 	script := filepath.Join(home, scriptName)
 	return sandbox.Spec{
 		Path: s.python, Args: []string{"-E", "-B", "-X", "utf8", script}, Env: s.env(dir), Dir: dir,
-		Read: append([]string{script}, paths...), Hide: s.opts.Hide,
+		Read: append([]string{script, filepath.Join(home, moduleName)}, paths...), Hide: s.opts.Hide,
 		Network: s.def.Network == NetworkHost, Limits: s.limits(),
 	}, nil
 }
