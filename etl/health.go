@@ -120,7 +120,9 @@ func (p *Pool) Health() Health {
 	}
 	c.mu.Unlock()
 	p.spawn.mu.Lock()
-	h.Python = p.spawn.version
+	if p.spawn.python != nil {
+		h.Python = p.spawn.python.Version
+	}
 	p.spawn.mu.Unlock()
 	return h
 }

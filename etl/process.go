@@ -29,7 +29,7 @@ import (
 type spawner struct {
 	def    Definition
 	opts   Options
-	python string // set by furnish
+	python *Interpreter // set once, by furnish
 	logs   *logRing
 	log    *slog.Logger
 
@@ -38,7 +38,6 @@ type spawner struct {
 	mu          sync.Mutex
 	dir         string   // of the worker script and the workers' directories; made with the first process
 	lock        *os.File // says that dir is in use
-	version     string   // of python; empty until it is settled
 	environment *environment.Environment
 	unbuilt     string // log of a build that failed
 }
@@ -142,7 +141,7 @@ func (s *spawner) start(ctx context.Context) (_ *process, err error) {
 	}
 	p, err := s.launch(home)
 	if err != nil {
-		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python, err)
+		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python.Path, err)
 	}
 	if err := s.load(ctx, p); err != nil {
 		p.close()
@@ -191,7 +190,7 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 	}
 	opened = append(opened, input)
 
-	p.cmd = exec.Command(s.python, "-E", "-B", "-X", "utf8", filepath.Join(home, "worker.py"))
+	p.cmd = exec.Command(s.python.Path, "-E", "-B", "-X", "utf8", filepath.Join(home, "worker.py"))
 	p.cmd.Dir = p.cwd
 	p.cmd.Env = workerEnv(p.cwd)
 	p.cmd.Stdout, p.cmd.Stderr = input, input
