@@ -28,9 +28,12 @@ type Config struct {
 	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
 	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
 	StreamMemory int64
-	Version      string // of the software
-	Logger       *slog.Logger
-	LeaseTTL     time.Duration // 0: membership.DefaultLeaseTTL
+	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
+	// where it is new, 20 seconds where it comes back.
+	ETLWait  time.Duration
+	Version  string // of the software
+	Logger   *slog.Logger
+	LeaseTTL time.Duration // 0: membership.DefaultLeaseTTL
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)

@@ -175,7 +175,8 @@ func logFlags(command *cobra.Command, log *telemetry.Log) {
 
 // nodeArgs are the flags that every node gets.
 func (f *upFlags) nodeArgs() []string {
-	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level}
+	// Whoever waits for the whole cluster is told sooner, and of what is still being built by `etl ls`.
+	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level, "--etl-wait", "10s"}
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
 	}
