@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/etl"
-	"github.com/shardstream/shardstream/etl/sandbox"
 	"github.com/shardstream/shardstream/etl/environment"
 	"github.com/shardstream/shardstream/etl/environment/environmenttest"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const pids = "import os\ndef transform(sample):\n    return {'pid': os.getpid()}\n"
