@@ -120,8 +120,11 @@ func (p *Pool) Health() Health {
 	}
 	c.mu.Unlock()
 	p.spawn.mu.Lock()
-	h.Python = p.spawn.version
+	if p.spawn.python != nil {
+		h.Python = p.spawn.python.Version
+	}
 	p.spawn.mu.Unlock()
+	h.Isolation, h.Confined = p.spawn.confined()
 	return h
 }
 

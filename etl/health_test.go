@@ -10,6 +10,7 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/environment"
 	"github.com/shardstream/shardstream/etl/environment/environmenttest"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const pids = "import os\ndef transform(sample):\n    return {'pid': os.getpid()}\n"
@@ -58,7 +59,7 @@ func TestPrepareSaysWhyNot(t *testing.T) {
 }
 
 func TestRestartReplacesEveryWorker(t *testing.T) {
-	pool := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(0.02)\n    return {'pid': os.getpid()}\n", workers(2))
+	pool := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(0.02)\n    return {'pid': os.getpid()}\n", workers(2), isolation(sandbox.None)) // where pids are those of the node
 	seen := func() map[int]bool {
 		found := map[int]bool{}
 		for _, r := range transform(t, pool, numbered(30)...) {
@@ -68,7 +69,7 @@ func TestRestartReplacesEveryWorker(t *testing.T) {
 		return found
 	}
 	before := seen()
-	slow := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(1)\n    return {'pid': os.getpid()}\n", workers(1))
+	slow := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(1)\n    return {'pid': os.getpid()}\n", workers(1), isolation(sandbox.None))
 	running := make(chan []etl.Result, 1)
 	go func() {
 		out := make([]etl.Result, 1)

@@ -29,7 +29,7 @@ func Environments(definitions []Definition) []environment.Spec {
 func (s *spawner) furnish(ctx context.Context) error {
 	spec := s.def.environmentSpec()
 	s.mu.Lock()
-	settled := s.version != ""
+	settled := s.python != nil
 	s.mu.Unlock()
 	if settled {
 		return nil
@@ -47,7 +47,8 @@ func (s *spawner) furnish(ctx context.Context) error {
 		env.Release() // another worker's start was quicker
 		return nil
 	}
-	s.environment, s.python, s.version = env, env.Python(), env.Version()
+	python := env.Interpreter()
+	s.environment, s.python = env, &python
 	return nil
 }
 
@@ -59,8 +60,8 @@ func (s *spawner) settle(ctx context.Context, version string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.version == "" {
-		s.python, s.version = found.Path, found.Version
+	if s.python == nil {
+		s.python = &found
 	}
 	return nil
 }

@@ -49,13 +49,13 @@ func newPool(t testing.TB, source string, change ...func(*etl.Definition, *etl.O
 	return pool
 }
 
-// processesIn lists the processes whose working directory lies, or lay, below dir.
+// processesIn lists the processes of workers whose directory lies, or lay, below dir.
 func processesIn(dir string) []string {
 	var found []string
-	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
-	for _, link := range links {
-		if cwd, err := os.Readlink(link); err == nil && strings.HasPrefix(cwd, dir) {
-			found = append(found, link+" -> "+cwd)
+	environments, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environments {
+		if env, err := os.ReadFile(path); err == nil && strings.Contains("\x00"+string(env), "\x00TMPDIR="+dir) {
+			found = append(found, path)
 		}
 	}
 	return found
@@ -471,7 +471,7 @@ func TestNoPython(t *testing.T) {
 	_, err := etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{})
 	require.ErrorIs(t, err, etl.ErrNoPython)
 	old := filepath.Join(t.TempDir(), "python3")
-	require.NoError(t, os.WriteFile(old, []byte("#!/bin/sh\nprintf '/usr/bin/python3\\n3.9\\nFalse\\n'\n"), 0o700))
+	require.NoError(t, os.WriteFile(old, []byte("#!/bin/sh\necho '{\"path\": \"/usr/bin/python3\", \"version\": \"3.9.1\"}'\n"), 0o700))
 	for python, want := range map[string]string{"/bin/false": "does not run", "/bin/true": "is no Python", old: "is Python 3.9"} {
 		_, err = etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{Python: python})
 		require.ErrorIs(t, err, etl.ErrNoPython)

@@ -117,6 +117,9 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	defer transformations.Close()
+	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
+		return err
+	}
 	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "etl", "containers"), self.Addr); err != nil {
 		return err
 	}

@@ -5,12 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -40,8 +38,8 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 	limited, cancel := context.WithTimeoutCause(ctx, m.opts.Timeout, errTooLong)
 	defer cancel()
 	begun := time.Now()
-	e := &entry{id: id, path: filepath.Join(m.dir, id), used: begun, marker: marker{Key: spec.key(), Python: base.Version, Created: begun.UTC()}}
-	b := &builder{dir: e.path, base: base, spec: spec, log: newTranscript(tell)}
+	e := &entry{id: id, path: filepath.Join(m.dir, id), used: begun, marker: marker{Key: spec.key(), Python: base.Version, Reads: base.Reads, Created: begun.UTC()}}
+	b := &builder{dir: e.path, base: base, spec: spec, isolation: m.opts.Isolation, log: newTranscript(tell)}
 	if err = b.run(limited); err == nil {
 		err = e.seal(b.log.String())
 	}
@@ -68,10 +66,11 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 
 // builder is one build: a virtual environment, and pip that fills it.
 type builder struct {
-	dir  string
-	base Interpreter
-	spec Spec
-	log  *transcript
+	dir       string
+	base      Interpreter
+	spec      Spec
+	isolation string
+	log       *transcript
 }
 
 func (b *builder) run(ctx context.Context) error {
@@ -105,10 +104,10 @@ func (b *builder) install(ctx context.Context) error {
 	}
 	args := append(pip, "install", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar", "off", "--no-warn-script-location")
 	args = append(args, b.spec.Requirements...)
-	if err := b.command(ctx, args...); err != nil {
-		return b.blame(err)
+	if err := b.lend(); err != nil {
+		return err
 	}
-	return nil
+	return b.confined(ctx, args...)
 }
 
 // hasPip says whether the base interpreter has a pip that can work on another environment.
@@ -124,7 +123,7 @@ func (b *builder) hasPip(ctx context.Context) bool {
 	return major > 22 || major == 22 && minor >= 3
 }
 
-// command runs a step of the build, in a session of its own that ends with it.
+// command runs a step that runs nobody's code but the node's Python's own, in a session of its own that ends with it.
 func (b *builder) command(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = filepath.Join(b.dir, tmpName)
@@ -147,49 +146,27 @@ func (b *builder) command(ctx context.Context, args ...string) error {
 	return err
 }
 
-// buildEnv is what a build sees of the node's environment: where pip finds packages, and nothing of the node.
-func buildEnv(tmp string) []string {
-	env := []string{"TMPDIR=" + tmp, "PYTHONUTF8=1", "PYTHONUNBUFFERED=1"}
-	for _, v := range os.Environ() {
-		name, _, _ := strings.Cut(v, "=")
-		switch upper := strings.ToUpper(name); {
-		case strings.HasPrefix(upper, "PIP_"), strings.HasSuffix(upper, "_PROXY"):
-		case strings.HasPrefix(upper, "SSL_CERT_"), upper == "REQUESTS_CA_BUNDLE", upper == "CURL_CA_BUNDLE":
-		case upper == "PATH", upper == "HOME", upper == "LANG", upper == "LC_ALL", strings.HasPrefix(upper, "XDG_CONFIG_"):
-		default:
-			continue
-		}
-		env = append(env, v)
-	}
-	return env
-}
-
 // blame makes the error of a step that failed one that says why.
 func (b *builder) blame(err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		return err // it did not even start
 	}
+	return b.verdict()
+}
+
+// verdict is the error that the output tells of.
+func (b *builder) verdict() error {
 	node, summary := reason(b.log.String())
 	return &BuildError{Node: node, Summary: summary, Log: b.log.tail()}
 }
 
-// seal writes the log and the marker.
+// seal takes the environment over, and writes the log and the marker.
 func (e *entry) seal(log string) error {
-	if err := os.WriteFile(filepath.Join(e.path, logName), []byte(log), 0o644); err != nil { //nolint:gosec // it is no secret
+	if err := e.takeBack(); err != nil {
 		return err
 	}
-	err := filepath.WalkDir(e.path, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil {
-			e.Size += info.Size()
-		}
-		return err
-	})
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(e.path, logName), []byte(log), 0o644); err != nil { //nolint:gosec // it is no secret
 		return err
 	}
 	content, err := json.MarshalIndent(e.marker, "", "  ")

@@ -7,7 +7,7 @@
 //	manager, err := environment.Open(dir, environment.Options{})
 //	env, err := manager.Acquire(ctx, environment.Spec{Requirements: []string{"pillow>=10"}}, nil)
 //	defer env.Release()
-//	exec.Command(env.Python(), ...)
+//	exec.Command(env.Interpreter().Path, ...)
 package environment
 
 import (
@@ -66,7 +66,9 @@ type Options struct {
 	Count   int           // environments at most
 	Size    int64         // bytes of all of them at most
 	Builds  int           // at a time; default 2
-	Logger  *slog.Logger
+	// Isolation is the least that will do for builds, which run code of the packages: a level of etl/sandbox.
+	Isolation string
+	Logger    *slog.Logger
 }
 
 func (o Options) withDefaults() Options {
@@ -119,6 +121,7 @@ type entry struct {
 type marker struct {
 	Key     string    `json:"key"`
 	Python  string    `json:"python"` // full version
+	Reads   []string  `json:"reads"`  // of the interpreter that it is based on
 	Size    int64     `json:"size"`
 	Created time.Time `json:"created"`
 }
@@ -171,14 +174,13 @@ type Environment struct {
 	once    sync.Once
 }
 
-// Python is the path of its interpreter.
-func (e *Environment) Python() string { return pythonOf(e.entry.path) }
-
-// Version is the full version of its Python.
-func (e *Environment) Version() string { return e.entry.Python }
-
 // Dir is where it lies.
 func (e *Environment) Dir() string { return e.entry.path }
+
+// Interpreter is its Python.
+func (e *Environment) Interpreter() Interpreter {
+	return Interpreter{Path: pythonOf(e.entry.path), Version: e.entry.Python, Reads: append([]string{e.entry.path}, e.entry.Reads...)}
+}
 
 // Log is the end of what its build printed.
 func (e *Environment) Log() string {

@@ -35,7 +35,7 @@ func acquire(t *testing.T, m *environment.Manager, requirements ...string) *envi
 // says runs a line of Python in an environment.
 func says(t *testing.T, env *environment.Environment, code string) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), env.Python(), "-E", "-c", code).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), env.Interpreter().Path, "-E", "-c", code).CombinedOutput()
 	require.NoError(t, err, string(out))
 	return strings.TrimSpace(string(out))
 }
@@ -95,10 +95,10 @@ func TestBuiltOnceAndShared(t *testing.T) {
 	env := acquire(t, m, "top")
 	require.Equal(t, "2", says(t, env, "import top; print(top.Y)"))
 	require.Contains(t, env.Log(), "Successfully installed base-1.0 top-2.0")
-	require.Equal(t, says(t, env, "import sys; print('%d.%d.%d' % sys.version_info[:3])"), env.Version())
+	require.Equal(t, says(t, env, "import sys; print('%d.%d.%d' % sys.version_info[:3])"), env.Interpreter().Version)
 
 	t.Run("nothing of the node's Python is visible in it", func(t *testing.T) {
-		out, err := exec.CommandContext(t.Context(), env.Python(), "-E", "-c", "import numpy").CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), env.Interpreter().Path, "-E", "-c", "import numpy").CombinedOutput()
 		require.Error(t, err)
 		require.Contains(t, string(out), "No module named 'numpy'")
 	})
@@ -274,7 +274,7 @@ func TestPythonVersion(t *testing.T) {
 	env, err := m.Acquire(t.Context(), environment.Spec{Python: own.Minor()}, nil)
 	require.NoError(t, err)
 	defer env.Release()
-	require.Equal(t, own.Version, env.Version())
+	require.Equal(t, own.Version, env.Interpreter().Version)
 	for _, version := range []string{"3.10", "3.11", "3.12", "3.13", "3.14"} {
 		if version == own.Minor() {
 			continue
@@ -283,7 +283,7 @@ func TestPythonVersion(t *testing.T) {
 			env, err := m.Acquire(t.Context(), environment.Spec{Python: version}, nil)
 			require.NoError(t, err)
 			defer env.Release()
-			require.Equal(t, other.Version, env.Version())
+			require.Equal(t, other.Version, env.Interpreter().Version)
 			return
 		}
 	}

@@ -2,6 +2,7 @@ package environment
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,8 +28,9 @@ const (
 
 // Interpreter is a Python of this machine.
 type Interpreter struct {
-	Path    string // past launchers that depend on the directory or environment they are started in
-	Version string // "3.11.7"
+	Path    string   `json:"path"`    // past launchers that depend on the directory or environment they are started in
+	Version string   `json:"version"` // "3.11.7"
+	Reads   []string `json:"reads"`   // files and directories that it and its packages lie in
 }
 
 // Minor is the version as definitions name it: "3.11".
@@ -40,23 +42,42 @@ func (i Interpreter) Minor() string {
 // probed remembers the interpreter behind each path, which takes a process to find out.
 var probed sync.Map
 
-// probe asks an interpreter what it is.
+// describe prints an Interpreter. Packages may lie outside of the prefixes: on the path through a .pth file, or where the
+// finder of an editable install says.
+const describe = `
+import json, os, sys, sysconfig
+reads = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, sysconfig.get_config_var("LIBDIR")]
+reads += sys.path
+for name, module in list(sys.modules.items()):
+    if name.startswith("__editable__") and isinstance(getattr(module, "MAPPING", None), dict):
+        reads += module.MAPPING.values()
+link = sys.executable
+while os.path.islink(link):
+    link = os.path.join(os.path.dirname(link), os.readlink(link))
+    reads.append(link)
+reads = [r for r in reads if isinstance(r, str) and os.path.isabs(r) and os.path.exists(r)]
+print(json.dumps({
+    "path": sys.executable, "version": "%d.%d.%d" % sys.version_info[:3], "reads": list(dict.fromkeys(reads)),
+}))
+`
+
+// probe asks an interpreter what it is. Callers must not change the answer.
 func probe(ctx context.Context, path string) (Interpreter, error) {
 	if found, ok := probed.Load(path); ok {
 		return found.(Interpreter), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	const ask = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3])"
-	out, err := exec.CommandContext(ctx, path, "-I", "-c", ask).Output()
+	ask := exec.CommandContext(ctx, path, "-E", "-B", "-c", describe)
+	ask.Dir = "/"
+	out, err := ask.Output()
 	if err != nil {
 		return Interpreter{}, fmt.Errorf("%w: %s does not run: %w", ErrNoPython, path, err)
 	}
-	told := strings.Split(strings.TrimSpace(string(out)), "\n")
-	if len(told) < 2 || told[0] == "" {
+	var found Interpreter
+	if err := json.Unmarshal(out, &found); err != nil || found.Path == "" {
 		return Interpreter{}, fmt.Errorf("%w: %s is no Python", ErrNoPython, path)
 	}
-	found := Interpreter{Path: told[0], Version: told[1]}
 	if !recent(found.Minor()) {
 		return found, fmt.Errorf("%w: %s is Python %s", ErrNoPython, path, found.Version)
 	}
