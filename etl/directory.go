@@ -1,6 +1,7 @@
 package etl
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,7 +23,12 @@ func claim(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = script.Write(workerSource); err == nil {
+	// Workers may run as another user, who must find the script.
+	err = errors.Join(script.Chmod(0o644), os.Chmod(dir, 0o711)) //nolint:gosec // as said
+	if err == nil {
+		_, err = script.Write(workerSource)
+	}
+	if err == nil {
 		err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err != nil {

@@ -187,7 +187,7 @@ func (fr *frameReader) next() (result, error) {
 	case fields > maxFields, metaLen > maxMeta, keyLen > maxKey:
 		return res, frameError("%d fields described in %d bytes, key of %d", fields, metaLen, keyLen)
 	case dataLen > uint64(fr.limit):
-		return res, frameError("%d bytes of payload, more than %d", dataLen, fr.limit)
+		return res, frameError("%d bytes of payload, more than %d (--max-output)", dataLen, fr.limit)
 	case res.kind != resultSample && (fields != 0 || dataLen != 0):
 		return res, frameError("payload in a frame of kind %d", res.kind)
 	}

@@ -126,7 +126,7 @@ func (s *slot) retire() {
 	if s.proc == nil {
 		return
 	}
-	s.proc.close()
+	s.pool.spawn.close(s.proc)
 	s.proc = nil
 	s.pool.running.Add(-1)
 	s.pool.alive.Add(-1)
@@ -152,6 +152,11 @@ func (s *slot) serve(c *chunk) {
 		if l == nil {
 			s.deaths = 0
 			todo = later
+			if reason := s.proc.overrun(); reason != "" {
+				s.log.Warn("etl worker replaced", "reason", reason)
+				s.pool.counts.restarts.Add(1)
+				s.retire()
+			}
 			continue
 		}
 		s.retire()

@@ -270,7 +270,7 @@ def encode_sample(seq: int, key: str, result: object, limit: int) -> tuple[list[
     if count > MAX_FIELDS:
         raise ReturnError(f"the function returned {count} fields; {MAX_FIELDS} are allowed")
     if size > limit:
-        raise ReturnError(f"the function returned {size} bytes for one sample; {limit} are allowed")
+        raise ReturnError(f"the function returned {size} bytes for one sample; {limit} are allowed (--max-output)")
     described = b"".join(meta)
     head = RESULT_HEAD.pack(
         RESULT_MAGIC, RESULT_SAMPLE, 0, count, seq, len(described), len(new_key), size
@@ -311,7 +311,7 @@ def encode_object(seq: int, result: object, limit: int) -> tuple[list[Buffer], i
         )
     data = bytes(result)
     if len(data) > limit:
-        raise ReturnError(f"the function returned {len(data)} bytes; {limit} are allowed")
+        raise ReturnError(f"the function returned {len(data)} bytes; {limit} are allowed (--max-output)")
     described = FIELD_HEAD.pack(4, BYTES, 0, len(data)) + b"data"
     head = RESULT_HEAD.pack(RESULT_MAGIC, RESULT_SAMPLE, 0, 1, seq, len(described), 0, len(data))
     return [head + described, data] if data else [head + described], len(data), False
