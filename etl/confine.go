@@ -25,10 +25,10 @@ func Isolation(report *sandbox.Report, least string, def Definition) (string, er
 
 // spec is what a worker is given and may use, but for its descriptors.
 func (s *spawner) spec(home, dir string) sandbox.Spec {
-	script := filepath.Join(home, scriptName)
+	code := filepath.Join(home, codeName)
 	return sandbox.Spec{
-		Path: s.python.Path, Args: []string{"-E", "-B", "-X", "utf8", script}, Env: s.env(dir), Dir: dir,
-		Read: append([]string{script}, s.python.Reads...), Hide: s.opts.Hide,
+		Path: s.python.Path, Args: []string{"-E", "-B", "-X", "utf8", filepath.Join(code, scriptName)}, Env: s.env(dir), Dir: dir,
+		Read: append([]string{code}, s.python.Reads...), Hide: s.opts.Hide,
 		Network: s.def.Network == NetworkHost, Limits: s.limits(),
 	}
 }

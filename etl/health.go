@@ -125,6 +125,7 @@ func (p *Pool) Health() Health {
 		h.Python = p.spawn.python.Version
 	}
 	p.spawn.mu.Unlock()
+	h.Isolation, h.Confined = p.spawn.confined()
 	return h
 }
 

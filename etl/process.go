@@ -76,6 +76,9 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	}, nil
 }
 
+// outputLimit bounds an answer that is held in memory.
+func (s *spawner) outputLimit() int64 { return min(s.opts.MaxSample, s.def.Limits.Output) }
+
 // home returns the spawner's directory, which holds the worker script.
 func (s *spawner) home() (string, error) {
 	s.mu.Lock()
@@ -121,9 +124,14 @@ type process struct {
 	frames *frameReader
 	writer frameWriter
 	status []byte // page shared with the worker
+	arena  *arena
 	seq    uint64 // of the last request
+	args   string // of the last request
+	stream bool   // the function reads its object as a file
 	tail   *logRing
-	logged chan struct{} // closed when its output has been read
+
+	mostOut int64         // bytes of an object that comes in pieces
+	logged  chan struct{} // closed when its output has been read
 
 	generation int64 // see condition
 }
@@ -158,7 +166,7 @@ func (s *spawner) start(ctx context.Context) (_ *process, err error) {
 
 // launch starts the interpreter in its sandbox.
 func (s *spawner) launch(ctx context.Context, home string) (_ *process, err error) {
-	p := &process{etl: s.def.Name, memory: s.def.Limits.Memory, tail: newLogRing(4 << 10), logged: make(chan struct{})}
+	p := &process{etl: s.def.Name, memory: s.def.Limits.Memory, mostOut: s.def.Limits.Output, tail: newLogRing(4 << 10), logged: make(chan struct{})}
 	var opened []io.Closer // what the child has its own copy of
 	defer func() {
 		for _, c := range opened {
@@ -189,6 +197,12 @@ func (s *spawner) launch(ctx context.Context, home string) (_ *process, err erro
 		return nil, err
 	}
 	opened = append(opened, page)
+	arena, shared, err := newArena()
+	if err != nil {
+		return nil, err
+	}
+	p.arena = arena
+	opened = append(opened, shared)
 	output, input, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -197,7 +211,7 @@ func (s *spawner) launch(ctx context.Context, home string) (_ *process, err erro
 
 	spec := s.spec(home, p.cwd)
 	spec.Stdout, spec.Stderr = input, input
-	spec.ExtraFiles = []*os.File{theirs, page}
+	spec.ExtraFiles = []*os.File{theirs, page, shared}
 	if p.box, err = sandbox.Start(ctx, s.level, spec); err != nil {
 		_ = output.Close()
 		return nil, err
@@ -206,30 +220,16 @@ func (s *spawner) launch(ctx context.Context, home string) (_ *process, err erro
 	go p.readLog(output, s.logs)
 
 	p.tick = &tickReader{conn: p.conn}
-	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), s.maxOutput())
-	p.writer.conn = p.conn
+	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), p.arena.results(), s.outputLimit())
+	p.writer.conn, p.writer.area = p.conn, p.arena.requests()
 	return p, nil
 }
 
-// maxOutput is what one answer may have.
-func (s *spawner) maxOutput() int64 { return min(s.opts.MaxSample, s.def.Limits.Output) }
-
 // statusPage makes the shared page and maps it here.
 func (p *process) statusPage() (*os.File, error) {
-	fd, err := unix.MemfdCreate("shardstream-etl", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "etl-status")
-	size := os.Getpagesize()
-	if err := f.Truncate(int64(size)); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	p.status, err = unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	file, page, err := sharedMemory("shardstream-etl", os.Getpagesize(), unix.PROT_READ)
+	p.status = page
+	return file, err
 }
 
 // inHand is the seq of the sample that the worker is at, 0 between samples.
@@ -280,6 +280,9 @@ func (p *process) release() {
 		_ = unix.Munmap(p.status)
 		p.status = nil
 	}
+	if p.arena != nil {
+		p.arena.close()
+	}
 	if p.cwd != "" {
 		_ = os.RemoveAll(p.cwd)
 	}
@@ -323,9 +326,14 @@ func size(n int64) string {
 
 // load sends the definition and waits for the worker's word on it.
 func (s *spawner) load(ctx context.Context, p *process) error {
+	args, err := s.def.MergeArgs(Args("{}"))
+	if err != nil {
+		return err
+	}
 	init, err := json.Marshal(map[string]any{
-		"name": s.def.Name, "source": s.def.Source, "entry": s.def.Entry,
-		"requirements": s.checked(), "max_sample": s.maxOutput(),
+		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
+		"python": s.def.Python, "requirements": s.checked(), "args": args,
+		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {
 		return err
@@ -341,18 +349,18 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 		return err
 	}
 	_ = p.conn.SetWriteDeadline(deadline)
-	err = p.writer.request(requestInit, 0, 0, &Sample{Fields: []Field{{Name: "definition", Value: BytesValue(init)}}})
-	if err == nil {
+	if err = p.writer.control(requestInit, 0, 0, init); err == nil {
 		err = p.writer.flush()
 	}
 	_ = p.conn.SetWriteDeadline(time.Time{})
 	var res result
 	if err == nil {
-		res, err = p.frames.next()
+		res, err = p.frames.next(0, nil)
 	}
 	fault := &UserError{ETL: s.def.Name}
 	switch {
 	case err == nil && res.kind == resultReady:
+		p.stream = res.flags&flagStreams != 0
 		return nil
 	case err == nil && res.kind == resultBroken:
 		fault.Summary, fault.Traceback = res.summary, res.traceback

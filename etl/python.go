@@ -2,13 +2,15 @@ package etl
 
 import (
 	"context"
-	_ "embed"
+	"embed"
 
 	"github.com/shardstream/shardstream/etl/environment"
 )
 
-//go:embed worker/worker.py
-var workerSource []byte
+// workerFiles are what workers run.
+//
+//go:embed worker/worker.py worker/shardstream_worker/*.py
+var workerFiles embed.FS
 
 // PythonEnv names the environment variable that chooses the interpreter of workers.
 const PythonEnv = environment.PythonEnv
