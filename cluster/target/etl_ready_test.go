@@ -182,10 +182,14 @@ func TestStatusCounts(t *testing.T) {
 	for range 3 {
 		require.Equal(t, "olleh", transformed(t, c, "flip"))
 	}
-	list, err := c.Client.ETLs(t.Context())
-	require.NoError(t, err)
-	require.Nil(t, list[0].Status.Targets)
-	total := list[0].Status.Stats
+	var total api.ETLStats
+	c.Await("all is counted", func() bool { // which may be after the answer
+		list, err := c.Client.ETLs(t.Context())
+		require.NoError(t, err)
+		require.Nil(t, list[0].Status.Targets)
+		total = list[0].Status.Stats
+		return total.BytesOut == 15
+	})
 	require.EqualValues(t, 3, total.Requests)
 	require.EqualValues(t, 15, total.BytesIn)
 	require.Positive(t, total.Latency.P99S)
