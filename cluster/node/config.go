@@ -10,10 +10,12 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // Config describes a node.
@@ -30,10 +32,13 @@ type Config struct {
 	StreamMemory int64
 	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
 	// where it is new, 20 seconds where it comes back.
-	ETLWait  time.Duration
-	Version  string // of the software
-	Logger   *slog.Logger
-	LeaseTTL time.Duration // 0: membership.DefaultLeaseTTL
+	ETLWait time.Duration
+	// ETLIsolation is the least isolation of users' code that a target accepts, as etl/sandbox names it; "" or "auto": the
+	// most that the machine has.
+	ETLIsolation string
+	Version      string // of the software
+	Logger       *slog.Logger
+	LeaseTTL     time.Duration // 0: membership.DefaultLeaseTTL
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)
@@ -71,6 +76,9 @@ func (c *Config) check() error {
 	}
 	if c.StreamMemory != 0 && c.StreamMemory < minStreamMemory {
 		fault("%d bytes of memory for streams are too few, at least %d", c.StreamMemory, int64(minStreamMemory))
+	}
+	if !slices.Contains([]string{"", sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None}, c.ETLIsolation) {
+		fault("isolation %q of transformations: use %s, %s, %s or %s", c.ETLIsolation, sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None)
 	}
 	if err := checkListen(c.Listen, c.Insecure); err != nil {
 		faults = append(faults, err)

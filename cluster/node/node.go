@@ -108,6 +108,9 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	defer transformations.Close()
+	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
+		return err
+	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err

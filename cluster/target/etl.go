@@ -13,6 +13,7 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
 	"github.com/shardstream/shardstream/etl/environment"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const (
@@ -65,6 +66,24 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 	t.Handle("POST", "/v1/internal/etls/{name}/try/{id}", e.postTry)
 	t.Handle("DELETE", "/v1/internal/etls/{name}/try/{id}", e.deleteTry)
 	return e, nil
+}
+
+// Isolate sets the least isolation of users' code that this target accepts, and the directories that such code never
+// sees. A level that was named and that the machine lacks is an error. Call it before Run.
+func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
+	e.options.Pool.Isolation, e.options.Pool.Hide = least, hide
+	if least == "" || least == sandbox.Auto {
+		return nil // without transformations, what is missing for them harms nobody
+	}
+	report, err := sandbox.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = report.Level(least)
+	if least == sandbox.None {
+		e.target.log.Warn("workers of transformations need not be isolated: a definition may run as a process like any other")
+	}
+	return err
 }
 
 // Run follows the definitions until the context ends, then closes.
