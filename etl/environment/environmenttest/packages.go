@@ -110,6 +110,14 @@ func (x *Index) Open(name string) {
 	}
 }
 
+// Shut has further builds of a gated package wait again.
+func (x *Index) Shut(name string) {
+	x.t.Helper()
+	if err := os.Remove(x.gate(name)); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 func (x *Index) gate(name string) string { return filepath.Join(x.Dir, name+".open") }
 
 // Source adds a source package that builds itself with the given backend, a Python module.
