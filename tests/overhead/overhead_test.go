@@ -5,12 +5,15 @@ package overhead_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -28,8 +31,8 @@ import (
 )
 
 const (
-	rounds     = 7
-	roundTime  = 1500 * time.Millisecond
+	rounds     = 5
+	roundTime  = time.Second
 	clients    = 4
 	objectSize = 110_000
 	objects    = 200
@@ -63,6 +66,12 @@ func BenchmarkIdentityGet(b *testing.B) {
 				b.ReportMetric(plain, "plain-GET/s")
 				b.ReportMetric(through, "etl-GET/s")
 				b.ReportMetric(100*through/plain, "%-of-plain")
+				// What a busy machine does not distort as much: CPU time of client, target and workers.
+				node, _ := cpuOf(b, func() float64 { return get(b, base, "", roundTime) })
+				b.ReportMetric(node, "plain-cpu-us/GET")
+				node, workers := cpuOf(b, func() float64 { return get(b, base, "?etl=f", roundTime) })
+				b.ReportMetric(node+workers, "etl-cpu-us/GET")
+				b.ReportMetric(workers, "worker-cpu-us/GET")
 			}
 		})
 	}
@@ -102,6 +111,54 @@ func get(b *testing.B, base, query string, d time.Duration) float64 {
 	}
 	wait.Wait()
 	return float64(count.Load()) / time.Since(begun).Seconds()
+}
+
+// cpuOf is the CPU time in microseconds, of this process and of its workers, that each of the things takes that f does for
+// roundTime at a rate that it returns.
+func cpuOf(b *testing.B, f func() float64) (own, workers float64) {
+	b.Helper()
+	ownBefore, workersBefore := cpuTime(b)
+	n := f() * roundTime.Seconds()
+	ownAfter, workersAfter := cpuTime(b)
+	return float64((ownAfter-ownBefore).Microseconds()) / n, float64((workersAfter-workersBefore).Microseconds()) / n
+}
+
+// cpuTime is what this process, and its descendants that live, have used.
+func cpuTime(b *testing.B) (own, descendants time.Duration) {
+	b.Helper()
+	const tick = 10 * time.Millisecond
+	ours := map[int]bool{os.Getpid(): true}
+	paths, err := filepath.Glob("/proc/[0-9]*/stat")
+	require.NoError(b, err)
+	for _, path := range byNumber(paths) {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		pid, _ := strconv.Atoi(strings.Split(path, "/")[2])
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if parent, _ := strconv.Atoi(fields[1]); !ours[pid] && !ours[parent] {
+			continue
+		}
+		ours[pid] = true
+		var used time.Duration
+		for _, field := range fields[11:13] {
+			ticks, _ := strconv.Atoi(field)
+			used += time.Duration(ticks) * tick
+		}
+		if pid == os.Getpid() {
+			own += used
+		} else {
+			descendants += used
+		}
+	}
+	return own, descendants
+}
+
+// byNumber sorts paths so that parents mostly come before their children.
+func byNumber(paths []string) []string {
+	slices.SortFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	return paths
 }
 
 func noError(b *testing.B, err error) bool {
