@@ -60,19 +60,18 @@ func (b *answerBody) await(n, size int64) (int64, error) {
 	return size, nil
 }
 
-// seek leaves out the next n bytes.
-func (b *answerBody) seek(n int64) error {
-	here := min(n, int64(len(b.head)))
-	b.head = b.head[here:]
-	if n -= here; n == 0 {
+// narrow leaves n bytes from off on. Of a body that goes on, what follows those is for the caller not to read.
+func (b *answerBody) narrow(off, n int64) error {
+	if b.rest == nil {
+		b.head = b.head[off : off+n]
 		return nil
 	}
 	if s, ok := b.rest.(io.Seeker); ok {
-		_, err := s.Seek(n, io.SeekCurrent)
+		_, err := s.Seek(off, io.SeekCurrent)
 		return err
 	}
-	got, err := io.CopyN(io.Discard, b.rest, n)
-	if isEOF(err) && got < n {
+	got, err := io.CopyN(io.Discard, b.rest, off)
+	if isEOF(err) && got < off {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

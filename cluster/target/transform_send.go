@@ -98,7 +98,7 @@ func (x *inline) send(r *Request, out *etl.Output, release func()) (kept bool, e
 		return false, err
 	}
 	if part != nil {
-		if err := b.seek(part.off); err != nil {
+		if err := b.narrow(part.off, part.n); err != nil {
 			return false, err
 		}
 		size = part.n
