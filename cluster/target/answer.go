@@ -13,6 +13,7 @@ type answerBody struct {
 	conn    net.Conn
 	head    []byte    // read already
 	rest    io.Reader // nil: nothing follows
+	whole   bool      // the end of rest is that of the answer
 	onClose func()
 	broke   func(error) // told of an error of the reader
 
@@ -55,6 +56,11 @@ func (b *answerBody) await(n, size int64) (int64, error) {
 		}
 	}
 	if whole {
+		if b.whole {
+			if err := ended(b.rest); err != nil {
+				return size, err
+			}
+		}
 		b.rest = nil
 	}
 	return size, nil

@@ -156,6 +156,7 @@ func TestFailures(t *testing.T) {
 	}{
 		"at once":           {fails(0, -1), api.CodeETLFailed, "in the middle"},
 		"early":             {fails(firstBytes-1, -1), api.CodeETLFailed, "in the middle"},
+		"at the end":        {fails(mib, mib), api.CodeETLFailed, "in the middle"},
 		"of a small answer": {fails(mib, 2*mib), api.CodeETLFailed, "in the middle"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -171,6 +172,7 @@ func TestFailures(t *testing.T) {
 	for name, f := range map[string]*fake{
 		"late, in chunks":     fails(3*mib, -1),
 		"late, of known size": fails(5*mib, 6*mib),
+		"with its last byte":  fails(5*mib, 5*mib),
 		"fewer than promised": {object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) {
 			return output(bytes.NewReader(noise(5*mib)), 5*mib+1), nil
 		}},
