@@ -7,7 +7,9 @@ import (
 )
 
 // DockerRun is the command line by which docker would run a container.
-func DockerRun(spec Spec) (args, env []string) { return (&cli{dialect: dockerDialect}).runArgs(spec, true) }
+func DockerRun(spec Spec) (args, env []string) {
+	return (&cli{dialect: dockerDialect}).runArgs(spec, true)
+}
 
 // TakenByDocker lets docker's client look at a command line, against a daemon that is not there.
 func TakenByDocker(t *testing.T, args []string) {

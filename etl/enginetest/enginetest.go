@@ -95,6 +95,9 @@ func prepare() {
 	if shared.dir, shared.err = os.MkdirTemp("", "shardstream-enginetest-"); shared.err != nil {
 		return
 	}
+	if shared.err = os.Chmod(shared.dir, 0o755); shared.err != nil { // sandboxed programs are no longer root
+		return
+	}
 	if err := configure(); err != nil {
 		shared.err = err
 		return
