@@ -58,7 +58,7 @@ const (
 	MaxSource      = 1 << 20
 	MaxTimeout     = time.Hour
 	MaxWorkers     = 256
-	MaxOutput      = 1 << 30
+	MaxOutput      = 1 << 40 // of an answer that streams; one that is held in memory is bounded by the node too
 	MaxArgs        = 64 << 10
 )
 

@@ -255,7 +255,7 @@ func (g *group) limit(l Limits) error {
 	if g.version == 2 {
 		if l.Memory > 0 {
 			set(memoryController, "memory.max", memory, false)
-			set(memoryController, "memory.swap.max", "0", true)   // not there without swap
+			set(memoryController, "memory.swap.max", "0", true)  // not there without swap
 			set(memoryController, "memory.oom.group", "1", true) // since Linux 4.19
 		}
 		if l.CPUs > 0 {

@@ -74,7 +74,29 @@ func (s *Spec) entries() []entry {
 	slices.SortStableFunc(found, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(strings.Count(a.path, "/"), strings.Count(b.path, "/")), cmp.Compare(a.path, b.path), cmp.Compare(a.use, b.use))
 	})
-	return slices.Compact(found)
+	return needed(slices.Compact(found))
+}
+
+// needed leaves out entries that say no more than one above them does, and the names through links of what is shown
+// anyway: a link in a directory that is shown is there as a link.
+func needed(all []entry) []entry {
+	var kept []entry
+	for _, e := range all {
+		above := -1
+		for i, k := range kept {
+			if strings.HasPrefix(e.path, k.path+"/") || e.path == k.path {
+				above = i // the nearest so far, as they are sorted
+			}
+		}
+		if above >= 0 && kept[above].use == e.use {
+			continue
+		}
+		if real, err := filepath.EvalSymlinks(e.path); above >= 0 && (err != nil || real != e.path) {
+			continue
+		}
+		kept = append(kept, e)
+	}
+	return kept
 }
 
 // below says whether a path is one of the directories or lies below one.

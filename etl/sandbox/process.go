@@ -191,4 +191,3 @@ func used(dir string) int64 {
 	})
 	return total
 }
-

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -57,7 +58,22 @@ func (s *Spec) wrap(root bool) []string {
 // binds shows and hides the paths of the spec.
 func (s *Spec) binds() []string {
 	var args, shown []string
+	made := map[string]bool{"/": true, "/tmp": true}
+	// lead makes the way to a path passable, which bubblewrap does only where it finds the source to be so.
+	lead := func(path string) {
+		var way []string
+		for dir := filepath.Dir(path); !made[dir] && !below(dir, shown); dir = filepath.Dir(dir) {
+			made[dir] = true
+			way = append(way, dir)
+		}
+		for _, dir := range slices.Backward(way) {
+			args = append(args, "--perms", "0755", "--dir", dir)
+		}
+	}
 	for _, e := range s.entries() {
+		if e.use != useHide {
+			lead(e.path)
+		}
 		switch e.use {
 		case useRead:
 			args = append(args, "--ro-bind", e.path, e.path)
@@ -76,6 +92,7 @@ func (s *Spec) binds() []string {
 			}
 		}
 	}
+	lead(s.Dir)
 	return args
 }
 
