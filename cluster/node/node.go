@@ -107,6 +107,15 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), self.Addr); err != nil {
 		return err
 	}
+	kept, err := c.openOutputs()
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		if err := transformations.Keep(kept); err != nil {
+			return err
+		}
+	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err

@@ -44,8 +44,8 @@ func (e *ETLs) UseContainers(name, dir, addr string) error {
 	return nil
 }
 
-// sweep removes what a killed process of this node has left behind.
-func (e *ETLs) sweep(ctx context.Context) {
+// sweepContainers removes what a killed process of this node has left behind.
+func (e *ETLs) sweepContainers(ctx context.Context) {
 	if e.options.Engines == nil {
 		return
 	}

@@ -28,6 +28,7 @@ type upFlags struct {
 	log    telemetry.Log
 	memory int64 // of each target's streams; 0: the default
 	engine string
+	cache  int64 // of each target's kept outputs; 0: the default, negative: none
 }
 
 func newUp(a *app) *cobra.Command {
@@ -56,6 +57,7 @@ the first up of a directory.`,
 	flags.IntVar(&f.port, "port", 0, "port of the first gateway, 0 for any (7070)")
 	flags.Var((*sizeValue)(&f.memory), "stream-memory", "memory that each target's streams may take, such as 4GiB (a quarter of the machine's)")
 	flags.StringVar(&f.engine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
+	flags.Var((*quotaValue)(&f.cache), "etl-cache", "disk that each target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
 	flags.BoolVar(&f.report, "report", false, "")
@@ -185,6 +187,9 @@ func (f *upFlags) nodeArgs() []string {
 	}
 	if f.engine != engine.Auto {
 		args = append(args, "--etl-engine", f.engine)
+	}
+	if f.cache != 0 {
+		args = append(args, "--etl-cache", (*quotaValue)(&f.cache).String())
 	}
 	return args
 }
