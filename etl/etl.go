@@ -119,7 +119,8 @@ func (s *Sample) Size() int64 {
 // Result is a transformed sample, or why there is none: a *UserError where the user's code is to blame.
 type Result struct {
 	Sample
-	Err error
+	Err      error
+	Borrowed bool // some fields are the very bytes of the sample that was given
 }
 
 // validKey says whether a function may give a sample this key: one that can stand in an archive. Empty means

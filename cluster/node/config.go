@@ -28,6 +28,7 @@ type Config struct {
 	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
 	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
 	StreamMemory int64
+	ETLEngine    string // that runs containers, one of engine.Names; "": podman, else docker
 	// ETLCache is how many bytes of a target's first disk kept outputs of transformations may take; 0: DefaultETLCache,
 	// but no more than a tenth of that disk; negative: none are kept.
 	ETLCache int64

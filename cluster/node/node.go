@@ -104,6 +104,9 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	transformations := target.NewETLs(t)
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), self.Addr); err != nil {
+		return err
+	}
 	kept, err := c.openOutputs()
 	if err != nil {
 		return err

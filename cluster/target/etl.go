@@ -29,7 +29,8 @@ type ETLs struct {
 
 	mu      sync.Mutex
 	known   map[string]*deployed
-	watched bool // known are all there are
+	secrets map[string]api.ETL // by which containers read objects; see source
+	watched bool               // known are all there are
 	closed  bool
 	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
@@ -53,7 +54,8 @@ type deployed struct {
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
 		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
-		trials: make(chan struct{}, maxTrials),
+		secrets: map[string]api.ETL{},
+		trials:  make(chan struct{}, maxTrials),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
@@ -65,6 +67,7 @@ func NewETLs(t *Target) *ETLs {
 
 // Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
 func (e *ETLs) Run(ctx context.Context) error {
+	e.retired.Go(func() { e.sweepContainers(ctx) })
 	if e.outputs != nil {
 		e.retired.Go(func() { e.sweep(ctx) })
 	}
@@ -130,6 +133,7 @@ func (e *ETLs) forget(name string) {
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(d)
 	})
 }
 
