@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -25,6 +26,7 @@ type ETLs struct {
 	options     deploy.Options
 	outputs     *outputs.Cache // nil: none are kept
 	trials      chan struct{}  // one for each transformation under test
+	tried       atomic.Int64   // that were not deployed
 	aside       string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu      sync.Mutex

@@ -210,6 +210,36 @@ func TestTransformations(t *testing.T) {
 		require.NoError(t, r.Close())
 		require.Equal(t, "olleh", string(data))
 	})
+	t.Run("batches, arguments and objects in pieces", func(t *testing.T) {
+		deploy(t, c, api.ETL{Name: "batch", Level: api.LevelBatch, Args: []byte(`{"sign": "!"}`), Source: `
+def transform(samples, sign):
+    return {"txt": [s["txt"].decode() + sign for s in samples], "n": [len(s["txt"]) for s in samples]}
+`})
+		_, _, body := get(t, c, "/v1/objects/b/train.tar?etl=batch")
+		_, contents := members(t, body)
+		require.Equal(t, "three!", contents["s/0002.txt"])
+		require.Equal(t, "5", contents["s/0002.n"])
+		_, _, body = get(t, c, `/v1/objects/b/train.tar?etl=batch&etl_args={"sign":"%3F"}`)
+		_, contents = members(t, body)
+		require.Equal(t, "three?", contents["s/0002.txt"])
+		deploy(t, c, api.ETL{Name: "pieces", Level: api.LevelObject, Source: `
+def transform(data, n=3, fail=-1):
+    for i in range(n):
+        if i == fail:
+            raise ValueError("at piece %d" % i)
+        yield b"x" * 100000
+`})
+		status, header, body := get(t, c, `/v1/objects/b/dir/note.txt?etl=pieces&etl_args={"n":100}`)
+		require.Equal(t, http.StatusOK, status, string(body[:min(len(body), 1000)]))
+		require.Len(t, body, 100*100_000)
+		require.Empty(t, header.Get("Content-Length"))
+		refused(t, c, `/v1/objects/b/dir/note.txt?etl=pieces&etl_args={"fail":0}`, 422, api.CodeETLFailed, "at piece 0")
+		reader, err := c.Client.GetObject(t.Context(), "b", "dir/note.txt", api.GetOptions{ETL: []string{"pieces"}, ETLArgs: []byte(`{"n":100,"fail":50}`)})
+		require.NoError(t, err)
+		_, err = io.ReadAll(reader)
+		require.ErrorContains(t, err, "broke off")
+		require.NoError(t, reader.Close())
+	})
 	t.Run("kept outputs", func(t *testing.T) {
 		const path = "/v1/objects/b/train.tar?etl=upper&cache=true"
 		_, first, want := get(t, c, path)
