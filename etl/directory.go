@@ -1,6 +1,7 @@
 package etl
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 const (
 	dirPrefix  = "shardstream-etl-"
 	scriptName = "worker.py"
+	moduleName = "shardstream_worker" // what the script imports
 	// sweepAfter is the age at which a directory that nobody holds is debris; a younger one may be in the making.
 	sweepAfter = time.Minute
 )
@@ -25,7 +27,7 @@ func claim(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		err = unpack(dir)
+		err = errors.Join(script.Chmod(0o644), os.Chmod(dir, 0o711), unpack(dir)) //nolint:gosec // so that another user finds it
 	}
 	if err != nil {
 		_ = script.Close()
@@ -42,13 +44,13 @@ func unpack(dir string) error {
 		}
 		to := filepath.Join(dir, strings.TrimPrefix(path, "worker"))
 		if entry.IsDir() {
-			return os.MkdirAll(to, 0o700)
+			return os.MkdirAll(to, 0o755) //nolint:gosec // workers may run as another user
 		}
 		data, err := workerFiles.ReadFile(path)
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(to, data, 0o600)
+		return os.WriteFile(to, data, 0o644) //nolint:gosec // workers may run as another user
 	})
 }
 

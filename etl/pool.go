@@ -21,6 +21,8 @@ const (
 // Options are a pool's surroundings; all have defaults.
 type Options struct {
 	Python       string        // interpreter; else as FindPython says
+	Isolation    string        // the least that will do, as sandbox names it; empty or "auto": the most that the machine has
+	Hide         []string      // directories of the node, which no worker may see
 	Dir          string        // where workers get their temporary directories; the system's by default
 	Logger       *slog.Logger  // worker restarts and the like; not the user's output, which Logs returns
 	StartTimeout time.Duration // for loading the source, imports included; default 60 s
@@ -348,7 +350,7 @@ func Check(ctx context.Context, def Definition, opts Options) error {
 	}
 	p, err := spawn.start(ctx)
 	if err == nil {
-		p.close()
+		spawn.close(p)
 	}
 	return errors.Join(err, spawn.cleanup())
 }

@@ -72,7 +72,7 @@ func (fr *frameReader) next(rows int, given echo) (result, error) {
 	case fields > maxFields+1, metaLen > maxMeta, keyLen > maxKey:
 		return res, frameError("%d fields described in %d bytes, key of %d", fields, metaLen, keyLen)
 	case inline > uint64(limit), res.kind == resultPiece && inline > maxPiece:
-		return res, frameError("%d bytes of payload, more than %d", inline, limit)
+		return res, frameError("%d bytes of payload, more than %d (max_output)", inline, limit)
 	case !described && (fields != 0 || (inline != 0 && res.kind != resultPiece)):
 		return res, frameError("payload in a frame of kind %d", res.kind)
 	}
@@ -203,7 +203,7 @@ func (p *payload) value(v *Value) (string, error) {
 		return "", frameError("description ends early")
 	}
 	if size > uint64(p.limit) {
-		return "", frameError("field of %d bytes, more than %d", size, p.limit)
+		return "", frameError("field of %d bytes, more than %d (max_output)", size, p.limit)
 	}
 	if ndim > 0 {
 		v.Shape = make([]int64, ndim)
@@ -243,7 +243,7 @@ func (p *payload) locate(v *Value, size int64, place uint64) error {
 		return frameError("%d bytes at %d of a shared memory of %d", size, place, area)
 	}
 	if p.size += size; p.size > p.limit {
-		return frameError("%d bytes of payload, more than %d", p.size, p.limit)
+		return frameError("%d bytes of payload, more than %d (max_output)", p.size, p.limit)
 	}
 	p.places = append(p.places, spot{value: v, size: size, place: place})
 	return nil

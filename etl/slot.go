@@ -116,7 +116,7 @@ func (s *slot) retire() {
 	if s.proc == nil {
 		return
 	}
-	s.proc.close()
+	s.pool.spawn.close(s.proc)
 	s.proc = nil
 	s.pool.running.Add(-1)
 	s.pool.alive.Add(-1)
@@ -133,6 +133,13 @@ func (s *slot) serve(c *chunk) {
 		err = s.serveBatch(c)
 	default:
 		err = s.serveSamples(c)
+	}
+	if s.proc != nil {
+		if reason := s.proc.overrun(); reason != "" {
+			s.log.Warn("etl worker replaced", "reason", reason)
+			s.pool.counts.restarts.Add(1)
+			s.retire()
+		}
 	}
 	if err == nil || c.object != nil {
 		s.pool.observe(c, time.Since(begun), c.deaths == 0)

@@ -17,8 +17,11 @@ const (
 	// HeaderVersion is the object's version, a decimal uint64.
 	HeaderVersion = "X-Shardstream-Version"
 	// HeaderBodyChecksum is "xxh3=<16 hex>" of the body that it comes with, where that is a part of an
-	// object (a range, a member) small enough to be checked before it is sent.
+	// object (a range, a member) small enough to be checked before it is sent. Of a transformed body it
+	// is "xxh3=<16 hex>,crc32=<8 hex>", and a trailer where the body's size was not known beforehand.
 	HeaderBodyChecksum = "X-Shardstream-Body-Checksum"
+	// HeaderCache says for GET ?cache=true whether the output was kept already: "hit" or "miss".
+	HeaderCache = "X-Shardstream-Cache"
 	// HeaderError repeats the error document's code, for HEAD, whose answers have no body.
 	HeaderError = "X-Shardstream-Error"
 	// HeaderMap is the version of the cluster map that the answering node goes by.

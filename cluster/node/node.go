@@ -104,6 +104,18 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	transformations := target.NewETLs(t)
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), self.Addr); err != nil {
+		return err
+	}
+	kept, err := c.openOutputs()
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		if err := transformations.Keep(kept); err != nil {
+			return err
+		}
+	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,39 @@ from urllib.parse import quote
 
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
-from ._models import ETLInfo
+from ._models import ETLInfo, ETLTrial
 from ._source import pickle_of, source_of
+
+#: Arguments of one transformation, or of each in a chain of several.
+ETLArgs = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+
+
+def etl_query(etl: str | Sequence[str], etl_args: ETLArgs, cache: bool) -> dict[str, str]:
+    """The query of a read through transformations; empty where there are none."""
+    chain = [etl] * bool(etl) if isinstance(etl, str) else list(names("etl", etl))
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be True or False, not {cache!r}")
+    if not chain:
+        if etl_args is not None or cache:
+            raise ValueError("etl_args and cache go with etl only")
+        return {}
+    query = {"etl": ",".join(chain)}
+    if etl_args is not None:
+        query["etl_args"] = _args_json(etl_args)
+    if cache:
+        query["cache"] = "true"
+    return query
+
+
+def _args_json(args: Any) -> str:
+    several = args if isinstance(args, (list, tuple)) else [args]
+    if not all(isinstance(one, Mapping) or (one is None and one is not args) for one in several):
+        raise TypeError(f"etl_args is a dict, or for a chain a list of dicts, not {args!r}")
+    try:
+        plain = [None if one is None else dict(one) for one in several]
+        return json.dumps(plain if several is args else plain[0])
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"etl_args must be what JSON can hold: {error}") from error
 
 
 class ETLs:
@@ -146,6 +178,59 @@ class ETLs:
         """What its workers printed lately, on all targets."""
         response = self._http.request("GET", f"{_etl_path(name)}/logs")
         return response.read().decode(errors="replace")
+
+    def test(
+        self,
+        name: str,
+        address: str,
+        *,
+        member: str = "",
+        args: Mapping[str, Any] | None = None,
+        function: Callable[..., Any] | str | Path | None = None,
+        entry: str | None = None,
+        level: Literal["sample", "batch", "object"] | None = None,
+        requirements: Sequence[str] = (),
+        data: bool = False,
+    ) -> ETLTrial:
+        """Try a transformation on one object or sample, where that lies.
+
+        One that fails is no exception here: `ETLTrial.error` says why. A test that takes longer
+        than the client's timeout, as when an environment is built for it, needs a client with a
+        larger one.
+
+        Args:
+            name: the transformation; with `function` what messages call it.
+            address: "ss://bucket/key". Of an archive a transformation of samples gets the first
+                sample, or the one that `member` belongs to.
+            member: a file inside the archive.
+            args: arguments of the transformation.
+            function: tried in place of what is deployed, as for `create`; it is not deployed.
+            entry: as for `create`.
+            level: as for `create`.
+            requirements: as for `create`.
+            data: whether to get the bytes as well: what an object became, or a tar of a sample.
+
+        Raises:
+            NotFoundError: no such transformation, object or member.
+        """
+        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        if member:
+            document["member"] = text("member", member)
+        if args is not None:
+            document["args"] = dict(args)
+        if function is not None:
+            source, entry = source_of(function, entry)
+            definition = {
+                "kind": "function",
+                "source": source,
+                "entry": entry,
+                "level": choice("level", level, (None, "sample", "batch", "object")),
+                "requirements": list(names("requirements", requirements)),
+            }
+            document["definition"] = {"name": name} | {k: v for k, v in definition.items() if v}
+        elif entry or level or requirements:
+            raise ValueError("entry, level and requirements go with function only")
+        return ETLTrial.from_json(self._http.json("POST", f"{_etl_path(name)}/test", document))
 
     def delete(self, name: str) -> None:
         """Remove it."""
