@@ -13,6 +13,7 @@ type answerBody struct {
 	conn    net.Conn
 	head    []byte    // read already
 	rest    io.Reader // nil: nothing follows
+	whole   bool      // the end of rest is that of the answer
 	onClose func()
 	broke   func(error) // told of an error of the reader
 
@@ -55,24 +56,28 @@ func (b *answerBody) await(n, size int64) (int64, error) {
 		}
 	}
 	if whole {
+		if b.whole {
+			if err := ended(b.rest); err != nil {
+				return size, err
+			}
+		}
 		b.rest = nil
 	}
 	return size, nil
 }
 
-// seek leaves out the next n bytes.
-func (b *answerBody) seek(n int64) error {
-	here := min(n, int64(len(b.head)))
-	b.head = b.head[here:]
-	if n -= here; n == 0 {
+// narrow leaves n bytes from off on. Of a body that goes on, what follows those is for the caller not to read.
+func (b *answerBody) narrow(off, n int64) error {
+	if b.rest == nil {
+		b.head = b.head[off : off+n]
 		return nil
 	}
 	if s, ok := b.rest.(io.Seeker); ok {
-		_, err := s.Seek(n, io.SeekCurrent)
+		_, err := s.Seek(off, io.SeekCurrent)
 		return err
 	}
-	got, err := io.CopyN(io.Discard, b.rest, n)
-	if isEOF(err) && got < n {
+	got, err := io.CopyN(io.Discard, b.rest, off)
+	if isEOF(err) && got < off {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

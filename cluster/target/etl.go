@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -34,6 +35,7 @@ type ETLs struct {
 	outputs      *outputs.Cache // nil: none are kept
 	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 	trials       chan struct{}  // one for each transformation under test
+	undeployed   atomic.Int64   // transformations that were tried without being deployed
 	light, heavy chan struct{}  // turns to be made ready: see attempt
 
 	mu         sync.Mutex

@@ -75,7 +75,7 @@ func (x *inline) head(r *Request, keep bool) error {
 
 // send answers with an output as it is made. It takes over release and the output.
 func (x *inline) send(r *Request, out *etl.Output, release func()) (kept bool, err error) {
-	b := &answerBody{conn: r.Conn(), rest: out.Body, broke: x.brokeOff}
+	b := &answerBody{conn: r.Conn(), rest: out.Body, whole: true, broke: x.brokeOff}
 	b.onClose = func() {
 		_ = out.Body.Close() // what matters of it was read
 		release()
@@ -98,10 +98,10 @@ func (x *inline) send(r *Request, out *etl.Output, release func()) (kept bool, e
 		return false, err
 	}
 	if part != nil {
-		if err := b.seek(part.off); err != nil {
+		if err := b.narrow(part.off, part.n); err != nil {
 			return false, err
 		}
-		size = part.n
+		size, b.whole = part.n, false
 	}
 	first := int64(maxWhole)
 	if x.chain.level == etl.LevelObject && (size < 0 || size > maxWhole) {
@@ -183,7 +183,7 @@ func (x *inline) start(r *Request, b *answerBody, size int64) (kept bool, err er
 		sums.end = func(value string) { h.Set(api.HeaderBodyChecksum, value) }
 		b.rest = sums
 	default:
-		b.rest = &exactly{r: b.rest, left: size - int64(len(b.head))}
+		b.rest = &exactly{r: b.rest, left: size - int64(len(b.head)), whole: b.whole}
 	}
 	if err := r.SetWriteDeadline(time.Now().Add(downloadPause)); err != nil {
 		return false, err
@@ -244,10 +244,12 @@ func (x *inline) settle(b *answerBody) (int64, error) {
 	return n, nil
 }
 
-// exactly reads what was promised; less of it is a failure.
+// exactly reads what was promised; less of it is a failure. Of a whole output more is one too, and so is an error that
+// comes only with its end: the last bytes are held back then, so that the answer is cut short.
 type exactly struct {
-	r    io.Reader
-	left int64
+	r     io.Reader
+	left  int64
+	whole bool
 }
 
 func (e *exactly) Read(p []byte) (int, error) {
@@ -255,10 +257,31 @@ func (e *exactly) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := e.r.Read(p[:min(int64(len(p)), e.left)])
-	if e.left -= int64(n); isEOF(err) && e.left > 0 {
+	switch e.left -= int64(n); {
+	case isEOF(err) && e.left > 0:
 		err = io.ErrUnexpectedEOF
+	case err == nil && e.left == 0 && e.whole:
+		if err = ended(e.r); err != nil {
+			return 0, err
+		}
 	}
 	return n, err
+}
+
+// ended makes sure that nothing follows, and that what is read did not fail in the end.
+func ended(r io.Reader) error {
+	var more [1]byte
+	for {
+		n, err := r.Read(more[:])
+		switch {
+		case n > 0:
+			return errors.New("an output has more bytes than it said")
+		case isEOF(err):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
 }
 
 // summing sums up what goes through it.

@@ -85,7 +85,8 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Definition.Name = name
+	// A version of its own tells it from what is deployed and from other trials.
+	request.Definition.Name, request.Definition.Version = name, -e.undeployed.Add(1)
 	runtime, err := deploy.New(etls.Definition(*request.Definition), e.options)
 	if err != nil {
 		return nil, etlError("etl "+name, err)
@@ -95,6 +96,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(&deployed{definition: *request.Definition})
 	}}
 	merged, err := definition.MergeArgs(args[0])
 	if err == nil {
@@ -112,7 +114,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 func (x *trial) try(ctx context.Context) error {
 	l := &x.chain.links[0]
 	x.result = api.ETLResult{
-		ETL: l.definition.Name, Version: l.definition.Version, Level: l.definition.Level, Target: x.etls.target.id,
+		ETL: l.definition.Name, Version: max(0, l.definition.Version), Level: l.definition.Level, Target: x.etls.target.id,
 		Key: x.section.Object.Info().Name, Fields: []api.ETLField{},
 	}
 	release, err := reserveMemory(ctx, x.weight())

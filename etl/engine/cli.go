@@ -81,18 +81,18 @@ func (c *cli) Image(ctx context.Context, name string, progress func(string)) (Im
 }
 
 func (c *cli) inspect(ctx context.Context, name string) (Image, error) {
-	text, err := output(ctx, callTimeout, c.program, "image", "inspect", "--format", "{{json .}}", "--", name)
+	text, err := output(ctx, callTimeout, c.program, "image", "inspect", name)
 	if err != nil {
 		return Image{}, err
 	}
-	var answer struct {
+	var answer []struct {
 		ID     string `json:"Id"`
 		Config struct{ User string }
 	}
-	if err := json.Unmarshal([]byte(text), &answer); err != nil {
-		return Image{}, fmt.Errorf("%s image inspect %s: %w", c.program, name, err)
+	if err := json.Unmarshal([]byte(text), &answer); err != nil || len(answer) != 1 {
+		return Image{}, fmt.Errorf("%s image inspect %s: %d images: %w", c.program, name, len(answer), err)
 	}
-	return Image{ID: answer.ID, User: answer.Config.User}, nil
+	return Image{ID: answer[0].ID, User: answer[0].Config.User}, nil
 }
 
 // isMissing says whether an engine has said that it knows no such image or container.
@@ -193,17 +193,17 @@ type rlimit struct {
 	value uint64
 }
 
-// rlimits are the limits of this process, which it can always hand on; an engine's own defaults may be higher than it is
-// allowed to set.
+// rlimits are limits that this process can always hand on: an engine's own defaults may be higher than it is allowed to
+// set, and so may be the node's own, of which an engine's helpers have given up a part on the way. The number of processes
+// is that of the user on the whole machine; what bounds a container is its own limit of processes.
 func rlimits() []rlimit {
-	list := []rlimit{}
-	for name, resource := range map[string]int{"nofile": unix.RLIMIT_NOFILE, "nproc": unix.RLIMIT_NPROC} {
+	list := []rlimit{{"nofile", 65536}, {"nproc", 32768}}
+	for i, resource := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_NPROC} {
 		var r unix.Rlimit
 		if unix.Getrlimit(resource, &r) == nil {
-			list = append(list, rlimit{name, min(r.Max, 1<<20)})
+			list[i].value = min(list[i].value, r.Max)
 		}
 	}
-	slices.SortFunc(list, func(a, b rlimit) int { return strings.Compare(a.name, b.name) })
 	return list
 }
 

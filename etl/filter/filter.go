@@ -31,10 +31,14 @@ const (
 
 // Options are what a node gives to its filters.
 type Options struct {
-	Logger   *slog.Logger
-	Engines  *engine.Engines   // for containers
-	Labels   map[string]string // of every container that is started
-	LogBytes int               // of stderr kept; default 64 KiB
+	Logger  *slog.Logger
+	Engines *engine.Engines   // for containers
+	Labels  map[string]string // of every container that is started
+	Dir     string            // for scratch directories of programs; the system's temporary directory by default
+	Hide    []string          // directories of the node that programs must not see
+	// Isolation is the least that a program of the node is confined to, as package sandbox has it; "": the most there is.
+	Isolation string
+	LogBytes  int // of stderr kept; default 64 KiB
 }
 
 // program is what is started for each object.

@@ -52,7 +52,10 @@ func (f *Filter) begin(call *calls.Call, object etl.Object, args etl.Args) (*run
 	if err != nil {
 		_, _ = stdin.Close(), stdout.Close()
 		var user *etl.UserError
-		if errors.As(err, &user) {
+		switch cause := call.Cause(); {
+		case cause != nil:
+			return nil, cause
+		case errors.As(err, &user):
 			return nil, f.failure(r.name, user.Summary, user.Traceback)
 		}
 		return nil, err

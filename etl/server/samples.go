@@ -36,8 +36,9 @@ func (s *Server) samples(ctx context.Context, args etl.Args, in []etl.Sample, ou
 	)
 	for from := 0; from < len(in); {
 		to := from + s.chunk(in[from:], len(in))
+		these, answers := in[from:to], out[from:to]
 		wait.Go(func() {
-			if err := s.send(ctx, merged, in[from:to], out[from:to]); err != nil {
+			if err := s.send(ctx, merged, these, answers); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed = err
