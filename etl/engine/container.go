@@ -64,7 +64,7 @@ const (
 	codeNotRunnable  = 126
 	codeNotFound     = 127
 	removeAfterExit  = 20 * time.Second
-	outputAfterExit  = 5 * time.Second
+	outputAfterExit  = 2 * time.Second
 	stderrKept       = 8 << 10
 	detailOfFailures = 2 << 10
 )
