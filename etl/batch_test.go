@@ -67,7 +67,6 @@ def transform(samples):
 		}
 		same, _ := r.Field("same")
 		require.True(t, string(same.Data) == big+strconv.Itoa(i))
-		require.True(t, r.Borrowed)
 		number, _ := r.Field("number")
 		require.EqualValues(t, i, le.Uint64(number.Data))
 	}
@@ -170,7 +169,6 @@ func TestSamplesCarryTheirSeed(t *testing.T) {
 		out := transform(t, pool, in...)
 		for i := range out {
 			require.NoError(t, out[i].Err)
-			out[i].Borrowed = false
 		}
 		return out
 	}
