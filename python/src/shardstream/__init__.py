@@ -28,6 +28,7 @@ from ._exceptions import (
     ForkedError,
     IntegrityError,
     InternalError,
+    JobAbortedError,
     NoSpaceError,
     NotFoundError,
     PreconditionError,
@@ -43,6 +44,7 @@ from ._exceptions import (
     TooManyErrors,
     UnavailableError,
 )
+from ._jobs import Job, Jobs
 from ._models import (
     BucketInfo,
     Copy,
@@ -50,6 +52,8 @@ from ._models import (
     ETLInfo,
     ETLTrial,
     Explanation,
+    JobFailure,
+    JobStatus,
     Location,
     ObjectInfo,
     SampleOrigin,
@@ -84,6 +88,11 @@ __all__ = [
     "IntegrityError",
     "InternalError",
     "IterableDataset",
+    "Job",
+    "JobAbortedError",
+    "JobFailure",
+    "JobStatus",
+    "Jobs",
     "Location",
     "Mixture",
     "NoSpaceError",
