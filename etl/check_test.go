@@ -104,7 +104,7 @@ func TestDefinitionsAreValidated(t *testing.T) {
 		"source":       func(d *etl.Definition) { d.Source = " \n" },
 		"source ":      func(d *etl.Definition) { d.Source = strings.Repeat("x", etl.MaxSource+1) },
 		"entry":        func(d *etl.Definition) { d.Entry = "a.b" },
-		"level":        func(d *etl.Definition) { d.Level = "batch" },
+		"level":        func(d *etl.Definition) { d.Level = "batches" },
 		"workers":      func(d *etl.Definition) { d.Workers = -1 },
 		"timeout_s":    func(d *etl.Definition) { d.Timeout = -1 },
 		"requirements": func(d *etl.Definition) { d.Requirements = []string{"a\nb"} },

@@ -38,7 +38,7 @@ func TestValidate(t *testing.T) {
 		{with(function, func(d *etl.Definition) { d.Args = etl.Args(`{"a b": 1}`) }), "is not the name of an argument"},
 		{with(function, func(d *etl.Definition) { d.Limits.Memory = 1 }), "etl memory"},
 		{with(function, func(d *etl.Definition) { d.Limits.CPUs = -1 }), "etl cpus"},
-		{with(function, func(d *etl.Definition) { d.Limits.Output = 2 << 30 }), "etl max_output"},
+		{with(function, func(d *etl.Definition) { d.Limits.Output = 2 << 40 }), "etl max_output"},
 		{with(function, func(d *etl.Definition) { d.Timeout = 2 * time.Hour }), "etl timeout_s"},
 		{with(function, func(d *etl.Definition) { d.Isolation = "total" }), "etl isolation"},
 		{with(function, func(d *etl.Definition) { d.Env = map[string]string{"A=B": ""} }), "can't be an environment variable"},

@@ -1,8 +1,11 @@
 package etl
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,25 +14,44 @@ import (
 const (
 	dirPrefix  = "shardstream-etl-"
 	scriptName = "worker.py"
+	moduleName = "shardstream_worker" // what the script imports
 	// sweepAfter is the age at which a directory that nobody holds is debris; a younger one may be in the making.
 	sweepAfter = time.Minute
 )
 
-// claim writes the worker script into a directory and holds a lock on it for as long as the file that it
+// claim writes what workers run into a directory and holds a lock on the script for as long as the file that it
 // returns is open: for the life of this process, however it ends.
 func claim(dir string) (*os.File, error) {
 	script, err := os.OpenFile(filepath.Join(dir, scriptName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if _, err = script.Write(workerSource); err == nil {
-		err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = errors.Join(script.Chmod(0o644), os.Chmod(dir, 0o711), unpack(dir)) //nolint:gosec // so that another user finds it
 	}
 	if err != nil {
 		_ = script.Close()
 		return nil, err
 	}
 	return script, nil
+}
+
+// unpack writes the workers' files into a directory in which the script is there, and empty.
+func unpack(dir string) error {
+	return fs.WalkDir(workerFiles, "worker", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, strings.TrimPrefix(path, "worker"))
+		if entry.IsDir() {
+			return os.MkdirAll(to, 0o755) //nolint:gosec // workers may run as another user
+		}
+		data, err := workerFiles.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, data, 0o644) //nolint:gosec // workers may run as another user
+	})
 }
 
 // sweep removes the directories of pools whose process was killed: the lock on their script is free.

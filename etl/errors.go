@@ -54,3 +54,10 @@ type SizeError struct {
 func (e *SizeError) Error() string {
 	return fmt.Sprintf("sample %q has %d bytes, more than the %d that an etl takes", clip(e.Key, 512), e.Size, e.Limit)
 }
+
+// ofSample says whether an error is one sample's alone.
+func ofSample(err error) bool {
+	var fault *UserError
+	var size *SizeError
+	return errors.As(err, &size) || (errors.As(err, &fault) && fault.Key != "")
+}

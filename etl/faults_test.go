@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // Each fault strikes sample 5 of 20 and must harm no other.
@@ -76,12 +77,17 @@ func TestEverySampleCrashes(t *testing.T) {
 
 // An idle worker that something kills is nobody's fault.
 func TestIdleDeathIsBlamedOnNobody(t *testing.T) {
-	pool := newPool(t, "import os\ndef transform(sample):\n    return {'pid': os.getpid()}\n")
+	pool := newPool(t, "import os\ndef transform(sample):\n    return {'pid': os.getpid()}\n", isolation(sandbox.None)) // where pids are those of the node
 	for range 3 {
 		r := transform(t, pool, sample("k"))[0]
 		require.NoError(t, r.Err)
 		require.NoError(t, exec.Command("kill", "-9", strconv.Itoa(number(r))).Run())
 	}
+}
+
+// isolation has workers run at a level.
+func isolation(level string) func(*etl.Definition, *etl.Options) {
+	return func(def *etl.Definition, opts *etl.Options) { def.Isolation, opts.Isolation = level, level }
 }
 
 // number is the value of a result's one field, an int.
@@ -177,7 +183,7 @@ def transform(sample):
 	r := transform(t, pool, sample("k"))[0]
 	require.NoError(t, r.Err)
 	text := func(name string) string { v, _ := r.Field(name); return string(v.Data) }
-	allowed := map[string]bool{"MALLOC_MMAP_THRESHOLD_": true, "MALLOC_TRIM_THRESHOLD_": true, "PATH": true, "HOME": true, "LANG": true, "TMPDIR": true, "LC_CTYPE": true}
+	allowed := map[string]bool{"MALLOC_MMAP_THRESHOLD_": true, "MALLOC_TRIM_THRESHOLD_": true, "PATH": true, "HOME": true, "LANG": true, "TMPDIR": true, "XDG_CACHE_HOME": true, "USER": true, "LOGNAME": true, "LC_CTYPE": true}
 	for _, name := range strings.Fields(text("env")) {
 		require.True(t, allowed[name] || strings.HasSuffix(name, "_NUM_THREADS"), name)
 	}
@@ -258,15 +264,14 @@ func TestCloseGivesUpRunningSamples(t *testing.T) {
 }
 
 func TestSourceThatDoesNotLoadFailsEveryCallAndRecovers(t *testing.T) {
-	dir := t.TempDir()
-	flag := dir + "/there"
+	flag := t.TempDir() + "/there"
 	pool := newPool(t, fmt.Sprintf(`
 import os
 if not os.path.exists(%q):
     raise RuntimeError("not today")
 def transform(sample):
     return sample
-`, flag), workers(2))
+`, flag), workers(2), isolation(sandbox.None)) // which sees the file system
 	for range 3 {
 		err := pool.Transform(t.Context(), nil, numbered(10), make([]etl.Result, 10))
 		require.ErrorContains(t, err, `etl "probe" failed: RuntimeError: not today`)

@@ -18,13 +18,14 @@ func frameOf(kind uint8, seq uint64, key string, fields []Field) []byte {
 		meta = le.AppendUint16(meta, uint16(len(f.Name)))
 		meta = append(meta, byte(f.Value.DType), byte(len(f.Value.Shape)))
 		meta = le.AppendUint64(meta, uint64(len(f.Value.Data)))
+		meta = le.AppendUint64(meta, placeInline)
 		for _, d := range f.Value.Shape {
 			meta = le.AppendUint64(meta, uint64(d))
 		}
 		meta = append(meta, f.Name...)
 		data = append(data, f.Value.Data...)
 	}
-	b := append([]byte("SSR1"), kind, 0)
+	b := append([]byte("SSR2"), kind, 0)
 	b = le.AppendUint16(b, uint16(len(fields)))
 	b = le.AppendUint64(b, seq)
 	b = le.AppendUint32(b, uint32(len(meta)))
@@ -57,9 +58,9 @@ func TestResultsAreReadAsWritten(t *testing.T) {
 		seq := rapid.Uint64().Draw(t, "seq")
 		key := rapid.StringMatching(`[a-z/]{0,3}[a-z]?`).Filter(validKey).Draw(t, "key")
 		frame := frameOf(resultSample, seq, key, fields)
-		r := newFrameReader(bytes.NewReader(append(frame, frame...)), 1<<20)
+		r := newFrameReader(bytes.NewReader(append(frame, frame...)), nil, 1<<20)
 		for range 2 {
-			got, err := r.next()
+			got, err := r.next(0, nil)
 			require.NoError(t, err)
 			require.Equal(t, seq, got.seq)
 			require.Equal(t, key, got.key)
@@ -71,7 +72,7 @@ func TestResultsAreReadAsWritten(t *testing.T) {
 				require.True(t, bytes.Equal(fields[i].Value.Data, got.fields[i].Value.Data))
 			}
 		}
-		_, err := r.next()
+		_, err := r.next(0, nil)
 		require.ErrorIs(t, err, io.EOF)
 	})
 }
@@ -102,20 +103,80 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		"bytes in shape":  change(meta+2, 0),
 		"dims":            change(meta+3, 9),
 		"field size":      change(meta+4, 9),
-		"shape":           change(meta+12, 3),
-		"negative shape":  change(meta+12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
-		"huge shape":      change(meta+12, 2, 0, 0, 0, 0, 0, 0, 0x40),
+		"place":           change(meta+12, 0, 0, 0, 0, 0, 0, 0, 0),
+		"place overflow":  change(meta+12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f),
+		"echo":            change(meta+12, 0, 0, 0, 0, 0, 0, 0, 0x80),
+		"shape":           change(meta+20, 3),
+		"negative shape":  change(meta+20, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
+		"huge shape":      change(meta+20, 2, 0, 0, 0, 0, 0, 0, 0x40),
 		"name length":     change(meta, 200),
 	}
 	for name, frame := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := newFrameReader(bytes.NewReader(frame), 1<<20).next()
+			_, err := newFrameReader(bytes.NewReader(frame), nil, 1<<20).next(0, nil)
 			require.ErrorIs(t, err, errFrame)
 		})
 	}
 	for cut := 1; cut < len(good); cut++ {
-		_, err := newFrameReader(bytes.NewReader(good[:cut]), 1<<20).next()
+		_, err := newFrameReader(bytes.NewReader(good[:cut]), nil, 1<<20).next(0, nil)
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF, cut)
+	}
+}
+
+// columnsOf builds the answer to a batch: a dense column of n uint8 and one of n blobs.
+func columnsOf(n int, places ...uint64) []byte {
+	le := binary.LittleEndian
+	head := func(b []byte, name string, dtype, dims byte, size, place uint64) []byte {
+		b = append(le.AppendUint16(b, uint16(len(name))), dtype, dims)
+		return le.AppendUint64(le.AppendUint64(b, size), place)
+	}
+	meta := head(nil, "n", byte(Uint8), 1, uint64(n), placeInline)
+	meta = append(le.AppendUint64(meta, uint64(n)), "n"...)
+	meta = append(head(meta, "b", dtypeRows, 0, 0, placeInline), "b"...)
+	data := bytes.Repeat([]byte{9}, n)
+	for i := range n {
+		place := uint64(placeInline)
+		if i < len(places) {
+			place = places[i]
+		} else {
+			data = append(data, 'a', byte(i))
+		}
+		meta = head(meta, "", byte(Bytes), 0, 2, place)
+	}
+	b := append([]byte("SSR2"), resultColumns, 0)
+	b = le.AppendUint16(b, 2)
+	b = le.AppendUint64(b, 7)
+	b = le.AppendUint32(b, uint32(len(meta)))
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint64(b, uint64(len(data)))
+	return append(append(b, meta...), data...)
+}
+
+func TestColumnsAreReadWhereverTheyLie(t *testing.T) {
+	area := []byte("0123456789")
+	given := func(sample, field int) (Value, bool) {
+		return BytesValue([]byte{'g', byte(sample)}), field == 3 && sample < 4
+	}
+	frame := columnsOf(4, 8, placeEcho|2<<16|3, 0)
+	res, err := newFrameReader(bytes.NewReader(frame), area, 1<<20).next(4, given)
+	require.NoError(t, err)
+	require.Equal(t, []byte{9, 9, 9, 9}, res.columns[0].dense.Data)
+	for i, want := range []string{"89", "g\x02", "01", "a\x03"} {
+		require.Equal(t, want, string(res.columns[1].rows[i].Data))
+		require.Equal(t, Value{DType: Uint8, Data: []byte{9}}, res.columns[0].row(i))
+	}
+	area[8] = 'x'
+	require.Equal(t, "89", string(res.columns[1].rows[0].Data), "what was read no longer changes")
+	for name, frame := range map[string][]byte{
+		"beyond the area":  columnsOf(4, 9),
+		"echo of a field":  columnsOf(4, placeEcho|2<<16|2),
+		"echo of a sample": columnsOf(4, placeEcho|4<<16|3),
+		"echo of nothing":  columnsOf(4, placeEcho|0xffff<<40),
+		"fewer rows":       columnsOf(3),
+		"more rows":        columnsOf(5),
+	} {
+		_, err := newFrameReader(bytes.NewReader(frame), area, 1<<20).next(4, given)
+		require.ErrorIs(t, err, errFrame, name)
 	}
 }
 
@@ -123,16 +184,26 @@ func FuzzResult(f *testing.F) {
 	f.Add(frameOf(resultSample, 7, "key", []Field{{"a", Value{DType: Int32, Shape: []int64{2}, Data: make([]byte, 8)}}, {"b", Value{Data: []byte("x")}}}))
 	f.Add(frameOf(resultSample, 1, "", nil))
 	f.Add(frameOf(resultError, 1, "summary", nil))
-	f.Add([]byte("SSR1"))
+	f.Add(columnsOf(4, 8, placeEcho|2<<16|3, 0))
+	f.Add([]byte("SSR2"))
+	given := func(sample, field int) (Value, bool) { return BytesValue([]byte("ab")), sample < 4 && field < 4 }
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r := newFrameReader(bytes.NewReader(data), 1<<16)
+		r := newFrameReader(bytes.NewReader(data), make([]byte, 100), 1<<16)
 		for {
-			res, err := r.next()
+			res, err := r.next(4, given)
 			if err != nil {
 				return
 			}
+			values := []Value{}
 			for _, field := range res.fields {
-				v := field.Value
+				values = append(values, field.Value)
+			}
+			for _, column := range res.columns {
+				for i := range 4 {
+					values = append(values, column.row(i))
+				}
+			}
+			for _, v := range values {
 				if v.DType.Dense() && !shapeHolds(v.Shape, v.DType.Size(), int64(len(v.Data))) {
 					t.Fatalf("%v of %v holds %d bytes", v.DType, v.Shape, len(v.Data))
 				}
@@ -147,7 +218,7 @@ func FuzzResult(f *testing.F) {
 // What goes out must not depend on how it was gathered.
 func TestRequestsAreWrittenWhole(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		sizes := rapid.SliceOfN(rapid.SampledFrom([]int{0, 1, 100, copyBelow - 1, copyBelow, 100_000, flushAbove}), 0, 8).Draw(t, "sizes")
+		sizes := rapid.SliceOfN(rapid.SampledFrom([]int{0, 1, 100, sharedFrom, copyBelow - 1, copyBelow, 100_000, flushAbove}), 0, 8).Draw(t, "sizes")
 		var gathered, single bytes.Buffer
 		a, b := frameWriter{conn: &gathered}, frameWriter{conn: &single}
 		for i, n := range sizes {
@@ -164,6 +235,24 @@ func TestRequestsAreWrittenWhole(t *testing.T) {
 		}
 		require.Equal(t, want, single.Len())
 	})
+}
+
+// Large payloads go by the shared memory while it has room, and over the socket then.
+func TestRequestsUseTheSharedMemory(t *testing.T) {
+	var sent bytes.Buffer
+	w := frameWriter{conn: &sent, area: make([]byte, 10_000)}
+	payload := bytes.Repeat([]byte("x"), sharedFrom)
+	s := Sample{Fields: []Field{{"a", BytesValue(payload)}, {"b", BytesValue(payload)}, {"c", BytesValue(payload)}, {"d", BytesValue(payload[1:])}}}
+	require.NoError(t, w.request(requestSample, 0, 1, &s))
+	require.NoError(t, w.flush())
+	require.Equal(t, requestHead+4*(fieldHead+1)+2*sharedFrom-1, sent.Len())
+	require.Equal(t, payload, w.area[sharedFrom:2*sharedFrom])
+	require.EqualValues(t, 2*sharedFrom-1, binary.LittleEndian.Uint64(sent.Bytes()[32:]))
+	w.reset()
+	sent.Reset()
+	require.NoError(t, w.request(requestSample, 0, 2, &Sample{Fields: s.Fields[:1]}))
+	require.NoError(t, w.flush())
+	require.Equal(t, requestHead+fieldHead+1, sent.Len())
 }
 
 func TestLogKeepsTheEnd(t *testing.T) {

@@ -1,11 +1,9 @@
 package etl
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -23,6 +21,8 @@ const (
 // Options are a pool's surroundings; all have defaults.
 type Options struct {
 	Python       string        // interpreter; else as FindPython says
+	Isolation    string        // the least that will do, as sandbox names it; empty or "auto": the most that the machine has
+	Hide         []string      // directories of the node, which no worker may see
 	Dir          string        // where workers get their temporary directories; the system's by default
 	Logger       *slog.Logger  // worker restarts and the like; not the user's output, which Logs returns
 	StartTimeout time.Duration // for loading the source, imports included; default 60 s
@@ -31,6 +31,20 @@ type Options struct {
 }
 
 var _ Runtime = (*Pool)(nil)
+
+// chunk is what one worker takes at a time: a run of samples, or an object.
+type chunk struct {
+	ctx    context.Context //nolint:containedctx // of the call that it is part of
+	kind   uint8
+	args   Args
+	in     []Sample
+	out    []Result
+	object *objectCall
+	finish func(error) // called once; afterwards in and out belong to the caller again
+
+	deaths int   // of processes that worked on it
+	fault  error // the arguments do not fit: nothing of it can succeed
+}
 
 // Pool is a set of worker processes that all run one definition. It is safe for concurrent use.
 type Pool struct {
@@ -83,68 +97,65 @@ func (p *Pool) Definition() Definition { return p.def }
 
 // Transform applies the function to every sample of in; out[i] answers in[i] and must be as long. Samples run
 // in parallel. A sample that fails has its Err set and does not stop the others; the error returned means
-// that the pool can't work at all (ErrClosed, ErrLevel, a *UserError of a source that doesn't load), or
-// that ctx ended; out is then incomplete. Neither in nor out is touched once Transform has returned.
-// Results own their memory; the fields of one result share one block of it.
+// that the pool can't work at all (ErrClosed, ErrLevel, a *UserError of a source that doesn't load or of arguments
+// that don't fit), or that ctx ended; out is then incomplete. Neither in nor out is touched once Transform
+// has returned. Results share memory with each other and, in blobs that the function returned as it got them, with the
+// samples: treat both as read-only while either is in use.
 func (p *Pool) Transform(ctx context.Context, args Args, in []Sample, out []Result) error {
-	if p.def.Level != LevelSample {
-		return fmt.Errorf("%w: etl %q works on whole objects, not on samples", ErrLevel, p.def.Name)
-	}
 	if len(in) != len(out) {
 		return fmt.Errorf("etl %q: %d samples, room for %d results", p.def.Name, len(in), len(out))
 	}
-	if len(args) > 0 {
-		return &DefinitionError{"args", "a function takes none yet"}
+	switch {
+	case p.def.Level == LevelSample:
+		return p.transform(ctx, requestSample, args, in, out)
+	case p.def.Level == LevelBatch:
+		return p.transform(ctx, requestBatch, args, in, out)
+	case len(p.def.Fields) > 0:
+		return TransformFields(ctx, p, 2*p.size, args, in, out)
 	}
-	return p.transform(ctx, requestSample, in, out)
+	return p.wrongLevel("whole objects", "samples")
 }
 
-// TransformObject applies an object-level function to one object.
+// TransformObject applies an object-level function to one object. The context is that of the whole answer: when it
+// ends, so does the reading of the body.
 func (p *Pool) TransformObject(ctx context.Context, args Args, object Object) (*Output, error) {
 	if p.def.Level != LevelObject {
-		return nil, fmt.Errorf("%w: etl %q works on samples, not on whole objects", ErrLevel, p.def.Name)
+		return nil, p.wrongLevel("samples", "whole objects")
 	}
-	if len(args) > 0 {
-		return nil, &DefinitionError{"args", "a function takes none yet"}
-	}
-	data, err := readObject(object, p.spawn.opts.MaxSample)
+	args, err := p.def.MergeArgs(args)
 	if err != nil {
 		return nil, err
 	}
-	in := []Sample{{Key: object.Name(), Fields: []Field{{Name: "data", Value: BytesValue(data)}}}}
-	out := make([]Result, 1)
-	if err := p.transform(ctx, requestObject, in, out); err != nil {
-		return nil, err
+	if !p.enter() {
+		return nil, ErrClosed
 	}
-	if out[0].Err != nil {
-		return nil, out[0].Err
+	p.counts.requests.Add(1)
+	p.counts.waiting.Add(1)
+	begun := time.Now()
+	call := newObjectCall(ctx, object)
+	c := &chunk{ctx: call.ctx, kind: requestObject, args: args, object: call}
+	c.finish = func(err error) {
+		call.end(err)
+		p.counts.waiting.Add(-1)
+		p.latency.Observe(time.Since(begun))
+		p.inflight.Done()
 	}
-	if len(out[0].Fields) != 1 {
-		return nil, frameError("%d fields for an object", len(out[0].Fields))
+	if err := p.hand(ctx, c); err != nil {
+		c.finish(err)
 	}
-	answer := out[0].Fields[0].Value.Data
-	return &Output{Body: io.NopCloser(bytes.NewReader(answer)), Size: int64(len(answer))}, nil
-}
-
-// readObject reads an object of bounded size into memory.
-func readObject(object Object, limit int64) ([]byte, error) {
-	if object.Size > limit {
-		return nil, &SizeError{Key: object.Name(), Size: object.Size, Limit: limit}
+	answer := <-call.answer
+	if answer.output == nil || answer.output.Size >= 0 {
+		call.cancel() // nothing of it is left
 	}
-	if object.Size >= 0 {
-		data := make([]byte, object.Size)
-		_, err := io.ReadFull(object.Body, data)
-		return data, err
-	}
-	data, err := io.ReadAll(io.LimitReader(object.Body, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		return nil, &SizeError{Key: object.Name(), Size: int64(len(data)), Limit: limit}
-	}
-	return data, err
+	return answer.output, answer.err
 }
 
 // transform cuts the samples into chunks, hands them to workers as these become free, and waits for all.
-func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Result) error {
+func (p *Pool) transform(ctx context.Context, kind uint8, args Args, in []Sample, out []Result) error {
+	args, err := p.def.MergeArgs(args)
+	if err != nil {
+		return err
+	}
 	if !p.enter() {
 		return ErrClosed
 	}
@@ -169,8 +180,8 @@ func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Res
 		return failed != nil
 	}
 	for at := 0; at < len(in) && !hasFailed(); {
-		n := p.chunkSize(in[at:], len(in))
-		c := &chunk{ctx: ctx, kind: kind, in: in[at : at+n], out: out[at : at+n]}
+		n := p.chunkSize(kind, in[at:], len(in))
+		c := &chunk{ctx: ctx, kind: kind, args: args, in: in[at : at+n], out: out[at : at+n]}
 		pending.Add(1)
 		c.finish = func(err error) { fail(err); pending.Done() }
 		if err := p.hand(ctx, c); err != nil {
@@ -183,16 +194,20 @@ func (p *Pool) transform(ctx context.Context, kind uint8, in []Sample, out []Res
 }
 
 // chunkSize says how many of the samples left make a chunk: enough work that the crossing costs little, little
-// enough that all workers have some.
-func (p *Pool) chunkSize(left []Sample, all int) int {
-	n := chunkFirst
-	if estimate := p.estimate.Load(); estimate > 0 {
-		n = min(max(1, int(int64(chunkTime)/estimate)), chunkSamples)
+// enough that all workers have some. A batch function gets as many at a time as that leaves to each worker.
+func (p *Pool) chunkSize(kind uint8, left []Sample, all int) int {
+	most, limit := max(1, all/(2*p.size)), int64(chunkBytes)
+	if kind == requestBatch {
+		most, limit = min((all+p.size-1)/p.size, maxBatchSamples), maxBatchBytes
+	} else if estimate := p.estimate.Load(); estimate > 0 {
+		most = min(most, max(1, int(int64(chunkTime)/estimate)), chunkSamples)
+	} else {
+		most = min(most, chunkFirst)
 	}
-	n = min(n, max(1, all/(2*p.size)), len(left))
+	n := min(most, len(left))
 	var size int64
 	for i := range n {
-		if size += left[i].Size(); size > chunkBytes {
+		if size += left[i].Size(); size > limit {
 			return max(1, i)
 		}
 	}
@@ -237,6 +252,12 @@ func (p *Pool) observe(c *chunk, took time.Duration, usual bool) {
 		}
 	}
 	n := int64(len(c.in))
+	if call := c.object; call != nil {
+		n, sent, received = 1, call.in+call.fed.Load(), call.out
+		if call.failed {
+			failures = 1
+		}
+	}
 	p.counts.samples.Add(n)
 	p.counts.errors.Add(failures)
 	p.counts.bytesIn.Add(sent)
@@ -329,7 +350,7 @@ func Check(ctx context.Context, def Definition, opts Options) error {
 	}
 	p, err := spawn.start(ctx)
 	if err == nil {
-		p.close()
+		spawn.close(p)
 	}
 	return errors.Join(err, spawn.cleanup())
 }

@@ -49,13 +49,13 @@ func newPool(t testing.TB, source string, change ...func(*etl.Definition, *etl.O
 	return pool
 }
 
-// processesIn lists the processes whose working directory lies, or lay, below dir.
+// processesIn lists the processes of workers whose directory lies, or lay, below dir.
 func processesIn(dir string) []string {
 	var found []string
-	links, _ := filepath.Glob("/proc/[0-9]*/cwd")
-	for _, link := range links {
-		if cwd, err := os.Readlink(link); err == nil && strings.HasPrefix(cwd, dir) {
-			found = append(found, link+" -> "+cwd)
+	environments, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range environments {
+		if env, err := os.ReadFile(path); err == nil && strings.Contains("\x00"+string(env), "\x00TMPDIR="+dir) {
+			found = append(found, path)
 		}
 	}
 	return found

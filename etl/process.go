@@ -10,9 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +18,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // spawner starts the processes of one definition.
@@ -28,6 +27,8 @@ type spawner struct {
 	def    Definition
 	opts   Options
 	python string
+	level  string // of isolation
+	report *sandbox.Report
 	logs   *logRing
 	log    *slog.Logger
 
@@ -53,15 +54,26 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	report, err := sandbox.Probe(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	level, err := Isolation(report, opts.Isolation, def)
+	if err != nil {
+		return nil, err
+	}
 	python, err := FindPython(context.Background(), opts.Python)
 	if err != nil {
 		return nil, err
 	}
 	return &spawner{
-		def: def, opts: opts, python: python,
+		def: def, opts: opts, python: python, level: level, report: report,
 		logs: newLogRing(opts.LogBytes), log: opts.Logger.With("etl", def.Name),
 	}, nil
 }
+
+// outputLimit bounds an answer that is held in memory.
+func (s *spawner) outputLimit() int64 { return min(s.opts.MaxSample, s.def.Limits.Output) }
 
 // home returns the spawner's directory, which holds the worker script.
 func (s *spawner) home() (string, error) {
@@ -98,7 +110,8 @@ func (s *spawner) cleanup() error {
 // process is one running worker. Its owner alone talks to it; kill and the exit may come from elsewhere.
 type process struct {
 	etl    string
-	cmd    *exec.Cmd
+	memory int64 // that it may use
+	box    *sandbox.Process
 	pid    int
 	cwd    string
 	conn   *net.UnixConn
@@ -106,12 +119,14 @@ type process struct {
 	frames *frameReader
 	writer frameWriter
 	status []byte // page shared with the worker
+	arena  *arena
 	seq    uint64 // of the last request
+	args   string // of the last request
+	stream bool   // the function reads its object as a file
 	tail   *logRing
 
-	mu     sync.Mutex
-	reaped bool
-	exited chan struct{} // closed when the process and its group are gone
+	mostOut int64 // bytes of an object that comes in pieces
+
 	logged chan struct{} // closed when its output has been read
 }
 
@@ -121,20 +136,20 @@ func (s *spawner) start(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a worker of etl %q: %w", s.def.Name, err)
 	}
-	p, err := s.launch(home)
+	p, err := s.launch(ctx, home)
 	if err != nil {
 		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python, err)
 	}
 	if err := s.load(ctx, p); err != nil {
-		p.close()
+		s.close(p)
 		return nil, err
 	}
 	return p, nil
 }
 
-// launch starts the interpreter.
-func (s *spawner) launch(home string) (_ *process, err error) {
-	p := &process{etl: s.def.Name, tail: newLogRing(4 << 10), exited: make(chan struct{}), logged: make(chan struct{})}
+// launch starts the interpreter in its sandbox.
+func (s *spawner) launch(ctx context.Context, home string) (_ *process, err error) {
+	p := &process{etl: s.def.Name, memory: s.def.Limits.Memory, mostOut: s.def.Limits.Output, tail: newLogRing(4 << 10), logged: make(chan struct{})}
 	var opened []io.Closer // what the child has its own copy of
 	defer func() {
 		for _, c := range opened {
@@ -165,65 +180,43 @@ func (s *spawner) launch(home string) (_ *process, err error) {
 		return nil, err
 	}
 	opened = append(opened, page)
+	arena, shared, err := newArena()
+	if err != nil {
+		return nil, err
+	}
+	p.arena = arena
+	opened = append(opened, shared)
 	output, input, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	opened = append(opened, input)
 
-	p.cmd = exec.Command(s.python, "-E", "-B", "-X", "utf8", filepath.Join(home, "worker.py"))
-	p.cmd.Dir = p.cwd
-	p.cmd.Env = workerEnv(p.cwd)
-	p.cmd.Stdout, p.cmd.Stderr = input, input
-	p.cmd.ExtraFiles = []*os.File{theirs, page}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go p.tend(started)
-	if err := <-started; err != nil {
+	spec, err := s.spec(ctx, home, p.cwd)
+	if err != nil {
 		_ = output.Close()
 		return nil, err
 	}
-	p.pid = p.cmd.Process.Pid
+	spec.Stdout, spec.Stderr = input, input
+	spec.ExtraFiles = []*os.File{theirs, page, shared}
+	if p.box, err = sandbox.Start(ctx, s.level, spec); err != nil {
+		_ = output.Close()
+		return nil, err
+	}
+	p.pid = p.box.Pid()
 	go p.readLog(output, s.logs)
 
 	p.tick = &tickReader{conn: p.conn}
-	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), s.opts.MaxSample)
-	p.writer.conn = p.conn
+	p.frames = newFrameReader(bufio.NewReaderSize(p.tick, 32<<10), p.arena.results(), s.outputLimit())
+	p.writer.conn, p.writer.area = p.conn, p.arena.requests()
 	return p, nil
-}
-
-// workerEnv is all that a worker sees of the node's environment. Maths libraries get one thread each,
-// as there is a worker for every CPU.
-func workerEnv(tmp string) []string {
-	env := []string{
-		"TMPDIR=" + tmp, "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1",
-		// Samples come and go at the same sizes: fresh pages for each would cost more than copying it.
-		"MALLOC_MMAP_THRESHOLD_=33554432", "MALLOC_TRIM_THRESHOLD_=134217728",
-	}
-	for _, name := range []string{"PATH", "HOME", "LANG"} {
-		if v, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+v)
-		}
-	}
-	return env
 }
 
 // statusPage makes the shared page and maps it here.
 func (p *process) statusPage() (*os.File, error) {
-	fd, err := unix.MemfdCreate("shardstream-etl", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "etl-status")
-	size := os.Getpagesize()
-	if err := f.Truncate(int64(size)); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	p.status, err = unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	file, page, err := sharedMemory("shardstream-etl", os.Getpagesize(), unix.PROT_READ)
+	p.status = page
+	return file, err
 }
 
 // inHand is the seq of the sample that the worker is at, 0 between samples.
@@ -231,40 +224,8 @@ func (p *process) inHand() uint64 {
 	return atomic.LoadUint64((*uint64)(unsafe.Pointer(&p.status[0])))
 }
 
-// tend starts the process and waits for its end. It keeps its thread all the while, since the kernel
-// sends the parent-death signal when the thread that started a child ends, not only the process.
-func (p *process) tend(started chan<- error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := p.cmd.Start(); err != nil {
-		started <- err
-		return
-	}
-	pid := p.cmd.Process.Pid
-	started <- nil
-	// Wait without reaping: the pid, and so its group's name, can't be reused before the group is killed.
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	p.mu.Lock()
-	_ = unix.Kill(-pid, unix.SIGKILL)
-	p.reaped = true
-	p.mu.Unlock()
-	_ = p.cmd.Wait() // the state says how it ended
-	close(p.exited)
-}
-
-// kill ends the worker and all that it has started in its group.
-func (p *process) kill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.reaped {
-		_ = unix.Kill(-p.pid, unix.SIGKILL)
-	}
-}
+// kill ends the worker and all that it has started.
+func (p *process) kill() { p.box.Kill() }
 
 // readLog copies user output to the logs until the process is gone and the pipe is empty. A
 // process that has escaped from the group may keep the pipe open; it is not waited for.
@@ -275,7 +236,7 @@ func (p *process) readLog(output *os.File, logs *logRing) {
 	defer func() { <-done }()
 	go func() {
 		defer close(done)
-		<-p.exited
+		<-p.box.Exited()
 		_ = output.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	}()
 	buf := make([]byte, 16<<10)
@@ -289,10 +250,11 @@ func (p *process) readLog(output *os.File, logs *logRing) {
 	}
 }
 
-// close kills the process, joins all that belongs to it and frees it.
-func (p *process) close() {
-	p.kill()
-	<-p.exited
+// close kills a process, joins all that belongs to it and frees it.
+func (s *spawner) close(p *process) {
+	if err := p.box.Close(); err != nil {
+		s.log.Warn("an etl worker has left something behind", "error", err)
+	}
 	<-p.logged
 	p.release()
 }
@@ -305,6 +267,9 @@ func (p *process) release() {
 		_ = unix.Munmap(p.status)
 		p.status = nil
 	}
+	if p.arena != nil {
+		p.arena.close()
+	}
 	if p.cwd != "" {
 		_ = os.RemoveAll(p.cwd)
 	}
@@ -313,28 +278,49 @@ func (p *process) release() {
 // ended waits for the end of a process that has closed its socket, and says how it ended.
 func (p *process) ended() string {
 	select {
-	case <-p.exited:
+	case <-p.box.Exited():
 	case <-time.After(time.Second): // it has closed the socket and lives on
 		p.kill()
-		<-p.exited
+		<-p.box.Exited()
 		return "the worker process closed its connection"
 	}
 	<-p.logged
-	if ws, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		name := unix.SignalName(ws.Signal())
-		if ws.Signal() == syscall.SIGKILL {
+	exit := p.box.Wait()
+	switch {
+	case exit.OutOfMemory:
+		return fmt.Sprintf("the worker process used more than %s of memory (--memory)", size(p.memory))
+	case exit.ScratchFull:
+		return fmt.Sprintf("the worker process filled its temporary directory with more than %s", size(min(p.memory, sandbox.DefaultScratch)))
+	case exit.Signal != 0:
+		name := unix.SignalName(exit.Signal)
+		if exit.Signal == syscall.SIGKILL {
 			name += "; out of memory?"
 		}
-		return fmt.Sprintf("the worker process was killed by signal %d (%s)", ws.Signal(), name)
+		return fmt.Sprintf("the worker process was killed by signal %d (%s)", exit.Signal, name)
 	}
-	return fmt.Sprintf("the worker process ended with exit status %d", p.cmd.ProcessState.ExitCode())
+	return fmt.Sprintf("the worker process ended with exit status %d", exit.Code)
+}
+
+// size prints a number of bytes as people write it: 2 GiB, 1.5 MiB.
+func size(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
+	value, unit := float64(n), 0
+	for value >= 1024 && unit < len(units)-1 {
+		value, unit = value/1024, unit+1
+	}
+	return fmt.Sprintf("%.4g %s", value, units[unit])
 }
 
 // load sends the definition and waits for the worker's word on it.
 func (s *spawner) load(ctx context.Context, p *process) error {
+	args, err := s.def.MergeArgs(Args("{}"))
+	if err != nil {
+		return err
+	}
 	init, err := json.Marshal(map[string]any{
-		"name": s.def.Name, "source": s.def.Source, "entry": s.def.Entry,
-		"requirements": append([]string{}, s.def.Requirements...), "max_sample": s.opts.MaxSample,
+		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
+		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": args,
+		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {
 		return err
@@ -350,18 +336,18 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 		return err
 	}
 	_ = p.conn.SetWriteDeadline(deadline)
-	err = p.writer.request(requestInit, 0, 0, &Sample{Fields: []Field{{Name: "definition", Value: BytesValue(init)}}})
-	if err == nil {
+	if err = p.writer.control(requestInit, 0, 0, init); err == nil {
 		err = p.writer.flush()
 	}
 	_ = p.conn.SetWriteDeadline(time.Time{})
 	var res result
 	if err == nil {
-		res, err = p.frames.next()
+		res, err = p.frames.next(0, nil)
 	}
 	fault := &UserError{ETL: s.def.Name}
 	switch {
 	case err == nil && res.kind == resultReady:
+		p.stream = res.flags&flagStreams != 0
 		return nil
 	case err == nil && res.kind == resultBroken:
 		fault.Summary, fault.Traceback = res.summary, res.traceback

@@ -2,7 +2,7 @@ package etl
 
 import (
 	"context"
-	_ "embed"
+	"embed"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,8 +12,10 @@ import (
 	"time"
 )
 
-//go:embed worker/worker.py
-var workerSource []byte
+// workerFiles are what workers run.
+//
+//go:embed worker/worker.py worker/shardstream_worker/*.py
+var workerFiles embed.FS
 
 // PythonEnv names the environment variable that chooses the interpreter of workers.
 const PythonEnv = "SHARDSTREAM_PYTHON"

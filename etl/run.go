@@ -1,11 +1,8 @@
 package etl
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,18 +15,11 @@ const (
 	cancelGrace = 500 * time.Millisecond
 	// chunkSlack is added to the sum of a chunk's time limits for the bound on the whole of it.
 	chunkSlack = 10 * time.Second
+	// sendAtOnce is what a socket takes from its sender without a reader on the other side.
+	sendAtOnce = 48 << 10
 )
 
-// chunk is a run of samples that one worker takes at a time.
-type chunk struct {
-	ctx    context.Context
-	kind   uint8
-	in     []Sample
-	out    []Result
-	finish func(error) // called once; afterwards in and out belong to the caller again
-}
-
-// lost says why a process could not finish a chunk.
+// lost says why a process could not finish what it was given.
 type lost struct {
 	blame   int    // index in the chunk of the sample that was in hand, -1 for none
 	summary string // what happened, for the blamed sample
@@ -38,29 +28,65 @@ type lost struct {
 	err     error // the caller's context or the pool ended: nobody is to blame
 }
 
+// begin prepares for the requests of a chunk: the arena is free, as all earlier ones have been answered.
+func (p *process) begin(c *chunk, args Args) error {
+	p.writer.reset()
+	if string(args) == p.args {
+		return nil
+	}
+	p.args = string(args)
+	return p.writer.control(requestArgs, 0, 0, args)
+}
+
 // run sends the samples todo (indexes, rising) of a chunk to the worker and fills in its answers. It returns
 // what was not answered; if that is not all, the process is no longer usable and lost says why.
 func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan struct{}) ([]int, *lost) {
 	base := p.seq
 	p.seq += uint64(len(todo))
-	w := &watch{p: p, c: c, timeout: timeout, closed: closed, begun: time.Now(), n: len(todo)}
-	w.since = w.begun
-	if err := p.tick.watch(min(max(timeout/10, 5*time.Millisecond), 100*time.Millisecond), w.check); err != nil {
-		return todo, p.diagnose(err, p.ended(), w, todo, todo, base)
-	}
-
-	var stop atomic.Bool
-	var writing sync.WaitGroup
-	var unsent error
-	writing.Go(func() { unsent = p.send(c, todo, base, &stop) })
-	rest, err := p.receive(c, todo, base)
+	w := p.watch(c, timeout, closed)
+	w.n = len(todo)
+	rest := todo
+	ended, err := p.exchange(w, c.inline(todo),
+		func(stop *atomic.Bool) error { return p.send(c, todo, base, stop) },
+		func() (err error) { rest, err = p.receive(c, todo, base); return err })
 	if err == nil {
-		writing.Wait()
-		if err = unsent; err == nil {
-			return nil, nil
+		return nil, nil
+	}
+	l := p.diagnose(err, ended, w)
+	if seq := p.inHand(); l.err == nil && seq > base && seq <= base+uint64(len(todo)) {
+		// Blame it only if its answer is not here: the worker may die between an answer and the next sample.
+		if index := todo[seq-base-1]; len(rest) > 0 && index >= rest[0] {
+			l.blame = index
 		}
 	}
-	var ended string
+	return rest, l
+}
+
+// exchange sends requests, of which about so many bytes go over the socket, and reads the answers. If it fails, the
+// process was killed; ended says how it had ended before, if it had.
+func (p *process) exchange(w *watch, size int64, send func(stop *atomic.Bool) error, receive func() error) (ended string, err error) {
+	defer func() { p.arena.trim(p.writer.used) }()
+	if err = p.tick.watch(min(max(w.timeout/10, 5*time.Millisecond), 100*time.Millisecond), w.check); err == nil {
+		err = p.conn.SetWriteDeadline(time.Now().Add(w.most())) // a worker that does not read is found out
+	}
+	if err != nil {
+		return p.ended(), err
+	}
+	var stop atomic.Bool
+	var unsent error
+	var writing sync.WaitGroup
+	if size <= sendAtOnce {
+		unsent = send(&stop)
+	} else { // beside receive, so that neither side waits with full buffers
+		writing.Go(func() { unsent = send(&stop) })
+	}
+	if err = receive(); err == nil {
+		stop.Store(true)
+		writing.Wait()
+		if err = unsent; err == nil {
+			return "", nil
+		}
+	}
 	if !errors.Is(err, errGivenUp) && !errors.Is(err, errTimedOut) && !errors.Is(err, errFrame) {
 		ended = p.ended() // before it is killed, which would hide how
 	}
@@ -68,18 +94,47 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 	p.kill()
 	_ = p.conn.SetWriteDeadline(time.Now()) // the writer may be blocked on a worker that no longer reads
 	writing.Wait()
-	return rest, p.diagnose(err, ended, w, rest, todo, base)
+	return ended, err
 }
 
-// send writes the samples. It runs beside receive, so that neither side waits with full buffers.
+// inline is about how many bytes of a chunk's samples go over the socket.
+func (c *chunk) inline(todo []int) int64 {
+	size := int64(len(c.args))
+	var shared int64
+	for _, index := range todo {
+		in := &c.in[index]
+		meta, _ := measure(in)
+		size += requestHead + meta + int64(len(in.Key))
+		for i := range in.Fields {
+			n := int64(len(in.Fields[i].Value.Data))
+			if n < sharedFrom || shared+n+arenaStep > arenaHalf {
+				size += n
+			} else {
+				shared += n + arenaStep
+			}
+		}
+	}
+	return size
+}
+
+// send writes the samples.
 func (p *process) send(c *chunk, todo []int, base uint64, stop *atomic.Bool) error {
+	if err := p.begin(c, c.args); err != nil {
+		return err
+	}
 	for i, index := range todo {
 		if stop.Load() {
 			return nil
 		}
 		var flags uint8
+		if i == 0 {
+			flags = flagFirst
+		}
 		if i == len(todo)-1 {
-			flags = flagFlush
+			flags |= flagFlush
+			if c.kind == requestBatch {
+				flags |= flagLast
+			}
 		}
 		if err := p.writer.request(c.kind, flags, base+uint64(i)+1, &c.in[index]); err != nil {
 			return err
@@ -91,16 +146,17 @@ func (p *process) send(c *chunk, todo []int, base uint64, stop *atomic.Bool) err
 // receive reads the answers and returns the indexes that have none.
 func (p *process) receive(c *chunk, todo []int, base uint64) ([]int, error) {
 	for i, index := range todo {
-		res, err := p.frames.next()
+		in, out := &c.in[index], &c.out[index]
+		res, err := p.frames.next(0, in.echo)
 		if err != nil {
 			return todo[i:], err
 		}
-		if res.seq != base+uint64(i)+1 || res.kind < resultSample {
+		if res.seq != base+uint64(i)+1 || (res.kind != resultSample && res.kind != resultError) {
 			return todo[i:], frameError("answer %d of kind %d where %d was due", res.seq, res.kind, base+uint64(i)+1)
 		}
-		in, out := &c.in[index], &c.out[index]
 		*out = Result{Sample: Sample{Key: in.Key, Seed: in.Seed}}
 		if res.kind == resultError {
+			c.refused(&res, p.etl)
 			out.Err = &UserError{ETL: p.etl, Key: in.Key, Summary: res.summary, Traceback: res.traceback}
 			continue
 		}
@@ -112,115 +168,42 @@ func (p *process) receive(c *chunk, todo []int, base uint64) ([]int, error) {
 	return nil, nil
 }
 
+// refused takes note that the arguments of a chunk do not fit the function: no sample of it can succeed.
+func (c *chunk) refused(res *result, name string) {
+	if res.flags&flagArgs != 0 {
+		c.fault = &UserError{ETL: name, Summary: res.summary}
+	}
+}
+
+// echo finds one of a sample's own blobs.
+func (s *Sample) echo(sample, field int) (Value, bool) {
+	if sample != 0 || field >= len(s.Fields) {
+		return Value{}, false
+	}
+	return s.Fields[field].Value, true
+}
+
 // diagnose finds out why a chunk was not finished. Called once the process can be given up.
-func (p *process) diagnose(err error, ended string, w *watch, rest, todo []int, base uint64) *lost {
+func (p *process) diagnose(err error, ended string, w *watch) *lost {
 	l := &lost{blame: -1}
-	if errors.Is(err, errGivenUp) {
+	switch {
+	case errors.Is(err, errGivenUp):
 		l.err = w.gaveUp
 		return l
-	}
-	if seq := p.inHand(); seq > base && seq <= base+uint64(len(todo)) {
-		// Blame it only if its answer is not here: the worker may die between an answer and the next sample.
-		if index := todo[seq-base-1]; len(rest) > 0 && index >= rest[0] {
-			l.blame = index
-		}
-	}
-	switch {
 	case errors.Is(err, errTimedOut):
 		l.timeout = true
 		l.summary = fmt.Sprintf("timed out after %s", seconds(w.timeout))
+		return l
 	case errors.Is(err, errFrame):
 		l.summary = err.Error()
 	default: // the end of the stream, a broken pipe or a reset
 		l.summary = ended
 	}
-	if !l.timeout {
-		l.tail = strings.TrimSpace(p.tail.String())
-	}
+	l.tail = strings.TrimSpace(p.tail.String())
 	return l
 }
 
 // seconds prints a limit as people write it: 30 s, 0.2 s.
 func seconds(d time.Duration) string {
 	return fmt.Sprintf("%g s", d.Seconds())
-}
-
-var errGivenUp = errors.New("given up")
-
-// watch decides, while a worker is silent, whether to go on waiting for it.
-type watch struct {
-	p       *process
-	c       *chunk
-	timeout time.Duration
-	closed  <-chan struct{}
-	n       int
-	begun   time.Time
-
-	since    time.Time // of the last sign of progress
-	seq      uint64    // in hand then
-	reads    uint64    // arrivals by then
-	unwanted time.Time // when the caller was first seen gone
-	gaveUp   error
-}
-
-func (w *watch) check() error {
-	now := time.Now()
-	select {
-	case <-w.closed:
-		w.gaveUp = ErrClosed
-		return errGivenUp
-	default:
-	}
-	if err := w.c.ctx.Err(); err != nil {
-		if w.unwanted.IsZero() {
-			w.unwanted = now
-		}
-		if now.Sub(w.unwanted) >= cancelGrace {
-			w.gaveUp = err
-			return errGivenUp
-		}
-	}
-	if seq := w.p.inHand(); seq != w.seq || w.reads != w.p.tick.reads {
-		w.since, w.seq, w.reads = now, seq, w.p.tick.reads
-	}
-	// The second bound is for a function that feigns progress.
-	if now.Sub(w.since) >= w.timeout || now.Sub(w.begun) >= time.Duration(w.n)*w.timeout+chunkSlack {
-		return errTimedOut
-	}
-	return nil
-}
-
-var errTimedOut = errors.New("timed out")
-
-// tickReader reads from a worker and, while nothing comes, asks at intervals whether to go on waiting.
-type tickReader struct {
-	conn  *net.UnixConn
-	every time.Duration
-	check func() error
-	reads uint64 // grows with each arrival
-}
-
-func (t *tickReader) Read(b []byte) (int, error) {
-	for {
-		n, err := t.conn.Read(b)
-		if n > 0 {
-			t.reads++
-			return n, nil
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return n, err
-		}
-		if err := t.check(); err != nil {
-			return 0, err
-		}
-		if err := t.watch(t.every, t.check); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// watch begins to ask check at the given intervals.
-func (t *tickReader) watch(every time.Duration, check func() error) error {
-	t.every, t.check = every, check
-	return t.conn.SetReadDeadline(time.Now().Add(every))
 }

@@ -116,7 +116,7 @@ func (s *slot) retire() {
 	if s.proc == nil {
 		return
 	}
-	s.proc.close()
+	s.pool.spawn.close(s.proc)
 	s.proc = nil
 	s.pool.running.Add(-1)
 	s.pool.alive.Add(-1)
@@ -125,13 +125,35 @@ func (s *slot) retire() {
 // serve works on a chunk until each of its samples has an answer, on as many processes as that takes.
 func (s *slot) serve(c *chunk) {
 	begun := time.Now()
+	var err error
+	switch c.kind {
+	case requestObject:
+		err = s.serveObject(c)
+	case requestBatch:
+		err = s.serveBatch(c)
+	default:
+		err = s.serveSamples(c)
+	}
+	if s.proc != nil {
+		if reason := s.proc.overrun(); reason != "" {
+			s.log.Warn("etl worker replaced", "reason", reason)
+			s.pool.counts.restarts.Add(1)
+			s.retire()
+		}
+	}
+	if err == nil || c.object != nil {
+		s.pool.observe(c, time.Since(begun), c.deaths == 0)
+	}
+	c.finish(err)
+}
+
+func (s *slot) serveSamples(c *chunk) error {
 	todo := s.admit(c)
-	deaths, stalls := 0, 0
+	stalls := 0
 	for len(todo) > 0 {
 		if s.proc == nil {
 			if err := s.start(c.ctx); err != nil {
-				c.finish(err)
-				return
+				return err
 			}
 		}
 		now, later := todo, []int(nil)
@@ -139,6 +161,9 @@ func (s *slot) serve(c *chunk) {
 			now, later = todo[:1], todo[1:]
 		}
 		rest, l := s.proc.run(c, now, s.pool.def.Timeout, s.pool.ctx.Done())
+		if c.fault != nil {
+			return c.fault
+		}
 		if l == nil {
 			s.deaths = 0
 			todo = later
@@ -146,10 +171,9 @@ func (s *slot) serve(c *chunk) {
 		}
 		s.retire()
 		if l.err != nil {
-			c.finish(l.err)
-			return
+			return l.err
 		}
-		deaths++
+		c.deaths++
 		s.mourn(l)
 		if len(rest) < len(now) {
 			s.deaths = 1
@@ -161,9 +185,7 @@ func (s *slot) serve(c *chunk) {
 		}
 		todo = append(s.blame(c, l, rest), later...)
 	}
-	took := time.Since(begun)
-	s.pool.observe(c, took, deaths == 0)
-	c.finish(nil)
+	return nil
 }
 
 // admit answers the samples that no frame can carry and returns the indexes of the others.

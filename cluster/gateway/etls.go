@@ -31,6 +31,7 @@ func (g *Gateway) ServeETLs() {
 	g.Handle("PUT /v1/etls/{name}", func(w http.ResponseWriter, r *http.Request) error { return g.putETL(w, r, checks) })
 	g.Handle("DELETE /v1/etls/{name}", g.deleteETL)
 	g.Handle("GET /v1/etls/{name}/logs", g.getETLLogs)
+	g.Handle("POST /v1/etls/{name}/test", g.postTrial)
 }
 
 // ETL finds a deployed transformation; an *api.Error with CodeNoETL where there is none.

@@ -80,7 +80,16 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error { return g.Serve(ctx, listener) })
+	coordinator := g.ServeJobs()
+	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
+		return err
+	}
+	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return g.Serve(ctx, listener) })
+		group.Go(func() error { return coordinator.Run(ctx) })
+		return group.Wait()
+	})
 }
 
 func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, listener net.Listener) (err error) {
@@ -104,11 +113,28 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	transformations := target.NewETLs(t)
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), self.Addr); err != nil {
+		return err
+	}
+	kept, err := c.openOutputs()
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		if err := transformations.Keep(kept); err != nil {
+			return err
+		}
+	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
 	}
 	defer streams.Wait() // before the store closes
+	work, err := target.NewJobs(t, transformations, filepath.Join(c.DataDirs[0], "job-outputs"))
+	if err != nil {
+		return err
+	}
+	defer work.Wait() // likewise
 	return c.serve(ctx, self, members, nil, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })

@@ -11,6 +11,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/etls"
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
+	"github.com/shardstream/shardstream/etl/outputs"
 )
 
 // retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
@@ -22,9 +23,14 @@ type ETLs struct {
 	target      *Target
 	definitions etls.Definitions
 	options     deploy.Options
+	outputs     *outputs.Cache // nil: none are kept
+	trials      chan struct{}  // one for each transformation under test
+	aside       string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu      sync.Mutex
 	known   map[string]*deployed
+	secrets map[string]api.ETL // by which containers read objects; see source
+	watched bool               // known are all there are
 	closed  bool
 	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
@@ -37,6 +43,10 @@ type deployed struct {
 	once       sync.Once
 	runtime    etl.Runtime
 	err        error
+
+	held int           // by requests that go on with it
+	gone bool          // a newer one is known, or none
+	idle chan struct{} // closed once it is gone and not held
 }
 
 // NewETLs makes the target's transformations and adds what serves them: GET ?etl= and the routes that gateways
@@ -44,16 +54,23 @@ type deployed struct {
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
 		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
+		secrets: map[string]api.ETL{},
+		trials:  make(chan struct{}, maxTrials),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
 	t.Handle("POST", "/v1/internal/etls/{name}/refresh", e.postRefresh)
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
+	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
 	return e
 }
 
 // Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
 func (e *ETLs) Run(ctx context.Context) error {
+	e.retired.Go(func() { e.sweepContainers(ctx) })
+	if e.outputs != nil {
+		e.retired.Go(func() { e.sweep(ctx) })
+	}
 	err := e.definitions.Watch(ctx, e.apply)
 	e.mu.Lock()
 	e.closed = true
@@ -70,6 +87,7 @@ func (e *ETLs) Run(ctx context.Context) error {
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.watched = true
 	seen := make(map[string]bool, len(list))
 	for _, definition := range list {
 		seen[definition.Name] = true
@@ -90,7 +108,7 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 		}
 		e.forget(definition.Name)
 	}
-	d := &deployed{definition: definition}
+	d := &deployed{definition: definition, idle: make(chan struct{})}
 	e.known[definition.Name] = d
 	return d
 }
@@ -99,6 +117,8 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
+	d.gone = true
+	d.settle()
 	e.retired.Go(func() {
 		d.once.Do(func() { d.err = etl.ErrClosed })
 		if d.runtime == nil {
@@ -106,9 +126,14 @@ func (e *ETLs) forget(name string) {
 		}
 		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
 		defer cancel()
+		select {
+		case <-d.idle:
+		case <-ctx.Done():
+		}
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(d)
 	})
 }
 
@@ -129,9 +154,53 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	return nil, err
 }
 
+// settle says that nobody holds the definition any more, where that is so for good. The caller holds mu.
+func (d *deployed) settle() {
+	if d.gone && d.held == 0 {
+		close(d.idle)
+	}
+}
+
+// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
+// for as long as a changed definition may be kept at all.
+func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
+	for {
+		d, err := e.find(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		e.mu.Lock()
+		if d.gone {
+			e.mu.Unlock()
+			continue // replaced since it was found
+		}
+		d.held++
+		e.mu.Unlock()
+		release = func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			d.held--
+			d.settle()
+		}
+		if runtime, err = e.start(d); err != nil {
+			release()
+		}
+		return runtime, release, err
+	}
+}
+
 // Runtime finds what runs a transformation. Errors are *api.Error: CodeNoETL where there is none. One that
 // answers ErrClosed was replaced meanwhile: look it up again.
 func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
+	d, err := e.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return e.start(d)
+}
+
+// find looks a definition up, of the cluster where it is not known here.
+func (e *ETLs) find(name string) (*deployed, error) {
 	e.mu.Lock()
 	d := e.known[name]
 	e.mu.Unlock()
@@ -141,6 +210,10 @@ func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
 			return nil, AsError(err)
 		}
 	}
+	return d, nil
+}
+
+func (e *ETLs) start(d *deployed) (etl.Runtime, error) {
 	d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
 	if d.err != nil {
 		return nil, etlError(e.target.id, d.err)
@@ -179,11 +252,16 @@ func etlError(about string, err error) *api.Error {
 		answer *api.Error
 		fault  *etl.UserError
 		size   *etl.SizeError
+		form   *etl.DefinitionError
 	)
 	switch {
 	case errors.As(err, &answer):
 		return answer
-	case errors.As(err, &fault), errors.As(err, &size):
+	case errors.As(err, &size):
+		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &form), errors.Is(err, etl.ErrLevel):
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &fault):
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
 	case errors.Is(err, etl.ErrClosed):
 		return unavailable("%s: %v while it was in use; try again", about, err)

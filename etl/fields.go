@@ -1,0 +1,59 @@
+package etl
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// TransformFields applies an object-level runtime to samples: those fields that its definition names are replaced by
+// what it makes of them, the others stay. At most so many objects are with the runtime at a time.
+func TransformFields(ctx context.Context, runtime Runtime, parallel int, args Args, in []Sample, out []Result) error {
+	def := runtime.Definition()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(max(1, parallel))
+	for i := range in {
+		group.Go(func() error {
+			fields, err := transformFields(ctx, runtime, def, args, &in[i])
+			if err != nil && (ctx.Err() != nil || !ofSample(err)) {
+				return err
+			}
+			out[i] = Result{Sample: Sample{Key: in[i].Key, Seed: in[i].Seed, Fields: fields}, Err: err}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// transformFields makes the fields of one sample.
+func transformFields(ctx context.Context, runtime Runtime, def Definition, args Args, s *Sample) ([]Field, error) {
+	fields := slices.Clone(s.Fields)
+	for i := range fields {
+		f := &fields[i]
+		if !slices.Contains(def.Fields, f.Name) {
+			continue
+		}
+		if f.Value.DType.Dense() {
+			return nil, &UserError{ETL: def.Name, Key: s.Key, Summary: fmt.Sprintf("field %q is %s, and only bytes can be given to an object-level transformation", f.Name, f.Value.DType)}
+		}
+		object := Object{Key: s.Key + "." + f.Name, Size: int64(len(f.Value.Data)), Body: bytes.NewBuffer(f.Value.Data)}
+		answer, err := runtime.TransformObject(ctx, args, object)
+		if err != nil {
+			return nil, err
+		}
+		data, err := io.ReadAll(io.LimitReader(answer.Body, def.Limits.Output+1))
+		_ = answer.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		if int64(len(data)) > def.Limits.Output {
+			return nil, &SizeError{Key: object.Key, Size: int64(len(data)), Limit: def.Limits.Output}
+		}
+		f.Value = BytesValue(data)
+	}
+	return fields, nil
+}
