@@ -1,0 +1,40 @@
+"""A server as AIStore's documentation writes it: a subclass of one of its SDK's servers.
+
+Run by an interpreter that has the SDK: aistoreserver.py http|flask|fastapi buffered|streaming PORT
+"""
+
+import importlib
+import json
+import sys
+
+BASES = {
+    "http": ("http_multi_threaded_server", "HTTPMultiThreadedServer"),
+    "flask": ("flask_server", "FlaskServer"),
+    "fastapi": ("fastapi_server", "FastAPIServer"),
+}
+kind, form, port = sys.argv[1:]
+module, name = BASES[kind]
+Base = getattr(importlib.import_module(f"aistore.sdk.etl.webserver.{module}"), name)
+
+
+def suffix_of(etl_args):  # type: ignore[no-untyped-def]
+    return json.loads(etl_args)["suffix"].encode() if etl_args else b""
+
+
+class Buffered(Base):  # type: ignore[valid-type, misc]
+    def transform(self, data, path, etl_args):  # type: ignore[no-untyped-def]
+        if data == b"bad":
+            raise ValueError("too dark")
+        return data.upper() + suffix_of(etl_args)
+
+
+class Streaming(Base):  # type: ignore[valid-type, misc]
+    def transform_stream(self, reader, path, etl_args):  # type: ignore[no-untyped-def]
+        while chunk := reader.read(65536):
+            if chunk == b"bad":
+                raise ValueError("too dark")
+            yield chunk.upper()
+        yield suffix_of(etl_args)
+
+
+{"buffered": Buffered, "streaming": Streaming}[form](host="127.0.0.1", port=int(port)).start()
