@@ -1,4 +1,4 @@
-"""Servers of AIStore's own SDK, unchanged, behind a target: pushed to, and reading by themselves."""
+"""Servers of AIStore's own SDK, unchanged, behind a target: pushed to, and reading themselves."""
 
 from __future__ import annotations
 
