@@ -53,9 +53,7 @@ def server(
 ) -> Iterator[tuple[Cluster, str]]:
     """A running server, and the beginning of the names of three ETLs that use it."""
     name = f"{kind}-{request.param}"
-    nodes: list[dict[str, Any]] = json.loads(
-        one_target.run("status", "--json", "--dir", str(one_target.folder))
-    )["nodes"]
+    nodes: list[dict[str, Any]] = json.loads(one_target.run("status", "--json"))["nodes"]
     (target,) = [node["addr"] for node in nodes if node["role"] == "target"]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -78,7 +76,7 @@ def server(
                 client.etl.create(
                     f"{name}-{transport}",
                     url=f"http://127.0.0.1:{port}",
-                    transport=transport,  # type: ignore[arg-type]
+                    transport=transport,
                 )
         yield one_target, name
     finally:
