@@ -50,6 +50,14 @@ func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	weight := jobOverhead + min(info.Size, maxJobObject)
+	if rt.Definition().Level != etl.LevelObject {
+		weight = jobOverhead + 2*jobBatchBytes
+	}
+	if err := p.jobs.memory.Acquire(ctx, weight); err != nil {
+		return nil, err
+	}
+	defer p.jobs.memory.Release(weight)
 	mark := jobs.NewMark(p.id, p.transform.ETL, p.version, p.args, info)
 	var made *spool
 	var kind string
@@ -174,14 +182,6 @@ func (p *part) settled(it *item, mark jobs.Mark, present *output, size int64) (*
 // produce makes the output, and says of which content type it is.
 func (p *part) produce(ctx context.Context, rt etl.Runtime, object *store.Object, out *spool) (kind string, err error) {
 	info := object.Info()
-	weight := jobOverhead + min(info.Size, maxJobObject)
-	if rt.Definition().Level != etl.LevelObject {
-		weight = jobOverhead + 2*jobBatchBytes
-	}
-	if err := p.jobs.memory.Acquire(ctx, weight); err != nil {
-		return "", err
-	}
-	defer p.jobs.memory.Release(weight)
 	if rt.Definition().Level != etl.LevelObject {
 		return "", p.produceSamples(ctx, rt, object, out)
 	}

@@ -146,6 +146,7 @@ func (p *part) process(ctx context.Context) error {
 	if p.args, err = definition.MergeArgs(p.transform.Args); err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
 	}
+	p.setStuck("target " + p.jobs.target.id + " brings etl " + definition.Name + " up")
 	if err := rt.Prepare(ctx); err != nil {
 		return err
 	}
