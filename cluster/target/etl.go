@@ -21,8 +21,8 @@ import (
 const (
 	// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
 	retireTimeout = 5 * time.Minute
-	// sweepInterval is how often environments and outputs that nobody wants any more are looked for.
-	sweepInterval = 5 * time.Minute
+	// environmentsInterval is how often environments that nobody wants are looked for.
+	environmentsInterval = 5 * time.Minute
 )
 
 // ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes each ready as soon
@@ -32,21 +32,22 @@ type ETLs struct {
 	definitions  etls.Definitions
 	environments *environment.Manager
 	options      deploy.Options
-	outputs      *outputs.Cache // nil: none are kept
-	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
-	trials       chan struct{}  // one for each transformation under test
-	undeployed   atomic.Int64   // transformations that were tried without being deployed
 	light, heavy chan struct{}  // turns to be made ready: see attempt
+	outputs      *outputs.Cache // nil: none are kept
+	trials       chan struct{}  // one for each transformation under test
+	tried        atomic.Int64   // that were not deployed
+	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu         sync.Mutex
 	known      map[string]*deployed
 	secrets    map[string]api.ETL    // by which containers read objects; see source
 	candidates map[string]*candidate // by id
+	secrets    map[string]api.ETL    // by which containers read objects; see source
 	watched    bool                  // known are all there are
 	closed     bool
 	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel     context.CancelFunc
-	tasks      sync.WaitGroup
+	retired    sync.WaitGroup
 }
 
 // NewETLs makes the target's transformations, which have their files below dir, and adds what serves them: GET ?etl=
@@ -100,20 +101,18 @@ func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
 // Run follows the definitions until the context ends, then closes.
 func (e *ETLs) Run(ctx context.Context) error {
 	defer e.Close()
-	var sweeps sync.WaitGroup
-	defer sweeps.Wait()
-	sweeps.Go(func() { e.sweepContainers(ctx) })
+	e.retired.Go(func() { e.sweepContainers(ctx) })
 	if e.outputs != nil {
-		sweeps.Go(func() { e.sweepOutputs(ctx) })
+		e.retired.Go(func() { e.sweep(ctx) })
 	}
-	sweeps.Go(func() {
-		for tick := time.NewTicker(sweepInterval); ; {
+	e.retired.Go(func() {
+		for tick := time.NewTicker(environmentsInterval); ; {
 			select {
 			case <-ctx.Done():
 				tick.Stop()
 				return
 			case <-tick.C:
-				e.sweep()
+				e.sweepEnvironments()
 			}
 		}
 	})
@@ -129,15 +128,15 @@ func (e *ETLs) Close() {
 	}
 	e.mu.Unlock()
 	e.cancel()
-	e.tasks.Wait()
+	e.retired.Wait()
 	e.environments.Close()
 }
 
 // apply takes over all definitions as the watch saw them.
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
-	e.watched = true
 	if !e.closed {
+		e.watched = true
 		seen := make(map[string]bool, len(list))
 		for _, definition := range list {
 			seen[definition.Name] = true
@@ -150,11 +149,11 @@ func (e *ETLs) apply(list []api.ETL) {
 		}
 	}
 	e.mu.Unlock()
-	e.sweep()
+	e.sweepEnvironments()
 }
 
-// sweep removes the environments that no definition wants.
-func (e *ETLs) sweep() {
+// sweepEnvironments removes the environments that no definition wants.
+func (e *ETLs) sweepEnvironments() {
 	e.mu.Lock()
 	definitions := make([]etl.Definition, 0, len(e.known))
 	for _, d := range e.known {
@@ -174,7 +173,7 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 	}
 	d := newDeployed(e.ctx, definition)
 	e.known[definition.Name] = d
-	e.tasks.Go(func() { e.makeReady(d) })
+	e.retired.Go(func() { e.makeReady(d) })
 	return d
 }
 
@@ -182,11 +181,10 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
-	d.cancel()
 	d.gone = true
+	d.cancel()
 	d.settle()
-	e.tasks.Go(func() {
-		defer e.dropSource(d)
+	e.retired.Go(func() {
 		d.once.Do(func() { d.made = etl.ErrClosed })
 		if d.runtime == nil {
 			return
@@ -220,19 +218,42 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	return nil, err
 }
 
-// find is the definition of a name as this target knows it, nil where it knows none.
-func (e *ETLs) find(name string) *deployed {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.known[name]
+// settle says that nobody holds the definition any more, where that is so for good. The caller holds mu.
+func (d *deployed) settle() {
+	if d.gone && d.held == 0 {
+		close(d.idle)
+	}
 }
 
-// lookup finds a definition, in the cluster where it is not known here.
-func (e *ETLs) lookup(ctx context.Context, name string) (*deployed, error) {
-	if d := e.find(name); d != nil {
-		return d, nil
+// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
+// for as long as a changed definition may be kept at all.
+func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
+	for {
+		d, err := e.find(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		e.mu.Lock()
+		if d.gone {
+			e.mu.Unlock()
+			continue // replaced since it was found
+		}
+		d.held++
+		e.mu.Unlock()
+		release = func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			d.held--
+			d.settle()
+		}
+		if runtime, err = e.await(d); err == nil {
+			return runtime, release, nil
+		}
+		release()
+		if !errors.Is(err, etl.ErrClosed) {
+			return nil, nil, err
+		}
 	}
-	return e.refresh(ctx, name)
 }
 
 // Runtime finds what runs a transformation and waits a while for one that is being made ready. Errors are *api.Error:
@@ -246,26 +267,23 @@ func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
 	return runtime, err
 }
 
-// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
-// for as long as a changed definition may be kept at all.
-func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
-	for replaced := false; ; replaced = true {
-		d, err := e.lookup(e.target.Context(), name)
-		if err != nil {
-			return nil, nil, AsError(err)
-		}
-		if !e.acquire(d) {
-			continue // replaced since it was found
-		}
-		runtime, err := e.await(d)
-		if err == nil {
-			return runtime, func() { e.release(d) }, nil
-		}
-		e.release(d)
-		if replaced || !errors.Is(err, etl.ErrClosed) {
-			return nil, nil, err
-		}
+// peek is the definition of a name as this target knows it, nil where it knows none.
+func (e *ETLs) peek(name string) *deployed {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.known[name]
+}
+
+// find looks a definition up, of the cluster where it is not known here.
+func (e *ETLs) find(name string) (*deployed, error) {
+	if d := e.peek(name); d != nil {
+		return d, nil
 	}
+	d, err := e.refresh(e.target.Context(), name)
+	if err != nil {
+		return nil, AsError(err)
+	}
+	return d, nil
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
@@ -280,7 +298,7 @@ func (e *ETLs) postRefresh(r *Request) error {
 
 // postRestart replaces the workers of a transformation here.
 func (e *ETLs) postRestart(r *Request) error {
-	d, err := e.lookup(r.Context(), r.Param("name"))
+	d, err := e.find(r.Param("name"))
 	if err != nil {
 		return err
 	}
@@ -301,7 +319,7 @@ func (e *ETLs) postRestart(r *Request) error {
 // getLogs answers with what the build and user code printed here.
 func (e *ETLs) getLogs(r *Request) error {
 	var answer struct{ Log string }
-	if d := e.find(r.Param("name")); d != nil {
+	if d := e.peek(r.Param("name")); d != nil {
 		if runtime, err := e.runtimeOf(d); err == nil {
 			answer.Log = runtime.Logs()
 		}

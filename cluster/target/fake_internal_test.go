@@ -94,7 +94,6 @@ func newBench(t testing.TB) *bench {
 	b.target = New(Config{ID: "target-1", Store: s, Members: members, Logger: log, Metrics: telemetry.New(telemetry.Identity{Node: "target-1", Role: api.RoleTarget})})
 	b.etls, err = NewETLs(b.target, t.TempDir())
 	require.NoError(t, err)
-	t.Cleanup(b.etls.Close)
 	cache, err := outputs.Open(outputs.Options{Dir: b.kept, Quota: 64 << 20, Logger: log})
 	require.NoError(t, err)
 	require.NoError(t, b.etls.Keep(cache))
@@ -112,6 +111,7 @@ func newBench(t testing.TB) *bench {
 		http.DefaultClient.CloseIdleConnections()
 		cancel()
 		require.NoError(t, <-done)
+		b.etls.Close()
 		require.NoError(t, s.Close()) // no object is left open
 		require.True(t, transforms.TryAcquire(transformMemory), "memory is held")
 		transforms.Release(transformMemory)
@@ -139,9 +139,8 @@ func (b *bench) deploy(name, level string, f *fake) *fake {
 	f.definition.Name, f.definition.Level, f.definition.Version = name, level, version
 	f.definition = f.definition.WithDefaults()
 	d := newDeployed(b.etls.ctx, api.ETL{Name: name, Version: version})
-	d.runtime = f
+	d.once.Do(func() { d.runtime = f })
 	d.note(nil)
-	d.once.Do(func() {})
 	b.etls.known[name] = d
 	return f
 }
