@@ -35,12 +35,11 @@ type ETLs struct {
 	light, heavy chan struct{}  // turns to be made ready: see attempt
 	outputs      *outputs.Cache // nil: none are kept
 	trials       chan struct{}  // one for each transformation under test
-	tried        atomic.Int64   // that were not deployed
+	undeployed   atomic.Int64   // transformations that were tried without being deployed
 	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu         sync.Mutex
 	known      map[string]*deployed
-	secrets    map[string]api.ETL    // by which containers read objects; see source
 	candidates map[string]*candidate // by id
 	secrets    map[string]api.ETL    // by which containers read objects; see source
 	watched    bool                  // known are all there are
@@ -198,6 +197,7 @@ func (e *ETLs) forget(name string) {
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(d)
 	})
 }
 

@@ -50,11 +50,6 @@ type deployed struct {
 	mu    sync.Mutex
 	err   error // of the last attempt
 	since time.Time
-
-	// These belong to ETLs.mu.
-	held int           // by requests that go on with it
-	gone bool          // a newer one is known, or none
-	idle chan struct{} // closed once it is gone and not held
 }
 
 func newDeployed(ctx context.Context, definition api.ETL) *deployed {
@@ -76,31 +71,6 @@ func (d *deployed) failure() (error, time.Time) { //nolint:revive // the time is
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.err, d.since
-}
-
-// settle says that nobody holds the definition any more, where that is so for good. The caller holds ETLs.mu.
-func (d *deployed) settle() {
-	if d.gone && d.held == 0 {
-		close(d.idle)
-	}
-}
-
-// acquire keeps a definition's runtime from being shut down until release; false where it was replaced.
-func (e *ETLs) acquire(d *deployed) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if d.gone {
-		return false
-	}
-	d.held++
-	return true
-}
-
-func (e *ETLs) release(d *deployed) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	d.held--
-	d.settle()
 }
 
 // runtimeOf makes the runtime where that has not been done; it starts nothing.

@@ -68,7 +68,7 @@ func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
 	if c := e.renew(id); c != nil {
 		return c, nil
 	}
-	definition.Version = -e.tried.Add(1) // which tells it from what is deployed
+	definition.Version = -e.undeployed.Add(1) // which tells it from what is deployed
 	def := etls.Definition(definition)
 	runtime, err := deploy.New(def, e.options)
 	if err != nil {

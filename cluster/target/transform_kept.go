@@ -9,6 +9,9 @@ import (
 	"github.com/shardstream/shardstream/etl/outputs"
 )
 
+// sweepInterval is how often kept outputs are looked through for those that nobody can ask for any more.
+const sweepInterval = 5 * time.Minute
+
 // Keep has outputs kept for those who ask for it. Call it before Serve.
 func (e *ETLs) Keep(c *outputs.Cache) error {
 	e.outputs, e.aside = c, c.Aside()
@@ -18,8 +21,8 @@ func (e *ETLs) Keep(c *outputs.Cache) error {
 	})
 }
 
-// sweepOutputs finds what an earlier process kept and drops, from time to time, what is stale, until the context ends.
-func (e *ETLs) sweepOutputs(ctx context.Context) {
+// sweep finds what an earlier process kept and drops, from time to time, what is stale, until the context ends.
+func (e *ETLs) sweep(ctx context.Context) {
 	if err := e.outputs.Load(ctx); err != nil && ctx.Err() == nil {
 		e.target.log.WarnContext(ctx, "the kept outputs were not all found; some will not be evicted", "error", err)
 	}
