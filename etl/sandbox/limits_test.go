@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,6 +72,11 @@ func TestExitIsTold(t *testing.T) {
 func TestNothingOutlivesTheProgram(t *testing.T) {
 	for _, level := range levels(t) {
 		t.Run(level, func(t *testing.T) {
+			report, err := sandbox.Probe(t.Context())
+			require.NoError(t, err)
+			if slices.Contains(report.Confined(level, sandbox.Spec{}), "what leaves the worker's session is not ended with it") {
+				t.Skip("this level can't see to it without control groups or another user")
+			}
 			mark := fmt.Sprintf("MARK=%s-%d", level, time.Now().UnixNano())
 			spec := sandbox.Spec{
 				Path: "/bin/sh", Args: []string{"-c", "setsid sleep 1000 & setsid setsid sleep 1000 & sleep 1000"},
