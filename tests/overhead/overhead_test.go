@@ -120,7 +120,7 @@ func cpuOf(b *testing.B, f func() float64) (own, workers float64) {
 	ownBefore, workersBefore := cpuTime(b)
 	n := f() * roundTime.Seconds()
 	ownAfter, workersAfter := cpuTime(b)
-	return float64((ownAfter-ownBefore).Microseconds()) / n, float64((workersAfter-workersBefore).Microseconds()) / n
+	return float64((ownAfter - ownBefore).Microseconds()) / n, float64((workersAfter - workersBefore).Microseconds()) / n
 }
 
 // cpuTime is what this process, and its descendants that live, have used.
