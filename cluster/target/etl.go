@@ -25,12 +25,12 @@ type ETLs struct {
 	options     deploy.Options
 	outputs     *outputs.Cache // nil: none are kept
 	trials      chan struct{}  // one for each transformation under test
-	aside       string         // where outputs lie that are being sent in parts; the system's temporary directory by default
+	sources     sources
+	aside       string // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu      sync.Mutex
 	known   map[string]*deployed
-	secrets map[string]api.ETL // by which containers read objects; see source
-	watched bool               // known are all there are
+	watched bool // known are all there are
 	closed  bool
 	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel  context.CancelFunc
@@ -54,8 +54,7 @@ type deployed struct {
 func NewETLs(t *Target) *ETLs {
 	e := &ETLs{
 		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
-		secrets: map[string]api.ETL{},
-		trials:  make(chan struct{}, maxTrials),
+		trials: make(chan struct{}, maxTrials),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	t.SetTransform(e.transform)
@@ -133,7 +132,7 @@ func (e *ETLs) forget(name string) {
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
-		e.dropSource(d)
+		e.sources.drop(d.definition)
 	})
 }
 

@@ -48,14 +48,14 @@ func gives(data []byte, known bool) *fake {
 		if known {
 			size = int64(len(data))
 		}
-		return output(bytes.NewReader(data), size), nil
+		return outputOf(bytes.NewReader(data), size), nil
 	}}
 }
 
 // upper streams: what it is given leaves it as it comes.
 func upper() *fake {
 	return &fake{object: func(_ context.Context, _ etl.Args, o etl.Object) (*etl.Output, error) {
-		return output(upperReader{o.Body}, -1), nil
+		return outputOf(upperReader{o.Body}, -1), nil
 	}}
 }
 
@@ -116,7 +116,7 @@ func TestBytesLeaveAsTheyCome(t *testing.T) {
 	b := newBench(t)
 	b.put("o", []byte("hello"))
 	source, sink := io.Pipe()
-	b.deploy("x", etl.LevelObject, &fake{object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) { return output(source, -1), nil }})
+	b.deploy("x", etl.LevelObject, &fake{object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) { return outputOf(source, -1), nil }})
 	b.deploy("upper", etl.LevelObject, upper())
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/v1/objects/b/o?etl=x,upper", http.NoBody)
 	require.NoError(t, err)
@@ -146,7 +146,7 @@ func TestFailures(t *testing.T) {
 	b.put("o", []byte("hello"))
 	fails := func(after int, size int64) *fake {
 		return &fake{object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) {
-			return output(&broken{left: after}, size), nil
+			return outputOf(&broken{left: after}, size), nil
 		}}
 	}
 	for name, x := range map[string]struct {
@@ -172,7 +172,7 @@ func TestFailures(t *testing.T) {
 		"late, in chunks":     fails(3*mib, -1),
 		"late, of known size": fails(5*mib, 6*mib),
 		"fewer than promised": {object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) {
-			return output(bytes.NewReader(noise(5*mib)), 5*mib+1), nil
+			return outputOf(bytes.NewReader(noise(5*mib)), 5*mib+1), nil
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -286,7 +286,7 @@ func TestArguments(t *testing.T) {
 	echo := func(defaults string) *fake {
 		f := &fake{object: func(_ context.Context, args etl.Args, o etl.Object) (*etl.Output, error) {
 			data, err := io.ReadAll(o.Body)
-			return output(strings.NewReader(string(data)+" "+string(args)), -1), err
+			return outputOf(strings.NewReader(string(data)+" "+string(args)), -1), err
 		}}
 		f.definition.Args = etl.Args(defaults)
 		return f
@@ -530,7 +530,7 @@ func TestWorkUnderWaySurvivesAChange(t *testing.T) {
 	b := newBench(t)
 	b.put("o", []byte("hello"))
 	source, sink := io.Pipe()
-	old := b.deploy("x", etl.LevelObject, &fake{object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) { return output(source, -1), nil }})
+	old := b.deploy("x", etl.LevelObject, &fake{object: func(context.Context, etl.Args, etl.Object) (*etl.Output, error) { return outputOf(source, -1), nil }})
 	go func() { _, _ = sink.Write(make([]byte, firstBytes)) }()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/v1/objects/b/o?etl=x", http.NoBody)
 	require.NoError(t, err)

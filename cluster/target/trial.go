@@ -85,7 +85,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Definition.Name = name
+	request.Definition.Name, request.Definition.Version = name, 0
 	runtime, err := deploy.New(etls.Definition(*request.Definition), e.options)
 	if err != nil {
 		return nil, etlError("etl "+name, err)
@@ -95,6 +95,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.sources.drop(*request.Definition)
 	}}
 	merged, err := definition.MergeArgs(args[0])
 	if err == nil {
