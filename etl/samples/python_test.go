@@ -37,10 +37,10 @@ while head := sys.stdin.buffer.read(8):
 func values() *rapid.Generator[etl.Value] {
 	return rapid.Custom(func(t *rapid.T) etl.Value {
 		dtype := etl.DType(rapid.IntRange(0, int(etl.Text)).Draw(t, "type"))
-		switch {
-		case dtype == etl.Bytes:
+		switch dtype {
+		case etl.Bytes:
 			return etl.BytesValue(append([]byte{}, rapid.SliceOfN(rapid.Byte(), 0, 40_000).Draw(t, "bytes")...))
-		case dtype == etl.Text:
+		case etl.Text:
 			return etl.Value{DType: dtype, Data: []byte(rapid.String().Draw(t, "text"))}
 		}
 		shape := rapid.SliceOfN(rapid.Int64Range(0, 4), 0, 4).Draw(t, "shape")
