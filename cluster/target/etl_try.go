@@ -92,7 +92,7 @@ func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing a candidate left something behind", "etl", c.name, "error", err)
 		}
-		e.dropSource(&deployed{definition: definition})
+		e.sources.drop(definition)
 	}()
 	return c, nil
 }

@@ -96,7 +96,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
-		e.dropSource(&deployed{definition: *request.Definition})
+		e.sources.drop(*request.Definition)
 	}}
 	merged, err := definition.MergeArgs(args[0])
 	if err == nil {

@@ -28,10 +28,9 @@ type endpoint struct {
 	client   *http.Client
 	rootOnly bool // takes PUT / alone; guarded by mu
 
-	mu     sync.Mutex
-	users  int
-	idle   chan struct{} // made by drained, closed when the last user has gone
-	closed bool
+	mu    sync.Mutex
+	users int
+	idle  chan struct{} // made by drained, closed when the last user has gone
 }
 
 // newEndpoint makes connections by dial, or to base where that is nil.

@@ -119,7 +119,7 @@ func (r *request) send() (*etl.Output, error) {
 		if err != nil {
 			return nil, r.because(err)
 		}
-		answer, err := r.try(e)
+		answer, err := r.try(e) //nolint:bodyclose // the output closes it
 		if err == nil {
 			return r.output(e, answer), nil
 		}
@@ -160,7 +160,7 @@ func (r *request) try(e *endpoint) (*http.Response, error) {
 		r.attach(request)
 	}
 	r.stall.Await(true)
-	answer, err := e.client.Do(request) //nolint:bodyclose // the caller's, or closed by refused
+	answer, err := e.client.Do(request)
 	r.stall.Await(false)
 	if err != nil {
 		r.stall.Stop()
