@@ -36,6 +36,8 @@ type fake struct {
 }
 
 func (f *fake) Definition() etl.Definition     { return f.definition }
+func (f *fake) Health() etl.Health             { return etl.Health{State: etl.StateReady} }
+func (f *fake) Stats() etl.Stats               { return etl.Stats{Requests: f.calls.Load()} }
 func (f *fake) Shutdown(context.Context) error { close(f.down); return nil }
 func (f *fake) Location(context.Context, etl.Args, etl.Object) (string, error) {
 	return f.location, nil

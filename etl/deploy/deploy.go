@@ -2,7 +2,6 @@
 package deploy
 
 import (
-	"context"
 	"log/slog"
 
 	"github.com/shardstream/shardstream/etl"
@@ -70,20 +69,4 @@ func newFilter(def etl.Definition, opts Options) (etl.Runtime, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// Check tries a definition as far as that is possible away from the targets that will run it: the source of a function
-// is loaded. Of images, servers and programs of the targets only the form can be seen. What the user has to mend comes back as *etl.UserError or *etl.DefinitionError.
-func Check(ctx context.Context, def etl.Definition, opts Options) error {
-	def = def.WithDefaults()
-	if err := def.Validate(); err != nil {
-		return err
-	}
-	if def.Kind != etl.KindFunction {
-		return nil
-	}
-	if opts.Pool.Logger == nil {
-		opts.Pool.Logger = opts.Logger
-	}
-	return etl.Check(ctx, def, opts.Pool)
 }

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._client import Bucket, Client
+from ._etl_models import ETLHealth, ETLInfo, ETLStats, ETLStatus, ETLTarget
 from ._etls import ETLs
 from ._exceptions import (
     BadArchiveError,
@@ -49,7 +50,6 @@ from ._models import (
     BucketInfo,
     Copy,
     ETLField,
-    ETLInfo,
     ETLTrial,
     Explanation,
     JobFailure,
@@ -80,7 +80,11 @@ __all__ = [
     "DeadlineError",
     "ETLError",
     "ETLField",
+    "ETLHealth",
     "ETLInfo",
+    "ETLStats",
+    "ETLStatus",
+    "ETLTarget",
     "ETLTrial",
     "ETLs",
     "Explanation",

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ._arguments import amount, choice, integer, names, seconds, text
+from ._etl_models import ETLInfo, ETLStatus
 from ._http import Transport
 from ._jobs import Job, Jobs, transform_spec
-from ._models import ETLInfo, ETLTrial
+from ._models import ETLTrial
 from ._source import pickle_of, source_of
 
 #: Arguments of one transformation, or of each in a chain of several.
@@ -46,6 +47,11 @@ def _args_json(args: Any) -> str:
         raise TypeError(f"etl_args must be what JSON can hold: {error}") from error
 
 
+# Seconds: more than the gateway waits for the targets.
+_DEPLOY_TIMEOUT = 16 * 60.0
+_RESTART_TIMEOUT = 4 * 60.0
+
+
 class ETLs:
     """The cluster's transformations; `Client.etl`."""
 
@@ -77,6 +83,7 @@ class ETLs:
         max_output: int | None = None,
         isolation: Literal["strict", "landlock", "none"] | None = None,
         network: Literal["none", "host", "bridge"] | None = None,
+        wait: bool = True,
     ) -> ETLInfo:
         """Deploy a transformation beside every target, or a new version of it.
 
@@ -101,7 +108,8 @@ class ETLs:
                 of bytes, str, numbers or numpy arrays. "batch": takes a list of such dicts,
                 returns a dict of columns with a row for each. "object": bytes to bytes. Functions
                 are of level "sample" by default, all else of level "object".
-            requirements: packages that it needs.
+            requirements: packages that it needs. Each target installs them in an environment of
+                the function's own, in which nothing else is.
             python: the version of Python that it needs, such as "3.11".
             env: environment variables of a container or command.
             port: that a container's server listens on; by default it is given one in $PORT.
@@ -116,13 +124,18 @@ class ETLs:
             max_output: bytes of one answer; 256 MiB by default.
             isolation: the least that will do; the most that the nodes have by default.
             network: that it may use; "none" by default.
+            wait: return once every target has made it ready, which takes minutes where
+                environments are built; `status` tells meanwhile how far that is. If one can't,
+                nothing is deployed, and the version before stays. With False it is deployed
+                untried, and `status` tells whether it works.
 
         Raises:
             ValueError: the function is a lambda, a closure, or uses what can't be sent as text;
                 another argument is out of range.
             TypeError: an argument is of the wrong type.
             ImportError: by="cloudpickle" where that is not installed.
-            ETLError: the source does not load; the message has the traceback.
+            ETLError: the source does not load, or its requirements can't be installed; the
+                message has the traceback or the end of the log.
         """
         document: dict[str, Any] = {
             "name": name,
@@ -164,7 +177,15 @@ class ETLs:
         else:
             raise ValueError("say what transforms: give a function, an image, a url or a command")
         document = {k: v for k, v in document.items() if v not in (None, [], {}, 0)}
-        return ETLInfo.from_json(self._http.json("PUT", _etl_path(name), document))
+        if not wait:
+            return ETLInfo.from_json(
+                self._http.json("PUT", f"{_etl_path(name)}?wait=false", document)
+            )
+        patient = self._http.patient(_DEPLOY_TIMEOUT)
+        try:
+            return ETLInfo.from_json(patient.json("PUT", _etl_path(name), document))
+        finally:
+            patient.close()
 
     def run(
         self,
@@ -231,9 +252,25 @@ class ETLs:
         """One transformation, its source included."""
         return ETLInfo.from_json(self._http.json("GET", _etl_path(name)))
 
-    def logs(self, name: str) -> str:
-        """What its workers printed lately, on all targets."""
-        response = self._http.request("GET", f"{_etl_path(name)}/logs")
+    def status(self, name: str) -> ETLStatus:
+        """How it is on each target; also while `create` has the targets try it."""
+        return ETLStatus.from_json(self._http.json("GET", f"{_etl_path(name)}/status"))
+
+    def restart(self, name: str) -> ETLStatus:
+        """Replace its workers by new ones, each when it is done with what it has in hand.
+
+        An environment that could not be built is tried again.
+        """
+        patient = self._http.patient(_RESTART_TIMEOUT)
+        try:
+            return ETLStatus.from_json(patient.json("POST", f"{_etl_path(name)}/restart"))
+        finally:
+            patient.close()
+
+    def logs(self, name: str, *, target: str | None = None) -> str:
+        """What builds of its environment and its workers printed lately, on all targets or one."""
+        which = "" if target is None else f"?target={quote(text('target', target), safe='')}"
+        response = self._http.request("GET", f"{_etl_path(name)}/logs{which}")
         return response.read().decode(errors="replace")
 
     def test(

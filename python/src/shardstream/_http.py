@@ -196,6 +196,10 @@ class Transport:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
+    def patient(self, timeout: float) -> Transport:
+        """A transport like this one for a request that may take so long; close it afterwards."""
+        return Transport(self.endpoint, self._token, max(timeout, self.timeout), self.retry_for)
+
     def close(self) -> None:
         """Close the idle connections; further requests fail."""
         self._closed = True

@@ -128,48 +128,6 @@ class BucketInfo:
 
 
 @dataclass(frozen=True)
-class ETLInfo:
-    """A deployed transformation.
-
-    Attributes:
-        name: its name, as in ``etl="..."``.
-        source: the Python source that runs.
-        entry: the function in it.
-        level: "sample" (dict to dict) or "object" (bytes to bytes).
-        requirements: packages that it needs.
-        workers: processes per target; 0 is one per CPU.
-        timeout: seconds for one sample.
-        version: rises with every change.
-        created: when this version was deployed.
-    """
-
-    name: str
-    source: str
-    entry: str
-    level: str
-    requirements: tuple[str, ...]
-    workers: int
-    timeout: float
-    version: int
-    created: datetime | None
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> ETLInfo:
-        """From the answer to a GET of the transformation."""
-        return cls(
-            name=document["name"],
-            source=document.get("source", ""),
-            entry=document.get("entry", ""),
-            level=document.get("level", ""),
-            requirements=tuple(document.get("requirements") or ()),
-            workers=int(document.get("workers") or 0),
-            timeout=float(document.get("timeout_s") or 0),
-            version=int(document.get("version") or 0),
-            created=_time(document.get("created")),
-        )
-
-
-@dataclass(frozen=True)
 class ETLField:
     """A field of a sample that a transformation gave.
 
