@@ -24,10 +24,12 @@ for line in open("/proc/self/maps"):
                 print("resized to", size)
             except OSError as error:
                 print("refused:", error.strerror)
+half = len(view) // 2
 def scribble():
     while True:
-        view[:] = bytes(len(view))
-        view[len(view) // 2 :] = b"\xff" * (len(view) - len(view) // 2)
+        for byte in (b"\0", b"\xff"):
+            view[: 1 << 20] = byte * (1 << 20)
+            view[half : half + (1 << 20)] = byte * (1 << 20)
 threading.Thread(target=scribble, daemon=True).start()
 def transform(sample):
     return {"same": sample["big"], "new": sample["big"] + b"!", "n": sample["n"]}

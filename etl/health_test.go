@@ -1,6 +1,7 @@
 package etl_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/environment"
 	"github.com/shardstream/shardstream/etl/environment/environmenttest"
-	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const pids = "import os\ndef transform(sample):\n    return {'pid': os.getpid()}\n"
@@ -59,7 +59,9 @@ func TestPrepareSaysWhyNot(t *testing.T) {
 }
 
 func TestRestartReplacesEveryWorker(t *testing.T) {
-	pool := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(0.02)\n    return {'pid': os.getpid()}\n", workers(2), isolation(sandbox.None)) // where pids are those of the node
+	// Workers may all have the same pid, each in a namespace of its own.
+	const source = "import os, time\nME = int.from_bytes(os.urandom(7), 'little')\ndef transform(sample):\n    time.sleep(%s)\n    return {'me': ME}\n"
+	pool := newPool(t, fmt.Sprintf(source, "0.02"), workers(2))
 	seen := func() map[int]bool {
 		found := map[int]bool{}
 		for _, r := range transform(t, pool, numbered(30)...) {
@@ -69,7 +71,7 @@ func TestRestartReplacesEveryWorker(t *testing.T) {
 		return found
 	}
 	before := seen()
-	slow := newPool(t, "import os, time\ndef transform(sample):\n    time.sleep(1)\n    return {'pid': os.getpid()}\n", workers(1), isolation(sandbox.None))
+	slow := newPool(t, fmt.Sprintf(source, "1"), workers(1))
 	running := make(chan []etl.Result, 1)
 	go func() {
 		out := make([]etl.Result, 1)
@@ -83,8 +85,8 @@ func TestRestartReplacesEveryWorker(t *testing.T) {
 	require.NotEqual(t, number(out[0]), number(transform(t, slow, numbered(1)...)[0]))
 
 	require.NoError(t, pool.Restart(t.Context()))
-	for pid := range seen() {
-		require.False(t, before[pid], "a worker of before was asked")
+	for worker := range seen() {
+		require.False(t, before[worker], "a worker of before was asked")
 	}
 	require.Zero(t, pool.Stats().Restarts, "nothing died")
 	require.Equal(t, etl.StateReady, pool.Health().State)

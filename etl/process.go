@@ -27,8 +27,7 @@ import (
 type spawner struct {
 	def    Definition
 	opts   Options
-	python *Interpreter // set once, by furnish
-	level  string       // of isolation
+	level  string // of isolation
 	report *sandbox.Report
 	logs   *logRing
 	log    *slog.Logger
@@ -36,8 +35,9 @@ type spawner struct {
 	condition *condition
 
 	mu          sync.Mutex
-	dir         string   // of the worker script and the workers' directories; made with the first process
-	lock        *os.File // says that dir is in use
+	dir         string                   // of the worker script and the workers' directories; made with the first process
+	lock        *os.File                 // says that dir is in use
+	python      *environment.Interpreter // settled once, by furnish
 	environment *environment.Environment
 	unbuilt     string // log of a build that failed
 }
@@ -71,7 +71,7 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 		return nil, err
 	}
 	return &spawner{
-		def: def, opts: opts, level: level, report: report, condition: newCondition(),
+		def: def, opts: opts, condition: newCondition(), level: level, report: report,
 		logs: newLogRing(opts.LogBytes), log: opts.Logger.With("etl", def.Name),
 	}, nil
 }
@@ -130,10 +130,10 @@ type process struct {
 	stream bool   // the function reads its object as a file
 	tail   *logRing
 
-	mostOut    int64 // bytes of an object that comes in pieces
-	generation int64
+	mostOut int64         // bytes of an object that comes in pieces
+	logged  chan struct{} // closed when its output has been read
 
-	logged chan struct{} // closed when its output has been read
+	generation int64 // see condition
 }
 
 // start runs a process and loads the definition in it. A *UserError means that the definition doesn't load.

@@ -15,9 +15,6 @@ var workerFiles embed.FS
 // PythonEnv names the environment variable that chooses the interpreter of workers.
 const PythonEnv = environment.PythonEnv
 
-// Interpreter is a Python that workers can run under.
-type Interpreter = environment.Interpreter
-
 // FindPython returns the interpreter that workers run under where a definition asks for nothing else: preferred if
 // not empty, else what SHARDSTREAM_PYTHON names, else python3 beside the running binary (a wheel's environment), else
 // python3 on PATH. The error wraps ErrNoPython.

@@ -123,8 +123,8 @@ func (l *ETLLatency) percentile(all, percent int64) float64 {
 	return l.BoundsS[len(l.BoundsS)-1]
 }
 
-// ETLTrial is a target's word on a definition that it tries before it is deployed. Between nodes.
-type ETLTrial struct {
+// ETLAttempt is a target's word on a definition that it tries before it is deployed. Between nodes.
+type ETLAttempt struct {
 	Done   bool      `json:"done"`
 	Health ETLHealth `json:"health"`
 	Error  *Error    `json:"error,omitempty"`  // why it can't be made ready

@@ -84,7 +84,7 @@ func (c *Client) putOnce(ctx context.Context, bucket, key string, body io.Reader
 		request.Body = io.NopCloser(guard.writing(io.TeeReader(body, sum)))
 	}
 	setPutHeader(request.Header, o)
-	response, err := c.do(request, owner)
+	response, err := c.do(request, owner, false)
 	if err != nil {
 		return Object{}, err
 	}
@@ -252,7 +252,7 @@ func (c *Client) send(ctx context.Context, method, bucket, key string, query url
 		for name, values := range header {
 			request.Header[name] = values
 		}
-		response, err := c.do(request, owner)
+		response, err := c.do(request, owner, query.Has("etl"))
 		if err != nil {
 			return nil, err
 		}
@@ -273,10 +273,15 @@ func redirect(r *http.Response) bool {
 	return r.StatusCode == http.StatusTemporaryRedirect || r.StatusCode == http.StatusPermanentRedirect
 }
 
-// do makes one request to a target. One that does not answer makes the map doubtful.
-func (c *Client) do(request *http.Request, owner Node) (*http.Response, error) {
+// do makes one request to a target. One that does not answer makes the map doubtful. A slow request may take any time
+// to be answered.
+func (c *Client) do(request *http.Request, owner Node, slow bool) (*http.Response, error) {
 	c.sign(request)
-	response, err := c.data.Do(request)
+	client := c.data
+	if slow {
+		client = c.documents
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		c.forgetMap()
 		if request.Context().Err() != nil && context.Cause(request.Context()) != errStalled { //nolint:errorlint // set by us

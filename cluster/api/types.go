@@ -17,8 +17,11 @@ const (
 	// HeaderVersion is the object's version, a decimal uint64.
 	HeaderVersion = "X-Shardstream-Version"
 	// HeaderBodyChecksum is "xxh3=<16 hex>" of the body that it comes with, where that is a part of an
-	// object (a range, a member) small enough to be checked before it is sent.
+	// object (a range, a member) small enough to be checked before it is sent. Of a transformed body it
+	// is "xxh3=<16 hex>,crc32=<8 hex>", and a trailer where the body's size was not known beforehand.
 	HeaderBodyChecksum = "X-Shardstream-Body-Checksum"
+	// HeaderCache says for GET ?cache=true whether the output was kept already: "hit" or "miss".
+	HeaderCache = "X-Shardstream-Cache"
 	// HeaderError repeats the error document's code, for HEAD, whose answers have no body.
 	HeaderError = "X-Shardstream-Error"
 	// HeaderMap is the version of the cluster map that the answering node goes by.
@@ -299,8 +302,10 @@ type StreamRequest struct {
 	BatchSize int      `json:"batch_size"`
 	Shuffle   string   `json:"shuffle"` // global, window, shards, none
 	Seed      uint64   `json:"seed"`
-	ETL       string   `json:"etl,omitempty"`
-	Fields    []string `json:"fields,omitempty"`
+	ETL       string   `json:"etl,omitempty"` // transformations to go through in order, separated by commas
+	// ETLArgs are their arguments: a JSON object, of several transformations a list with one, or null, for each.
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
+	Fields  []string        `json:"fields,omitempty"`
 	// Decode names for fields how the targets decode them: a decoder ("rgb8", "int"), or for JSON a map
 	// from members to decoders, nested as the document is.
 	Decode    map[string]any `json:"decode,omitempty"`
@@ -327,7 +332,9 @@ type MixtureSource struct {
 	Repeat  *float64 `json:"repeat,omitempty"`  // times that its samples come in an epoch
 	Samples *int64   `json:"samples,omitempty"` // that it gives an epoch
 	Shuffle string   `json:"shuffle,omitempty"` // global (the default), window, shards, none
-	ETL     string   `json:"etl,omitempty"`
+	// ETL and ETLArgs are what its samples go through, as in StreamRequest.
+	ETL     string          `json:"etl,omitempty"`
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 }
 
 // StreamInfo is the answer to POST /v1/streams.
@@ -338,7 +345,7 @@ type StreamInfo struct {
 	Bytes     int64  `json:"bytes"`
 	Batches   int64  `json:"batches"`    // of this rank's epoch
 	MaxSample int64  `json:"max_sample"` // bytes
-	// ETLVersion is that of the deployed transformation, 0 without one.
+	// ETLVersion is that of the deployed transformation, of several the latest, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 	Map        Map   `json:"map"`
 	// Mixture is what a mixture's description came to.
@@ -360,6 +367,8 @@ type MixturePart struct {
 	Draws   int64  `json:"draws"`   // samples that it gives an epoch
 	Shuffle string `json:"shuffle"`
 	ETL     string `json:"etl,omitempty"`
+	// ETLArgs are the arguments of the part's transformation.
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 	// ETLVersion is that of the part's transformation, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 }

@@ -81,7 +81,7 @@ func verdict(failed []error) error {
 func (g *Gateway) tryOn(ctx context.Context, node api.Node, path string, document []byte) error {
 	heard := time.Now()
 	for {
-		var trial api.ETLTrial
+		var trial api.ETLAttempt
 		err := g.ask(ctx, tryQuestion, node, http.MethodPost, path, nil, bytes.NewReader(document), &trial)
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -24,6 +24,7 @@ func (g *Gateway) ServeETLs() {
 	g.Handle("GET /v1/etls/{name}/status", g.getETLStatus)
 	g.Handle("POST /v1/etls/{name}/restart", g.postETLRestart)
 	g.Handle("GET /v1/etls/{name}/logs", g.getETLLogs)
+	g.Handle("POST /v1/etls/{name}/test", g.postTrial)
 }
 
 // ETL finds a deployed transformation; an *api.Error with CodeNoETL where there is none.

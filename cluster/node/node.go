@@ -103,14 +103,11 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
-	transformations, err := target.NewETLs(t, filepath.Join(c.DataDirs[0], "etl"))
+	transformations, err := c.transformations(ctx, t, self.Addr)
 	if err != nil {
 		return err
 	}
 	defer transformations.Close()
-	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
-		return err
-	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
@@ -125,6 +122,30 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
 		return c.takePart(ctx, members, transformations)
 	})
+}
+
+// transformations makes what runs users' code on a target.
+func (c *Config) transformations(ctx context.Context, t *target.Target, addr string) (_ *target.ETLs, err error) {
+	transformations, err := target.NewETLs(t, filepath.Join(c.DataDirs[0], "etl"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			transformations.Close()
+		}
+	}()
+	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
+		return nil, err
+	}
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), addr); err != nil {
+		return nil, err
+	}
+	kept, err := c.openOutputs()
+	if err != nil || kept == nil {
+		return transformations, err
+	}
+	return transformations, transformations.Keep(kept)
 }
 
 func (c *Config) metrics() *telemetry.Metrics {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -13,14 +14,15 @@ import (
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
 	"github.com/shardstream/shardstream/etl/environment"
+	"github.com/shardstream/shardstream/etl/outputs"
 	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const (
 	// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
 	retireTimeout = 5 * time.Minute
-	// sweepInterval is how often environments that nobody wants are looked for.
-	sweepInterval = 5 * time.Minute
+	// environmentsInterval is how often environments that nobody wants are looked for.
+	environmentsInterval = 5 * time.Minute
 )
 
 // ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes each ready as soon
@@ -30,15 +32,21 @@ type ETLs struct {
 	definitions  etls.Definitions
 	environments *environment.Manager
 	options      deploy.Options
-	light, heavy chan struct{} // turns to be made ready: see attempt
+	light, heavy chan struct{}  // turns to be made ready: see attempt
+	outputs      *outputs.Cache // nil: none are kept
+	trials       chan struct{}  // one for each transformation under test
+	tried        atomic.Int64   // that were not deployed
+	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu         sync.Mutex
 	known      map[string]*deployed
 	candidates map[string]*candidate // by id
+	secrets    map[string]api.ETL    // by which containers read objects; see source
+	watched    bool                  // known are all there are
 	closed     bool
 	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
 	cancel     context.CancelFunc
-	tasks      sync.WaitGroup
+	retired    sync.WaitGroup
 }
 
 // NewETLs makes the target's transformations, which have their files below dir, and adds what serves them: GET ?etl=
@@ -52,7 +60,8 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 		target: t, definitions: etls.Of(t.members), environments: environments,
 		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
 		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
-		known: map[string]*deployed{}, candidates: map[string]*candidate{},
+		trials: make(chan struct{}, maxTrials),
+		known:  map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := t.metrics.WatchETLs(e.metrics); err != nil {
@@ -65,6 +74,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
 	t.Handle("POST", "/v1/internal/etls/{name}/try/{id}", e.postTry)
 	t.Handle("DELETE", "/v1/internal/etls/{name}/try/{id}", e.deleteTry)
+	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
 	return e, nil
 }
 
@@ -72,6 +82,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 // sees. A level that was named and that the machine lacks is an error. Call it before Run.
 func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
 	e.options.Pool.Isolation, e.options.Pool.Hide = least, hide
+	e.environments.Isolate(least)
 	if least == "" || least == sandbox.Auto {
 		return nil // without transformations, what is missing for them harms nobody
 	}
@@ -89,16 +100,18 @@ func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
 // Run follows the definitions until the context ends, then closes.
 func (e *ETLs) Run(ctx context.Context) error {
 	defer e.Close()
-	var sweeps sync.WaitGroup
-	defer sweeps.Wait()
-	sweeps.Go(func() {
-		for tick := time.NewTicker(sweepInterval); ; {
+	e.retired.Go(func() { e.sweepContainers(ctx) })
+	if e.outputs != nil {
+		e.retired.Go(func() { e.sweep(ctx) })
+	}
+	e.retired.Go(func() {
+		for tick := time.NewTicker(environmentsInterval); ; {
 			select {
 			case <-ctx.Done():
 				tick.Stop()
 				return
 			case <-tick.C:
-				e.sweep()
+				e.sweepEnvironments()
 			}
 		}
 	})
@@ -114,7 +127,7 @@ func (e *ETLs) Close() {
 	}
 	e.mu.Unlock()
 	e.cancel()
-	e.tasks.Wait()
+	e.retired.Wait()
 	e.environments.Close()
 }
 
@@ -122,6 +135,7 @@ func (e *ETLs) Close() {
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
 	if !e.closed {
+		e.watched = true
 		seen := make(map[string]bool, len(list))
 		for _, definition := range list {
 			seen[definition.Name] = true
@@ -134,11 +148,11 @@ func (e *ETLs) apply(list []api.ETL) {
 		}
 	}
 	e.mu.Unlock()
-	e.sweep()
+	e.sweepEnvironments()
 }
 
-// sweep removes the environments that no definition wants.
-func (e *ETLs) sweep() {
+// sweepEnvironments removes the environments that no definition wants.
+func (e *ETLs) sweepEnvironments() {
 	e.mu.Lock()
 	definitions := make([]etl.Definition, 0, len(e.known))
 	for _, d := range e.known {
@@ -158,7 +172,7 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 	}
 	d := newDeployed(e.ctx, definition)
 	e.known[definition.Name] = d
-	e.tasks.Go(func() { e.makeReady(d) })
+	e.retired.Go(func() { e.makeReady(d) })
 	return d
 }
 
@@ -166,17 +180,24 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
+	d.gone = true
 	d.cancel()
-	e.tasks.Go(func() {
+	d.settle()
+	e.retired.Go(func() {
 		d.once.Do(func() { d.made = etl.ErrClosed })
 		if d.runtime == nil {
 			return
 		}
 		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
 		defer cancel()
+		select {
+		case <-d.idle:
+		case <-ctx.Done():
+		}
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
+		e.dropSource(d)
 	})
 }
 
@@ -197,31 +218,72 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	return nil, err
 }
 
-// find is the definition of a name as this target knows it, nil where it knows none.
-func (e *ETLs) find(name string) *deployed {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.known[name]
+// settle says that nobody holds the definition any more, where that is so for good. The caller holds mu.
+func (d *deployed) settle() {
+	if d.gone && d.held == 0 {
+		close(d.idle)
+	}
+}
+
+// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
+// for as long as a changed definition may be kept at all.
+func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
+	for {
+		d, err := e.find(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		e.mu.Lock()
+		if d.gone {
+			e.mu.Unlock()
+			continue // replaced since it was found
+		}
+		d.held++
+		e.mu.Unlock()
+		release = func() {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			d.held--
+			d.settle()
+		}
+		if runtime, err = e.await(d); err == nil {
+			return runtime, release, nil
+		}
+		release()
+		if !errors.Is(err, etl.ErrClosed) {
+			return nil, nil, err
+		}
+	}
 }
 
 // Runtime finds what runs a transformation and waits a while for one that is being made ready. Errors are *api.Error:
 // CodeNoETL where there is none, CodeETLFailed where the definition keeps it from working. One that answers ErrClosed
 // was replaced meanwhile: look it up again.
 func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
-	d := e.find(name)
-	for replaced := false; ; replaced = true {
-		if d == nil {
-			var err error
-			if d, err = e.refresh(e.target.Context(), name); err != nil {
-				return nil, AsError(err)
-			}
-		}
-		runtime, err := e.await(d)
-		if err == nil || replaced || !errors.Is(err, etl.ErrClosed) {
-			return runtime, err
-		}
-		d = nil
+	runtime, release, err := e.hold(name)
+	if err == nil {
+		release()
 	}
+	return runtime, err
+}
+
+// peek is the definition of a name as this target knows it, nil where it knows none.
+func (e *ETLs) peek(name string) *deployed {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.known[name]
+}
+
+// find looks a definition up, of the cluster where it is not known here.
+func (e *ETLs) find(name string) (*deployed, error) {
+	if d := e.peek(name); d != nil {
+		return d, nil
+	}
+	d, err := e.refresh(e.target.Context(), name)
+	if err != nil {
+		return nil, AsError(err)
+	}
+	return d, nil
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
@@ -236,12 +298,9 @@ func (e *ETLs) postRefresh(r *Request) error {
 
 // postRestart replaces the workers of a transformation here.
 func (e *ETLs) postRestart(r *Request) error {
-	d := e.find(r.Param("name"))
-	if d == nil {
-		var err error
-		if d, err = e.refresh(r.Context(), r.Param("name")); err != nil {
-			return err
-		}
+	d, err := e.find(r.Param("name"))
+	if err != nil {
+		return err
 	}
 	runtime, err := e.runtimeOf(d)
 	if err == nil {
@@ -260,7 +319,7 @@ func (e *ETLs) postRestart(r *Request) error {
 // getLogs answers with what the build and user code printed here.
 func (e *ETLs) getLogs(r *Request) error {
 	var answer struct{ Log string }
-	if d := e.find(r.Param("name")); d != nil {
+	if d := e.peek(r.Param("name")); d != nil {
 		if runtime, err := e.runtimeOf(d); err == nil {
 			answer.Log = runtime.Logs()
 		}
@@ -280,7 +339,11 @@ func etlError(about string, err error) *api.Error {
 	switch {
 	case errors.As(err, &answer):
 		return answer
-	case errors.As(err, &fault), errors.As(err, &size), errors.As(err, &form):
+	case errors.As(err, &size):
+		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &form), errors.Is(err, etl.ErrLevel):
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &fault):
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
 	case errors.Is(err, etl.ErrClosed):
 		return unavailable("%s: %v while it was in use; try again", about, err)

@@ -42,13 +42,18 @@ type deployed struct {
 	first sync.Once
 	wake  chan struct{} // asks for another attempt
 
+	// Under the ETLs' mu:
+	held int           // by requests that go on with it
+	gone bool          // a newer one is known, or none
+	idle chan struct{} // closed once it is gone and not held
+
 	mu    sync.Mutex
 	err   error // of the last attempt
 	since time.Time
 }
 
 func newDeployed(ctx context.Context, definition api.ETL) *deployed {
-	d := &deployed{definition: definition, tried: make(chan struct{}), wake: make(chan struct{}, 1), since: time.Now()}
+	d := &deployed{definition: definition, tried: make(chan struct{}), wake: make(chan struct{}, 1), idle: make(chan struct{}), since: time.Now()}
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	return d
 }
@@ -163,7 +168,7 @@ func (e *ETLs) MakeReady(ctx context.Context, limit time.Duration) error {
 	}
 	e.apply(list)
 	for _, definition := range list {
-		d := e.find(definition.Name)
+		d := e.peek(definition.Name)
 		if d == nil {
 			continue
 		}

@@ -18,7 +18,7 @@ func (e *ETLs) getStatus(r *Request) error {
 			answer[name] = e.statusOf(d)
 		}
 	}
-	for name, h := range e.tried(only) {
+	for name, h := range e.candidatesOf(only) {
 		status := answer[name] // a zero one where it is not deployed yet
 		status.Candidate = &h
 		answer[name] = status

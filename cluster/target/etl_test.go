@@ -132,6 +132,9 @@ func TestTransformations(t *testing.T) {
 		require.Equal(t, "flip", list[0].Name)
 		got, err := c.Client.ETL(t.Context(), "upper")
 		require.NoError(t, err)
+		require.Equal(t, api.ETLReady, got.Status.State)
+		require.Len(t, got.Status.Targets, 2)
+		got.Status = nil
 		require.Equal(t, second, got)
 	})
 	t.Run("refused definitions", func(t *testing.T) {
@@ -149,7 +152,7 @@ func TestTransformations(t *testing.T) {
 			"syntax":      {api.ETL{Name: "x", Source: "def transform(:\n"}, api.CodeETLFailed, "SyntaxError"},
 			"import":      {api.ETL{Name: "x", Source: "import no_such_module"}, api.CodeETLFailed, "line 1"},
 			"entry":       {api.ETL{Name: "x", Source: upper, Entry: "other"}, api.CodeETLFailed, "it defines transform"},
-			"requirement": {api.ETL{Name: "x", Source: upper, Requirements: []string{"no-such-thing"}}, api.CodeETLFailed, "is not installed"},
+			"requirement": {api.ETL{Name: "x", Source: upper, Requirements: []string{"no-such-thing"}}, api.CodeETLFailed, "no-such-thing"},
 		} {
 			_, err := c.Client.PutETL(t.Context(), x.e)
 			require.Equal(t, x.code, codeOf(err), name)
@@ -162,7 +165,7 @@ func TestTransformations(t *testing.T) {
 		status, header, body := get(t, c, "/v1/objects/b/train.tar?etl=upper")
 		require.Equal(t, http.StatusOK, status, string(body))
 		require.Equal(t, "application/x-tar", header.Get("Content-Type"))
-		require.Empty(t, header.Get("ETag"))
+		require.True(t, strings.HasPrefix(header.Get("ETag"), `"etl-`))
 		names, contents := members(t, body)
 		require.Equal(t, []string{
 			"s/0000.txt", "s/0000.len", "s/0000.ratio", "s/0000.ok",
@@ -209,6 +212,114 @@ func TestTransformations(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, r.Close())
 		require.Equal(t, "olleh", string(data))
+	})
+	t.Run("batches, arguments and objects in pieces", func(t *testing.T) {
+		deploy(t, c, api.ETL{Name: "batch", Level: api.LevelBatch, Args: []byte(`{"sign": "!"}`), Source: `
+def transform(samples, sign):
+    return {"txt": [s["txt"].decode() + sign for s in samples], "n": [len(s["txt"]) for s in samples]}
+`})
+		_, _, body := get(t, c, "/v1/objects/b/train.tar?etl=batch")
+		_, contents := members(t, body)
+		require.Equal(t, "three!", contents["s/0002.txt"])
+		require.Equal(t, "5", contents["s/0002.n"])
+		_, _, body = get(t, c, `/v1/objects/b/train.tar?etl=batch&etl_args={"sign":"%3F"}`)
+		_, contents = members(t, body)
+		require.Equal(t, "three?", contents["s/0002.txt"])
+		deploy(t, c, api.ETL{Name: "pieces", Level: api.LevelObject, Source: `
+def transform(data, n=3, fail=-1):
+    for i in range(n):
+        if i == fail:
+            raise ValueError("at piece %d" % i)
+        yield b"x" * 100000
+`})
+		status, header, body := get(t, c, `/v1/objects/b/dir/note.txt?etl=pieces&etl_args={"n":100}`)
+		require.Equal(t, http.StatusOK, status, string(body[:min(len(body), 1000)]))
+		require.Len(t, body, 100*100_000)
+		require.Empty(t, header.Get("Content-Length"))
+		refused(t, c, `/v1/objects/b/dir/note.txt?etl=pieces&etl_args={"fail":0}`, 422, api.CodeETLFailed, "at piece 0")
+		reader, err := c.Client.GetObject(t.Context(), "b", "dir/note.txt", api.GetOptions{ETL: []string{"pieces"}, ETLArgs: []byte(`{"n":100,"fail":50}`)})
+		require.NoError(t, err)
+		_, err = io.ReadAll(reader)
+		require.ErrorContains(t, err, "broke off")
+		require.NoError(t, reader.Close())
+	})
+	t.Run("kept outputs", func(t *testing.T) {
+		const path = "/v1/objects/b/train.tar?etl=upper&cache=true"
+		_, first, want := get(t, c, path)
+		require.Equal(t, "miss", first.Get(api.HeaderCache))
+		_, again, body := get(t, c, path)
+		require.Equal(t, "hit", again.Get(api.HeaderCache))
+		require.Equal(t, want, body)
+		require.Equal(t, first.Get("ETag"), again.Get("ETag"))
+		owner := c.Owner("b", "train.tar")
+		owner.Stop()
+		owner.Start()
+		c.Await("the target is back", func() bool {
+			m, err := c.Client.RefreshMap(t.Context())
+			if err != nil {
+				return false
+			}
+			node, _ := m.Owner("b", "train.tar")
+			return node.State == api.StateOK
+		})
+		_, again, body = get(t, c, path)
+		require.Equal(t, "hit", again.Get(api.HeaderCache), "kept over a restart")
+		require.Equal(t, want, body)
+	})
+	t.Run("trials", func(t *testing.T) {
+		try := func(name string, trial api.ETLTrial) api.ETLResult {
+			t.Helper()
+			result, err := c.Client.TestETL(t.Context(), name, trial)
+			require.NoError(t, err)
+			return result
+		}
+		r := try("upper", api.ETLTrial{Address: "ss://b/train.tar"})
+		require.Nil(t, r.Error)
+		require.Equal(t, "s/0000", r.Key)
+		require.Equal(t, c.Owner("b", "train.tar").ID, r.Target)
+		require.Positive(t, r.Version)
+		require.Equal(t, []api.ETLField{
+			{Name: "txt", DType: "text", Size: 3, Text: "ONE"}, {Name: "len", DType: "int64", Size: 8, Text: "3"},
+			{Name: "ratio", DType: "float64", Size: 8, Text: "0.5"}, {Name: "ok", DType: "bool", Size: 1, Text: "1"},
+		}, r.Fields)
+		require.Equal(t, "seen s/0000\n", r.Log)
+		r = try("upper", api.ETLTrial{Address: "ss://b/train.tar", Member: "s/0002.cls", Data: true})
+		require.Equal(t, "s/0002", r.Key)
+		_, contents := members(t, r.Data)
+		require.Equal(t, "THREE", contents["s/0002.txt"])
+		r = try("flip", api.ETLTrial{Address: "ss://b/dir/note.txt", Data: true})
+		require.Equal(t, "olleh", string(r.Data))
+		require.EqualValues(t, 5, r.Size)
+		r = try("upper", api.ETLTrial{Address: "ss://b/broken.tar", Member: "s/0001.txt"})
+		require.Equal(t, api.CodeETLFailed, r.Error.Code)
+		require.Contains(t, r.Error.Message, "ValueError: bad text")
+		require.Contains(t, r.Log, "seen s/0001")
+
+		source := "def transform(data):\n    print('trying')\n    return data * 2\n"
+		r = try("new", api.ETLTrial{Address: "ss://b/dir/note.txt", Data: true, Definition: &api.ETL{Source: source, Level: api.LevelObject}})
+		require.Nil(t, r.Error)
+		require.Equal(t, "hellohello", string(r.Data))
+		require.Equal(t, "trying\n", r.Log)
+		require.Zero(t, r.Version)
+		_, err := c.Client.ETL(t.Context(), "new")
+		require.Equal(t, api.CodeNoETL, codeOf(err), "it was not deployed")
+		r = try("new", api.ETLTrial{Address: "ss://b/dir/note.txt", Definition: &api.ETL{Source: "import nothing_such"}})
+		require.Contains(t, r.Error.Message, "nothing_such")
+		r = try("new", api.ETLTrial{Address: "ss://b/dir/note.txt", Definition: &api.ETL{Source: "def transform(sample):\n    while True: pass\n", TimeoutS: 0.2}})
+		require.Equal(t, api.CodeETLFailed, r.Error.Code)
+		for code, x := range map[string]struct {
+			name  string
+			trial api.ETLTrial
+		}{
+			api.CodeNoETL:      {"nope", api.ETLTrial{Address: "ss://b/train.tar"}},
+			api.CodeNotFound:   {"upper", api.ETLTrial{Address: "ss://b/nope"}},
+			api.CodeNoBucket:   {"upper", api.ETLTrial{Address: "ss://nope/nope"}},
+			api.CodeBadRequest: {"new", api.ETLTrial{Address: "ss://b/train.tar", Definition: &api.ETL{Source: "x", Kind: "wasm"}}},
+			api.CodeBadName:    {"Bad Name", api.ETLTrial{Address: "ss://b/train.tar", Definition: &api.ETL{Source: "x"}}},
+		} {
+			_, err := c.Client.TestETL(t.Context(), x.name, x.trial)
+			require.Equal(t, code, codeOf(err))
+		}
 	})
 	t.Run("failures", func(t *testing.T) {
 		refused(t, c, "/v1/objects/b/broken.tar?etl=upper", 422, api.CodeETLFailed,

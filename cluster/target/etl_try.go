@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -49,7 +50,7 @@ func (e *ETLs) postTry(r *Request) error {
 	case <-e.target.Context().Done():
 		return e.errStopping()
 	}
-	answer := api.ETLTrial{Health: c.health()}
+	answer := api.ETLAttempt{Health: c.health()}
 	select {
 	case <-c.done:
 		answer.Done = true
@@ -64,40 +65,63 @@ func (e *ETLs) postTry(r *Request) error {
 
 // candidate finds an attempt or begins it, and keeps it alive for a while.
 func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if c := e.candidates[id]; c != nil {
-		c.lease.Reset(candidateLease)
+	if c := e.renew(id); c != nil {
 		return c, nil
 	}
-	switch {
-	case e.closed:
-		return nil, e.errStopping()
-	case len(e.candidates) >= maxCandidates:
-		return nil, api.Errorf(http.StatusTooManyRequests, api.CodeBusy, "target %s tries %d transformations already; try again later", e.target.id, maxCandidates)
-	}
-	runtime, err := deploy.New(etls.Definition(definition), e.options)
+	definition.Version = -e.tried.Add(1) // which tells it from what is deployed
+	def := etls.Definition(definition)
+	runtime, err := deploy.New(def, e.options)
 	if err != nil {
 		return nil, etlError("target "+e.target.id, err)
 	}
 	ctx, cancel := context.WithCancel(e.ctx)
 	c := &candidate{name: definition.Name, cancel: cancel, done: make(chan struct{})}
 	c.health = func() api.ETLHealth { return healthOf(runtime.Health()) }
-	c.lease = time.AfterFunc(candidateLease, func() { e.dropCandidate(id) })
-	e.candidates[id] = c
-	def := etls.Definition(definition)
+	if err := e.admit(id, c); err != nil {
+		cancel()
+		return nil, errors.Join(err, runtime.Close())
+	}
 	for _, spec := range etl.Environments([]etl.Definition{def}) {
 		e.environments.Retry(spec) // whoever deploys wants to know how it is now
 	}
-	e.tasks.Go(func() {
+	go func() { // counted by admit
+		defer e.retired.Done()
 		defer cancel()
 		c.err = runtime.Prepare(ctx)
 		close(c.done)
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing a candidate left something behind", "etl", c.name, "error", err)
 		}
-	})
+		e.dropSource(&deployed{definition: definition})
+	}()
 	return c, nil
+}
+
+// renew finds an attempt that is under way and keeps it alive.
+func (e *ETLs) renew(id string) *candidate {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.candidates[id]
+	if c != nil {
+		c.lease.Reset(candidateLease)
+	}
+	return c
+}
+
+// admit takes a candidate in, for whose goroutine it counts.
+func (e *ETLs) admit(id string, c *candidate) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.closed:
+		return e.errStopping()
+	case len(e.candidates) >= maxCandidates || e.candidates[id] != nil:
+		return api.Errorf(http.StatusTooManyRequests, api.CodeBusy, "target %s tries %d transformations already; try again later", e.target.id, maxCandidates)
+	}
+	c.lease = time.AfterFunc(candidateLease, func() { e.dropCandidate(id) })
+	e.candidates[id] = c
+	e.retired.Add(1)
+	return nil
 }
 
 // dropCandidate gives an attempt up.
@@ -117,8 +141,8 @@ func (e *ETLs) deleteTry(r *Request) error {
 	return nil
 }
 
-// tried is the health of the candidates, by name.
-func (e *ETLs) tried(only string) map[string]api.ETLHealth {
+// candidatesOf is the health of the candidates, by name; of one name where it is given.
+func (e *ETLs) candidatesOf(only string) map[string]api.ETLHealth {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	list := map[string]api.ETLHealth{}

@@ -14,6 +14,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/local"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/etl/engine"
 	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
@@ -27,6 +28,8 @@ type upFlags struct {
 	json   bool
 	log    telemetry.Log
 	memory int64 // of each target's streams; 0: the default
+	engine string
+	cache  int64 // of each target's kept outputs; 0: the default, negative: none
 
 	isolation string // the least that targets accept
 }
@@ -56,6 +59,8 @@ the first up of a directory.`,
 	flags.IntVar(&f.size.Disks, "disks", 0, "number of disks of each target (1)")
 	flags.IntVar(&f.port, "port", 0, "port of the first gateway, 0 for any (7070)")
 	flags.Var((*sizeValue)(&f.memory), "stream-memory", "memory that each target's streams may take, such as 4GiB (a quarter of the machine's)")
+	flags.StringVar(&f.engine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
+	flags.Var((*quotaValue)(&f.cache), "etl-cache", "disk that each target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	isolationFlag(command, &f.isolation)
 	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
@@ -196,6 +201,12 @@ func (f *upFlags) nodeArgs() []string {
 	args = append(args, "--etl-isolation", f.isolation)
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
+	}
+	if f.engine != engine.Auto {
+		args = append(args, "--etl-engine", f.engine)
+	}
+	if f.cache != 0 {
+		args = append(args, "--etl-cache", (*quotaValue)(&f.cache).String())
 	}
 	return args
 }

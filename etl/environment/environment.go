@@ -259,6 +259,9 @@ func (m *Manager) room() error {
 	}
 }
 
+// Isolate sets the least isolation that will do for builds. Call it before the first Acquire.
+func (m *Manager) Isolate(least string) { m.opts.Isolation = least }
+
 // Close ends what is being built and joins it. Environments stay on disk.
 func (m *Manager) Close() {
 	m.mu.Lock()

@@ -2,6 +2,7 @@ package environment_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,9 +240,11 @@ func TestNobodyWaits(t *testing.T) {
 	defer leaveOne()
 	defer leaveTwo()
 	first := wait(one)
-	for line := range building {
-		if strings.HasPrefix(line, "Preparing") || strings.HasPrefix(line, "Processing") {
-			break
+	for line := ""; !strings.HasPrefix(line, "Preparing") && !strings.HasPrefix(line, "Processing"); {
+		select {
+		case line = <-building:
+		case err := <-first:
+			t.Fatal("the build ended: ", err)
 		}
 	}
 	second := wait(two)
@@ -255,6 +258,30 @@ func TestNobodyWaits(t *testing.T) {
 	third := wait(t.Context()) // it was not a failure of the requirements
 	index.Open("slow")
 	require.NoError(t, <-third)
+}
+
+// What a package runs while it is built sees nothing of the node.
+func TestBuildsAreConfined(t *testing.T) {
+	index := environmenttest.New(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(secret, []byte("key"), 0o644))
+	t.Setenv("SHARDSTREAM_TOKEN", "key")
+	m := open(t, t.TempDir(), environment.Options{})
+	index.Source("spy", "1.0", fmt.Sprintf(`
+import os
+found = [n for n in os.environ if "SHARDSTREAM" in n]
+try:
+    found.append(open(%q).read())
+except OSError as e:
+    found.append(type(e).__name__)
+try:
+    open(os.path.join(%q, "left"), "w")
+except OSError:
+    found.append("not written")
+raise RuntimeError("saw " + ", ".join(found))
+`, secret, filepath.Dir(secret)))
+	fault := buildError(t, m, environment.Spec{Requirements: []string{"spy"}})
+	require.Contains(t, fault.Summary, "saw FileNotFoundError, not written")
 }
 
 func TestTimeLimit(t *testing.T) {

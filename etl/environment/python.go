@@ -53,7 +53,7 @@ for name, module in list(sys.modules.items()):
         reads += module.MAPPING.values()
 link = sys.executable
 while os.path.islink(link):
-    link = os.path.join(os.path.dirname(link), os.readlink(link))
+    link = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
     reads.append(link)
 reads = [r for r in reads if isinstance(r, str) and os.path.isabs(r) and os.path.exists(r)]
 print(json.dumps({

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import threading
@@ -261,7 +262,15 @@ def test_life_of_a_transformation(client: ss.Client, bucket: ss.Bucket) -> None:
     made = client.etl.create("upper", upper, level="object")
     assert (made.name, made.entry, made.level) == ("upper", "upper", "object")
     assert "data.upper()" in made.source
-    assert client.etl.show("upper") == made
+    shown = client.etl.show("upper")
+    assert shown.status is not None and shown.status.state == "ready"
+    assert dataclasses.replace(shown, status=None) == made
+    status = client.etl.status("upper")
+    assert status.ready == status.wanted == len(status.targets)
+    assert status.targets[0].health.python.startswith("3.")
+    assert client.etl.restart("upper").ready == status.wanted
+    one = status.targets[0].id
+    assert client.etl.logs("upper", target=one).startswith(f"==> {one} <==")
     assert "upper" in [e.name for e in client.etl.list()]
     bucket.put("k", b"text")
     assert bucket.get("k", etl="upper") == b"TEXT"

@@ -79,13 +79,13 @@ func metadata(name, version string, requires []string) string {
 // Broken adds a package whose build fails with the given message.
 func (x *Index) Broken(name, version, message string) {
 	x.t.Helper()
-	x.sdist(name, version, fmt.Sprintf("raise RuntimeError(%q)\n", message))
+	x.Source(name, version, fmt.Sprintf("raise RuntimeError(%q)\n", message))
 }
 
 // Gated adds a package whose build goes on until Open is called for it. The module has VERSION.
 func (x *Index) Gated(name, version string) {
 	x.t.Helper()
-	x.sdist(name, version, fmt.Sprintf(`
+	x.Source(name, version, fmt.Sprintf(`
 import os, time, zipfile
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
@@ -110,10 +110,18 @@ func (x *Index) Open(name string) {
 	}
 }
 
+// Shut has further builds of a gated package wait again.
+func (x *Index) Shut(name string) {
+	x.t.Helper()
+	if err := os.Remove(x.gate(name)); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
 func (x *Index) gate(name string) string { return filepath.Join(x.Dir, name+".open") }
 
-// sdist adds a source package that builds itself with the given backend.
-func (x *Index) sdist(name, version, backend string) {
+// Source adds a source package that builds itself with the given backend, a Python module.
+func (x *Index) Source(name, version, backend string) {
 	x.t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._client import Bucket, Client
+from ._etl_models import ETLHealth, ETLInfo, ETLStats, ETLStatus, ETLTarget
 from ._etls import ETLs
 from ._exceptions import (
     BadArchiveError,
@@ -46,7 +47,8 @@ from ._exceptions import (
 from ._models import (
     BucketInfo,
     Copy,
-    ETLInfo,
+    ETLField,
+    ETLTrial,
     Explanation,
     Location,
     ObjectInfo,
@@ -73,7 +75,13 @@ __all__ = [
     "CorruptError",
     "DeadlineError",
     "ETLError",
+    "ETLField",
+    "ETLHealth",
     "ETLInfo",
+    "ETLStats",
+    "ETLStatus",
+    "ETLTarget",
+    "ETLTrial",
     "ETLs",
     "Explanation",
     "ForkedError",

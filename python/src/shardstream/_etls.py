@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 from ._arguments import amount, choice, integer, names, seconds, text
+from ._etl_models import ETLInfo, ETLStatus
 from ._http import Transport
-from ._models import ETLInfo
-from ._source import source_of
+from ._models import ETLTrial
+from ._source import pickle_of, source_of
+
+#: Arguments of one transformation, or of each in a chain of several.
+ETLArgs = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+
+
+def etl_query(etl: str | Sequence[str], etl_args: ETLArgs, cache: bool) -> dict[str, str]:
+    """The query of a read through transformations; empty where there are none."""
+    chain = [etl] * bool(etl) if isinstance(etl, str) else list(names("etl", etl))
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be True or False, not {cache!r}")
+    if not chain:
+        if etl_args is not None or cache:
+            raise ValueError("etl_args and cache go with etl only")
+        return {}
+    query = {"etl": ",".join(chain)}
+    if etl_args is not None:
+        query["etl_args"] = _args_json(etl_args)
+    if cache:
+        query["cache"] = "true"
+    return query
+
+
+def _args_json(args: Any) -> str:
+    several = args if isinstance(args, (list, tuple)) else [args]
+    if not all(isinstance(one, Mapping) or (one is None and one is not args) for one in several):
+        raise TypeError(f"etl_args is a dict, or for a chain a list of dicts, not {args!r}")
+    try:
+        plain = [None if one is None else dict(one) for one in several]
+        return json.dumps(plain if several is args else plain[0])
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"etl_args must be what JSON can hold: {error}") from error
+
+
+# Seconds: more than the gateway waits for the targets.
+_DEPLOY_TIMEOUT = 16 * 60.0
+_RESTART_TIMEOUT = 4 * 60.0
 
 
 class ETLs:
@@ -24,6 +62,7 @@ class ETLs:
         name: str,
         function: Callable[..., Any] | str | Path | None = None,
         *,
+        by: Literal["source", "cloudpickle"] = "source",
         image: str | None = None,
         url: str | None = None,
         command: Sequence[str] = (),
@@ -43,6 +82,7 @@ class ETLs:
         max_output: int | None = None,
         isolation: Literal["strict", "landlock", "none"] | None = None,
         network: Literal["none", "host", "bridge"] | None = None,
+        wait: bool = True,
     ) -> ETLInfo:
         """Deploy a transformation beside every target, or a new version of it.
 
@@ -55,6 +95,9 @@ class ETLs:
                 source text. A function's text is sent, with the imports, constants and other
                 functions of its module that it uses. Other modules are imported there, so they
                 must be installed for the nodes' Python: a module beside your script is not.
+            by: how a function travels: "source" (its text), or "cloudpickle" for closures and
+                whatever else has no text: the nodes' Python then needs cloudpickle too, and must
+                be of this one's version.
             image: an OCI image whose server transforms, run by podman or docker.
             url: a server that you run; {host} and {target} stand for a target's address and id.
             command: a program and its arguments, which filters stdin to stdout.
@@ -63,7 +106,8 @@ class ETLs:
                 of bytes, str, numbers or numpy arrays. "batch": takes a list of such dicts,
                 returns a dict of columns with a row for each. "object": bytes to bytes. Functions
                 are of level "sample" by default, all else of level "object".
-            requirements: packages that it needs.
+            requirements: packages that it needs. Each target installs them in an environment of
+                the function's own, in which nothing else is.
             python: the version of Python that it needs, such as "3.11".
             env: environment variables of a container or command.
             port: that a container's server listens on; by default it is given one in $PORT.
@@ -78,12 +122,18 @@ class ETLs:
             max_output: bytes of one answer; 256 MiB by default.
             isolation: the least that will do; the most that the nodes have by default.
             network: that it may use; "none" by default.
+            wait: return once every target has made it ready, which takes minutes where
+                environments are built; `status` tells meanwhile how far that is. If one can't,
+                nothing is deployed, and the version before stays. With False it is deployed
+                untried, and `status` tells whether it works.
 
         Raises:
             ValueError: the function is a lambda, a closure, or uses what can't be sent as text;
                 another argument is out of range.
             TypeError: an argument is of the wrong type.
-            ETLError: the source does not load; the message has the traceback.
+            ImportError: by="cloudpickle" where that is not installed.
+            ETLError: the source does not load, or its requirements can't be installed; the
+                message has the traceback or the end of the log.
         """
         document: dict[str, Any] = {
             "name": name,
@@ -107,7 +157,13 @@ class ETLs:
         given = [n for n, v in (("function", function), ("image", image), ("url", url)) if v]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
-        if function is not None:
+        choice("by", by, ("source", "cloudpickle"))
+        if by == "cloudpickle":
+            if entry is not None:
+                raise ValueError("entry is for source: cloudpickle sends the very function")
+            pickle, version = pickle_of(function, document["python"])
+            document |= {"kind": "function", "pickle": pickle, "python": version}
+        elif function is not None:
             source, entry = source_of(function, entry)
             document |= {"kind": "function", "source": source, "entry": entry}
         elif image is not None:
@@ -119,7 +175,15 @@ class ETLs:
         else:
             raise ValueError("say what transforms: give a function, an image, a url or a command")
         document = {k: v for k, v in document.items() if v not in (None, [], {}, 0)}
-        return ETLInfo.from_json(self._http.json("PUT", _etl_path(name), document))
+        if not wait:
+            return ETLInfo.from_json(
+                self._http.json("PUT", f"{_etl_path(name)}?wait=false", document)
+            )
+        patient = self._http.patient(_DEPLOY_TIMEOUT)
+        try:
+            return ETLInfo.from_json(patient.json("PUT", _etl_path(name), document))
+        finally:
+            patient.close()
 
     def list(self) -> Sequence[ETLInfo]:
         """All transformations, sorted by name."""
@@ -131,10 +195,79 @@ class ETLs:
         """One transformation, its source included."""
         return ETLInfo.from_json(self._http.json("GET", _etl_path(name)))
 
-    def logs(self, name: str) -> str:
-        """What its workers printed lately, on all targets."""
-        response = self._http.request("GET", f"{_etl_path(name)}/logs")
+    def status(self, name: str) -> ETLStatus:
+        """How it is on each target; also while `create` has the targets try it."""
+        return ETLStatus.from_json(self._http.json("GET", f"{_etl_path(name)}/status"))
+
+    def restart(self, name: str) -> ETLStatus:
+        """Replace its workers by new ones, each when it is done with what it has in hand.
+
+        An environment that could not be built is tried again.
+        """
+        patient = self._http.patient(_RESTART_TIMEOUT)
+        try:
+            return ETLStatus.from_json(patient.json("POST", f"{_etl_path(name)}/restart"))
+        finally:
+            patient.close()
+
+    def logs(self, name: str, *, target: str | None = None) -> str:
+        """What builds of its environment and its workers printed lately, on all targets or one."""
+        which = "" if target is None else f"?target={quote(text('target', target), safe='')}"
+        response = self._http.request("GET", f"{_etl_path(name)}/logs{which}")
         return response.read().decode(errors="replace")
+
+    def test(
+        self,
+        name: str,
+        address: str,
+        *,
+        member: str = "",
+        args: Mapping[str, Any] | None = None,
+        function: Callable[..., Any] | str | Path | None = None,
+        entry: str | None = None,
+        level: Literal["sample", "batch", "object"] | None = None,
+        requirements: Sequence[str] = (),
+        data: bool = False,
+    ) -> ETLTrial:
+        """Try a transformation on one object or sample, where that lies.
+
+        One that fails is no exception here: `ETLTrial.error` says why. A test that takes longer
+        than the client's timeout, as when an environment is built for it, needs a client with a
+        larger one.
+
+        Args:
+            name: the transformation; with `function` what messages call it.
+            address: "ss://bucket/key". Of an archive a transformation of samples gets the first
+                sample, or the one that `member` belongs to.
+            member: a file inside the archive.
+            args: arguments of the transformation.
+            function: tried in place of what is deployed, as for `create`; it is not deployed.
+            entry: as for `create`.
+            level: as for `create`.
+            requirements: as for `create`.
+            data: whether to get the bytes as well: what an object became, or a tar of a sample.
+
+        Raises:
+            NotFoundError: no such transformation, object or member.
+        """
+        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        if member:
+            document["member"] = text("member", member)
+        if args is not None:
+            document["args"] = dict(args)
+        if function is not None:
+            source, entry = source_of(function, entry)
+            definition = {
+                "kind": "function",
+                "source": source,
+                "entry": entry,
+                "level": choice("level", level, (None, "sample", "batch", "object")),
+                "requirements": list(names("requirements", requirements)),
+            }
+            document["definition"] = {"name": name} | {k: v for k, v in definition.items() if v}
+        elif entry or level or requirements:
+            raise ValueError("entry, level and requirements go with function only")
+        return ETLTrial.from_json(self._http.json("POST", f"{_etl_path(name)}/test", document))
 
     def delete(self, name: str) -> None:
         """Remove it."""
