@@ -19,6 +19,7 @@ const (
 	backoffMax   = 30 * time.Second
 	livedWell    = time.Minute            // a container that lived so long is replaced without a pause
 	patienceDead = 2 * time.Second        // that a broken connection is waited with for the end of its container
+	patienceGone = 10 * time.Second       // likewise where nobody listens any more: its end is certain, engines are slow
 	retireAfter  = 5 * time.Minute        // that calls may go on with a container which was replaced
 	quietFailure = 500 * time.Millisecond // pauses longer than this are failures that callers are told of
 )
@@ -52,8 +53,12 @@ type instance struct {
 	container *engine.Container
 	remove    func() // all that it took, the container included
 	giveUp    chan struct{}
+	given     sync.Once
 	suspected bool // guarded by the keeper's mu
 }
+
+// abandon has the keeper replace the container although it has not ended.
+func (i *instance) abandon() { i.given.Do(func() { close(i.giveUp) }) }
 
 func newKeeper(def etl.Definition, opts Options, book *calls.Book) *keeper {
 	k := &keeper{
@@ -170,7 +175,7 @@ func (k *keeper) attend(i *instance) (fault *etl.UserError, asked chan error) {
 	case <-i.container.Exited():
 		fault = k.died(i.container.Exit())
 	case <-i.giveUp:
-		fault = &etl.UserError{ETL: k.def.Name, Summary: "the server hung: it answered neither a request nor GET /health"}
+		fault = &etl.UserError{ETL: k.def.Name, Summary: "the server in the container answers neither requests nor GET /health"}
 	case asked = <-k.restarts:
 	case <-k.ctx.Done():
 	}
@@ -211,7 +216,7 @@ func (k *keeper) lastWords() string {
 	return strings.Join(lines, "\n")
 }
 
-func (k *keeper) explain(e *endpoint, _ error) *etl.UserError {
+func (k *keeper) explain(e *endpoint, err error) *etl.UserError {
 	i := k.instanceOf(e)
 	if i == nil {
 		k.mu.Lock()
@@ -221,12 +226,19 @@ func (k *keeper) explain(e *endpoint, _ error) *etl.UserError {
 		}
 		return &etl.UserError{ETL: k.def.Name, Summary: k.state.Detail, Traceback: k.lastWords()}
 	}
+	patience, gone := patienceDead, isDial(err)
+	if gone {
+		patience = patienceGone
+	}
 	select {
 	case <-i.container.Exited():
 		return k.died(i.container.Exit())
-	case <-time.After(patienceDead):
-		return nil
+	case <-time.After(patience):
 	}
+	if gone {
+		i.abandon()
+	}
+	return nil
 }
 
 // instanceOf finds the container behind an endpoint, nil if it was replaced.
@@ -250,7 +262,7 @@ func (k *keeper) suspect(e *endpoint) {
 	i.suspected = true
 	k.joined.Go(func() {
 		if e.check(k.ctx) != nil {
-			close(i.giveUp)
+			i.abandon()
 			return
 		}
 		k.mu.Lock()
