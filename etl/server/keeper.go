@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	backoffFirst = 100 * time.Millisecond
-	backoffMax   = 30 * time.Second
-	livedWell    = time.Minute            // a container that lived so long is replaced without a pause
-	patienceDead = 2 * time.Second        // that a broken connection is waited with for the end of its container
-	patienceGone = 10 * time.Second       // likewise where nobody listens any more: its end is certain, engines are slow
-	retireAfter  = 5 * time.Minute        // that calls may go on with a container which was replaced
-	quietFailure = 500 * time.Millisecond // pauses longer than this are failures that callers are told of
+	backoffFirst  = 100 * time.Millisecond
+	backoffMax    = 30 * time.Second
+	backoffServed = 2 * time.Second  // at most, after a container that has served: callers wait meanwhile
+	livedWell     = time.Minute      // a container that lived so long is replaced without a pause
+	patienceDead  = 2 * time.Second  // that a broken connection is waited with for the end of its container
+	patienceGone  = 10 * time.Second // likewise where nobody listens any more: its end is certain, engines are slow
+	retireAfter   = 5 * time.Minute  // that calls may go on with a container which was replaced
 )
 
 // keeper keeps one container running: it starts it when it is first wanted, replaces it when it dies, with pauses that
@@ -55,6 +55,16 @@ type instance struct {
 	giveUp    chan struct{}
 	given     sync.Once
 	suspected bool // guarded by the keeper's mu
+}
+
+// ended says whether its container has: the keeper learns of it in a moment.
+func (i *instance) ended() bool {
+	select {
+	case <-i.container.Exited():
+		return true
+	default:
+		return false
+	}
 }
 
 // abandon has the keeper replace the container although it has not ended.
@@ -95,12 +105,12 @@ func (k *keeper) acquire(ctx context.Context) (*endpoint, error) {
 			k.joined.Go(k.run)
 		}
 		switch {
-		case k.current != nil:
+		case k.current != nil && !k.current.ended():
 			e := k.current.endpoint
 			e.use()
 			k.mu.Unlock()
 			return e, nil
-		case k.state.State == etl.StateFailed:
+		case k.current == nil && k.state.State == etl.StateFailed:
 			fault := k.fault
 			k.mu.Unlock()
 			return nil, fault
@@ -126,11 +136,13 @@ func (k *keeper) run() {
 			asked <- asFault(fault) // buffered
 			asked = nil
 		}
-		if fault == nil {
+		served, longest := fault == nil, backoffMax
+		if served {
 			if fault, asked = k.attend(i); asked != nil || k.ctx.Err() != nil {
 				continue
 			}
 			k.book.Restart()
+			longest = backoffServed
 			if time.Since(began) >= livedWell {
 				pause = backoffFirst
 			}
@@ -138,11 +150,12 @@ func (k *keeper) run() {
 		if k.ctx.Err() != nil {
 			return
 		}
+		pause = min(pause, longest)
 		k.log.Warn("a container of an etl failed", "error", fault.Summary, "again_in", pause)
-		k.fail(fault, pause)
+		k.fail(fault, served)
 		select {
 		case <-time.After(pause):
-			pause = min(2*pause, backoffMax)
+			pause *= 2
 		case asked = <-k.restarts:
 			pause = backoffFirst
 		case <-k.ctx.Done():
@@ -157,11 +170,12 @@ func asFault(fault *etl.UserError) error {
 	return fault
 }
 
-// fail tells callers why there is no container, or lets them wait where there soon will be one.
-func (k *keeper) fail(fault *etl.UserError, pause time.Duration) {
+// fail tells callers why there is no container. Of one that has served, what it died of was somebody's request: the others
+// wait for the next one.
+func (k *keeper) fail(fault *etl.UserError, served bool) {
 	k.set(func() {
 		k.state.State, k.state.Detail = etl.StateStarting, fault.Summary
-		if pause > quietFailure {
+		if !served {
 			k.state.State, k.fault = etl.StateFailed, fault
 		}
 	})
