@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -161,4 +162,10 @@ func unwrapURL(err error) error {
 		return u.Err
 	}
 	return err
+}
+
+// isDial says that no connection was made, so that nothing was sent.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }

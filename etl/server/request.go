@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -276,8 +275,7 @@ func (r *request) failed(e *endpoint, err error) error {
 	if cause := r.call.Cause(); cause != nil {
 		return r.stalled(e, cause, "no answer within ")
 	}
-	var op *net.OpError
-	r.unsent = errors.As(err, &op) && op.Op == "dial" || r.body != nil && !r.body.touched()
+	r.unsent = isDial(err) || r.body != nil && !r.body.touched()
 	return r.explained(e, err, "the server did not answer: ")
 }
 
