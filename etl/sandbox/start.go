@@ -251,11 +251,9 @@ func (l *launch) spawn(ctx context.Context) error {
 	go l.tend(started)
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
-	select {
+	select { // not for ctx as well: the files that the start takes must stay open until it has
 	case err := <-started:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+		return errors.Join(err, ctx.Err())
 	case <-timeout.C:
 		return fmt.Errorf("the kernel did not start it within %s", startTimeout)
 	}
