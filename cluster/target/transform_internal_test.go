@@ -239,7 +239,7 @@ func TestRangesOfOutputs(t *testing.T) {
 	}
 }
 
-func TestConditions(t *testing.T) {
+func TestConditionsOfOutputs(t *testing.T) {
 	b := newBench(t)
 	b.put("o", []byte("hello"))
 	b.put("p", []byte("hello"))

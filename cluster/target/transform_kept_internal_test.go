@@ -3,6 +3,7 @@ package target
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -214,4 +215,57 @@ func TestStalls(t *testing.T) {
 	require.ErrorAs(t, context.Cause(s.ctx), &answer)
 	require.Equal(t, http.StatusGatewayTimeout, answer.Status)
 	s.end()
+}
+
+func TestClientsThatLeave(t *testing.T) {
+	b := newBench(t)
+	b.put("o", []byte("hello"))
+	closed := make(chan struct{})
+	endless := &fake{object: func(ctx context.Context, _ etl.Args, _ etl.Object) (*etl.Output, error) {
+		context.AfterFunc(ctx, func() { close(closed) })
+		return output(endlessReader{}, -1), nil
+	}}
+	b.deploy("x", etl.LevelObject, endless)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/v1/objects/b/o?etl=x", http.NoBody)
+	require.NoError(t, err)
+	r, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	_, err = io.CopyN(io.Discard, r.Body, 10*mib)
+	require.NoError(t, err)
+	require.NoError(t, r.Body.Close())
+	select {
+	case <-closed: // and the bench sees that no memory is held
+	case <-time.After(time.Minute):
+		t.Fatal("the transformation goes on for nobody")
+	}
+}
+
+type endlessReader struct{}
+
+func (endlessReader) Read(p []byte) (int, error) { return len(p), nil }
+
+// FuzzArguments takes any ?etl_args= apart: what is let through is an object, or nothing, for each transformation.
+func FuzzArguments(f *testing.F) {
+	for _, seed := range []string{"", "{}", "null", "[null]", `[{"a":1},null]`, `{"a":{"b":[1]}}`, "[", "[[]]", " [ {} , {} ] ", "1"} {
+		f.Add(seed, 1)
+		f.Add(seed, 2)
+	}
+	f.Fuzz(func(t *testing.T, document string, n int) {
+		names := []string{"a", "b", "c"}[:1+max(0, n)%3]
+		args, err := argsOf(names, etl.Args(document))
+		if err != nil {
+			var answer *api.Error
+			require.ErrorAs(t, err, &answer)
+			require.Equal(t, http.StatusBadRequest, answer.Status)
+			return
+		}
+		require.Len(t, args, len(names))
+		for _, one := range args {
+			var object map[string]any
+			if one != nil {
+				require.NoError(t, json.Unmarshal(one, &object))
+				require.NotNil(t, object)
+			}
+		}
+	})
 }
