@@ -33,7 +33,7 @@ SOURCES := go.mod go.sum pyproject.toml hatch_build.py README.md CHANGELOG.md LI
 	$(shell find python/src -type f ! -path '*/_core/*' ! -path '*/__pycache__/*')
 # In a process of their own: what they import starts threads, and other tests fork.
 FRAMEWORK_TESTS := python/tests/test_jax.py python/tests/test_tensorflow.py
-PY_LINT := python tests docs hatch_build.py
+PY_LINT := python tests docs etl/worker hatch_build.py
 
 # Every Go test that deploys Python code finds an interpreter with numpy and pillow in it.
 export SHARDSTREAM_PYTHON := $(abspath $(PY))
@@ -103,6 +103,10 @@ fuzz: ## Every fuzzer for FUZZTIME (5m), one after the other; FUZZ=NAME picks so
 .PHONY: bench
 bench: install ## Streams beside this machine's own limits and beside other loaders, about 15 minutes
 	VENV="$(abspath $(VENV))" tests/bench/run.sh
+
+.PHONY: bench-etl
+bench-etl: venv ## What transformations cost beside the work of their functions, about a minute
+	go test ./tests/overhead -run '^$$' -bench . -benchtime 1x
 
 .PHONY: bench-publish
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot

@@ -221,6 +221,7 @@ func TestBadInput(t *testing.T) {
 		"stream no match":  {[]string{"stream", "ss://" + b + "/none-*.tar"}, "no_match"},
 		"explain no match": {[]string{"stream", "explain", "ss://" + b + "/none-*.tar", "--batch", "99999"}, "no_match"},
 		"stream no etl":    {[]string{"stream", "ss://" + b + "/*", "--etl", "missing"}, "no_such_etl"},
+		"stream no chain":  {[]string{"stream", "ss://" + b + "/*", "--etl", "missing,gone", "--etl-args", `[{"size": 1}, null]`}, "no_such_etl"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := run(c.args...)

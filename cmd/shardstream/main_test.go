@@ -71,6 +71,8 @@ func TestExitCodesWithoutACluster(t *testing.T) {
 		{"bucket create", exitUsage, "shardstream bucket create --help"},
 		{"ls --bogus", exitUsage, "unknown flag"},
 		{"ls digits", exitUsage, "ss://"},
+		{"stream ss://b/x --etl-args {}", exitUsage, "are given, but no etl"},
+		{"stream ss://b/x --etl a,b --etl-args {}", exitUsage, "a list with one JSON object, or null, for each"},
 		{"ls ss://", exitUsage, "names no bucket"},
 		{"cat ss://b", exitUsage, "names no object"},
 		{"cat ss://b/k --range 5-1", exitUsage, "--range"},
