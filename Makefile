@@ -72,6 +72,10 @@ test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (
 	$(PY) -m pytest $(FRAMEWORK_TESTS) \
 		"tests/docs/test_documents.py::test_blocks_run[docs/guides/frameworks.md]" $(PYTEST)
 
+.PHONY: test-aistore
+test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (90 MB), and its ETL servers behind a target
+	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
+
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(GOLANGCI) run --allow-parallel-runners ./...
@@ -154,6 +158,13 @@ $(STAMPS)/torch-frameworks-$(TORCH): $(STAMPS)/torch-$(TORCH) tests/tools/requir
 
 $(STAMPS)/frameworks: tests/tools/requirements-frameworks.txt | $(STAMPS)/venv
 	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/tools/requirements-frameworks.txt
+	@touch $@
+
+build/aistore/.stamp: tests/tools/requirements-aistore.txt | $(STAMPS)/venv
+	@rm -rf build/aistore
+	$(PY) -m venv build/aistore
+	build/aistore/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		-r tests/tools/requirements-aistore.txt
 	@touch $@
 
 dist/.built: $(SOURCES) | $(STAMPS)/venv
