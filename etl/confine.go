@@ -1,7 +1,6 @@
 package etl
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"os"
@@ -25,17 +24,13 @@ func Isolation(report *sandbox.Report, least string, def Definition) (string, er
 }
 
 // spec is what a worker is given and may use, but for its descriptors.
-func (s *spawner) spec(ctx context.Context, home, dir string) (sandbox.Spec, error) {
-	paths, err := pathsOf(ctx, s.python)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	script := filepath.Join(home, scriptName)
+func (s *spawner) spec(home, dir string) sandbox.Spec {
+	code := filepath.Join(home, codeName)
 	return sandbox.Spec{
-		Path: s.python, Args: []string{"-E", "-B", "-X", "utf8", script}, Env: s.env(dir), Dir: dir,
-		Read: append([]string{script, filepath.Join(home, moduleName)}, paths...), Hide: s.opts.Hide,
+		Path: s.python.Path, Args: []string{"-E", "-B", "-X", "utf8", filepath.Join(code, scriptName)}, Env: s.env(dir), Dir: dir,
+		Read: append([]string{code}, s.python.Reads...), Hide: s.opts.Hide,
 		Network: s.def.Network == NetworkHost, Limits: s.limits(),
-	}, nil
+	}
 }
 
 func (s *spawner) limits() sandbox.Limits {

@@ -14,7 +14,7 @@ import (
 const (
 	dirPrefix  = "shardstream-etl-"
 	scriptName = "worker.py"
-	moduleName = "shardstream_worker" // what the script imports
+	codeName   = "code" // directory of the script and what it imports: all of the pool's directory that a worker sees, but for its own
 	// sweepAfter is the age at which a directory that nobody holds is debris; a younger one may be in the making.
 	sweepAfter = time.Minute
 )
@@ -22,12 +22,16 @@ const (
 // claim writes what workers run into a directory and holds a lock on the script for as long as the file that it
 // returns is open: for the life of this process, however it ends.
 func claim(dir string) (*os.File, error) {
-	script, err := os.OpenFile(filepath.Join(dir, scriptName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	code := filepath.Join(dir, codeName)
+	if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(code, 0o755)); err != nil { //nolint:gosec // workers may run as another user
+		return nil, err
+	}
+	script, err := os.OpenFile(filepath.Join(code, scriptName), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	if err = unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-		err = errors.Join(script.Chmod(0o644), os.Chmod(dir, 0o711), unpack(dir)) //nolint:gosec // so that another user finds it
+		err = errors.Join(script.Chmod(0o644), unpack(code))
 	}
 	if err != nil {
 		_ = script.Close()
@@ -59,7 +63,7 @@ func sweep(parent string) {
 	if parent == "" {
 		parent = os.TempDir()
 	}
-	found, err := filepath.Glob(filepath.Join(parent, dirPrefix+"*", scriptName))
+	found, err := filepath.Glob(filepath.Join(parent, dirPrefix+"*", codeName, scriptName))
 	if err != nil {
 		return
 	}
@@ -78,5 +82,5 @@ func sweepOne(path string) {
 	if err != nil || time.Since(info.ModTime()) < sweepAfter || unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return
 	}
-	_ = os.RemoveAll(filepath.Dir(path)) // debris that can't be removed harms nobody
+	_ = os.RemoveAll(filepath.Dir(filepath.Dir(path))) // debris that can't be removed harms nobody
 }

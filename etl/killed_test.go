@@ -42,7 +42,7 @@ func TestWorkersDieWithTheirNode(t *testing.T) {
 	_ = node.Wait()
 	require.Eventually(t, func() bool { return len(processesIn(dir)) == 0 }, 10*time.Second, 5*time.Millisecond)
 
-	left, err := filepath.Glob(filepath.Join(dir, "*", "worker.py"))
+	left, err := filepath.Glob(filepath.Join(dir, "*", "code", "worker.py"))
 	require.NoError(t, err)
 	require.Len(t, left, 1)
 	old := time.Now().Add(-time.Hour)
@@ -57,7 +57,7 @@ func TestDirectoriesInUseAreKept(t *testing.T) {
 	var dir string
 	pool := newPool(t, "def transform(s): return s", func(_ *etl.Definition, o *etl.Options) { dir = o.Dir })
 	transform(t, pool, sample("k"))
-	scripts, err := filepath.Glob(filepath.Join(dir, "*", "worker.py"))
+	scripts, err := filepath.Glob(filepath.Join(dir, "*", "code", "worker.py"))
 	require.NoError(t, err)
 	require.Len(t, scripts, 1)
 	old := time.Now().Add(-time.Hour)

@@ -27,6 +27,8 @@ type objectCall struct {
 
 	data     []byte // the object, where it was read in one piece
 	read     bool
+	lent     bool   // data is a buffer of ours
+	block    []byte // holds the answer, where that is in one piece and not the object itself
 	in, out  int64
 	failed   bool
 	fed      atomic.Int64          // bytes of the object that were given to the worker
@@ -52,8 +54,12 @@ func (c *objectCall) readAll(limit int64) error {
 	if c.read {
 		return nil
 	}
+	if buffer, ok := c.object.Body.(*bytes.Buffer); ok && int64(buffer.Len()) == c.object.Size {
+		c.data, c.read, c.in = buffer.Bytes(), true, c.object.Size // it is in memory
+		return nil
+	}
 	data, err := readObject(c.object, limit)
-	c.data, c.read, c.in = data, true, int64(len(data))
+	c.data, c.read, c.lent, c.in = data, true, true, int64(len(data))
 	return err
 }
 
@@ -62,11 +68,8 @@ func readObject(object Object, limit int64) ([]byte, error) {
 	if object.Size > limit {
 		return nil, &SizeError{Key: object.Name(), Size: object.Size, Limit: limit}
 	}
-	if buffer, ok := object.Body.(*bytes.Buffer); ok && int64(buffer.Len()) == object.Size {
-		return buffer.Bytes(), nil // it is in memory
-	}
 	if object.Size >= 0 {
-		data := make([]byte, object.Size)
+		data := takeBuffer(object.Size)
 		_, err := io.ReadFull(object.Body, data)
 		return data, err
 	}
@@ -81,7 +84,35 @@ func readObject(object Object, limit int64) ([]byte, error) {
 func (c *objectCall) whole(data []byte) {
 	c.out = int64(len(data))
 	c.answered = true
-	c.answer <- objectAnswer{output: &Output{Body: io.NopCloser(bytes.NewReader(data)), Size: int64(len(data))}}
+	c.answer <- objectAnswer{output: &Output{Body: &wholeBody{Reader: bytes.NewReader(data), call: c}, Size: int64(len(data))}}
+}
+
+// wholeBody is the body of an answer in one piece.
+type wholeBody struct {
+	*bytes.Reader
+	call *objectCall
+}
+
+// Close gives the memory back. It waits for the slot, which may still look at the object.
+func (b *wholeBody) Close() error {
+	call := b.call
+	if call == nil {
+		return nil
+	}
+	<-call.done
+	b.call = nil
+	b.Reset(nil)
+	giveBuffer(call.block)
+	if call.lent {
+		giveBuffer(call.data)
+	}
+	return nil
+}
+
+// alloc takes memory for an answer in one piece.
+func (c *objectCall) alloc(n int64) []byte {
+	c.block = takeBuffer(n)
+	return c.block
 }
 
 // piece hands a piece to the caller; once that is gone, pieces go nowhere.
@@ -247,6 +278,8 @@ func (p *process) receiveObject(c *chunk, w *watch) (failed, err error) {
 	given := func(sample, field int) (Value, bool) {
 		return BytesValue(call.data), sample == 0 && field == 0 && call.read
 	}
+	p.frames.alloc = call.alloc
+	defer func() { p.frames.alloc = allocate }()
 	for {
 		res, err := p.frames.next(0, given)
 		if err == nil && res.seq != p.seq {

@@ -471,7 +471,7 @@ func TestNoPython(t *testing.T) {
 	_, err := etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{})
 	require.ErrorIs(t, err, etl.ErrNoPython)
 	old := filepath.Join(t.TempDir(), "python3")
-	require.NoError(t, os.WriteFile(old, []byte("#!/bin/sh\nprintf '/usr/bin/python3\\n3.9\\nFalse\\n'\n"), 0o700))
+	require.NoError(t, os.WriteFile(old, []byte("#!/bin/sh\necho '{\"path\": \"/usr/bin/python3\", \"version\": \"3.9.1\"}'\n"), 0o700))
 	for python, want := range map[string]string{"/bin/false": "does not run", "/bin/true": "is no Python", old: "is Python 3.9"} {
 		_, err = etl.NewPool(etl.Definition{Name: "x", Source: "pass"}, etl.Options{Python: python})
 		require.ErrorIs(t, err, etl.ErrNoPython)

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/shardstream/shardstream/etl/environment"
 	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
@@ -26,15 +27,19 @@ import (
 type spawner struct {
 	def    Definition
 	opts   Options
-	python string
 	level  string // of isolation
 	report *sandbox.Report
 	logs   *logRing
 	log    *slog.Logger
 
-	mu   sync.Mutex
-	dir  string   // of the worker script and the workers' directories; made with the first process
-	lock *os.File // says that dir is in use
+	condition *condition
+
+	mu          sync.Mutex
+	dir         string                   // of the worker script and the workers' directories; made with the first process
+	lock        *os.File                 // says that dir is in use
+	python      *environment.Interpreter // settled once, by furnish
+	environment *environment.Environment
+	unbuilt     string // log of a build that failed
 }
 
 func newSpawner(def Definition, opts Options) (*spawner, error) {
@@ -62,12 +67,11 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	if err != nil {
 		return nil, err
 	}
-	python, err := FindPython(context.Background(), opts.Python)
-	if err != nil {
+	if _, err := FindPython(context.Background(), opts.Python); err != nil {
 		return nil, err
 	}
 	return &spawner{
-		def: def, opts: opts, python: python, level: level, report: report,
+		def: def, opts: opts, condition: newCondition(), level: level, report: report,
 		logs: newLogRing(opts.LogBytes), log: opts.Logger.With("etl", def.Name),
 	}, nil
 }
@@ -99,6 +103,7 @@ func (s *spawner) home() (string, error) {
 func (s *spawner) cleanup() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.vacate()
 	if s.dir == "" {
 		return nil
 	}
@@ -125,25 +130,37 @@ type process struct {
 	stream bool   // the function reads its object as a file
 	tail   *logRing
 
-	mostOut int64 // bytes of an object that comes in pieces
+	mostOut int64         // bytes of an object that comes in pieces
+	logged  chan struct{} // closed when its output has been read
 
-	logged chan struct{} // closed when its output has been read
+	generation int64 // see condition
 }
 
 // start runs a process and loads the definition in it. A *UserError means that the definition doesn't load.
-func (s *spawner) start(ctx context.Context) (*process, error) {
+func (s *spawner) start(ctx context.Context) (_ *process, err error) {
+	generation := s.condition.begin()
+	defer func() {
+		if err != nil {
+			s.condition.end(generation, err)
+		}
+	}()
+	if err := s.furnish(ctx); err != nil {
+		return nil, err
+	}
+	s.condition.loading()
 	home, err := s.home()
 	if err != nil {
 		return nil, fmt.Errorf("start a worker of etl %q: %w", s.def.Name, err)
 	}
 	p, err := s.launch(ctx, home)
 	if err != nil {
-		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python, err)
+		return nil, fmt.Errorf("start a worker of etl %q with %s: %w", s.def.Name, s.python.Path, err)
 	}
 	if err := s.load(ctx, p); err != nil {
 		s.close(p)
 		return nil, err
 	}
+	p.generation = generation
 	return p, nil
 }
 
@@ -192,11 +209,7 @@ func (s *spawner) launch(ctx context.Context, home string) (_ *process, err erro
 	}
 	opened = append(opened, input)
 
-	spec, err := s.spec(ctx, home, p.cwd)
-	if err != nil {
-		_ = output.Close()
-		return nil, err
-	}
+	spec := s.spec(home, p.cwd)
 	spec.Stdout, spec.Stderr = input, input
 	spec.ExtraFiles = []*os.File{theirs, page, shared}
 	if p.box, err = sandbox.Start(ctx, s.level, spec); err != nil {
@@ -319,7 +332,7 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 	}
 	init, err := json.Marshal(map[string]any{
 		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
-		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": args,
+		"python": s.def.Python, "requirements": s.checked(), "args": args,
 		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {

@@ -35,11 +35,14 @@ type frameReader struct {
 	head  [resultHead]byte
 	meta  []byte
 	names map[string]string
+	alloc func(int64) []byte // memory for the bytes of results
 }
 
 func newFrameReader(r io.Reader, area []byte, limit int64) *frameReader {
-	return &frameReader{r: r, area: area, limit: limit, names: make(map[string]string)}
+	return &frameReader{r: r, area: area, limit: limit, names: make(map[string]string), alloc: allocate}
 }
+
+func allocate(n int64) []byte { return make([]byte, n) }
 
 // echo finds a blob of the request that a result is to.
 type echo func(sample, field int) (Value, bool)
@@ -251,7 +254,7 @@ func (p *payload) locate(v *Value, size int64, place uint64) error {
 
 // fetch brings the bytes of all values into one block of memory.
 func (p *payload) fetch() error {
-	block := make([]byte, p.size)
+	block := p.reader.alloc(p.size)
 	for _, s := range p.places {
 		data := block[:s.size:s.size]
 		block = block[s.size:]

@@ -11,6 +11,9 @@ import (
 const (
 	fsckTimeout = 6 * time.Hour    // reads all the cluster's data
 	dropTimeout = 11 * time.Minute // deletes all of a bucket; longer than the gateway's own limit
+	// deployTimeout and restartTimeout are longer than the gateway's limits, too.
+	deployTimeout  = 16 * time.Minute
+	restartTimeout = 4 * time.Minute
 )
 
 // Status is the state of the cluster and its nodes.
@@ -81,10 +84,31 @@ func (c *Client) ETL(ctx context.Context, name string) (ETL, error) {
 	return fetch[ETL](ctx, c, etlPath(name), nil)
 }
 
-// PutETL deploys a transformation, new or in place of the one of that name.
+// PutETL deploys a transformation, new or in place of the one of that name, once all targets have made it ready, which
+// may take minutes: ETLStatus tells meanwhile how far that is. When the context ends before, nothing was deployed.
 func (c *Client) PutETL(ctx context.Context, e ETL) (ETL, error) {
 	var out ETL
-	err := c.call(ctx, http.MethodPut, etlPath(e.Name), nil, e, &out)
+	err := c.callFor(ctx, deployTimeout, http.MethodPut, etlPath(e.Name), nil, e, &out)
+	return out, err
+}
+
+// StoreETL deploys a transformation untried; its status tells whether it works.
+func (c *Client) StoreETL(ctx context.Context, e ETL) (ETL, error) {
+	var out ETL
+	err := c.call(ctx, http.MethodPut, etlPath(e.Name), url.Values{"wait": {"false"}}, e, &out)
+	return out, err
+}
+
+// ETLStatus is how a transformation is on the targets, also while it is tried for the first time; CodeNoETL if there is
+// neither.
+func (c *Client) ETLStatus(ctx context.Context, name string) (ETLStatus, error) {
+	return fetch[ETLStatus](ctx, c, etlPath(name)+"/status", nil)
+}
+
+// RestartETL replaces a transformation's workers by new ones and returns once these are up.
+func (c *Client) RestartETL(ctx context.Context, name string) (ETLStatus, error) {
+	var out ETLStatus
+	err := c.callFor(ctx, restartTimeout, http.MethodPost, etlPath(name)+"/restart", nil, nil, &out)
 	return out, err
 }
 

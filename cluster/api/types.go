@@ -277,6 +277,9 @@ type ETL struct {
 	MaxOutput int64           `json:"max_output,omitempty"` // bytes of one answer; default 256 MiB
 	Isolation string          `json:"isolation,omitempty"`  // the least that will do: strict, landlock, none
 	Network   string          `json:"network,omitempty"`    // none by default, host, bridge
+
+	// Status is how it goes on the targets. It is no part of the definition: a PUT leaves it out, or is answered as if.
+	Status *ETLStatus `json:"status,omitempty"`
 }
 
 // ETLList is GET /v1/etls, sorted by name.

@@ -10,10 +10,12 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // Config describes a node.
@@ -28,6 +30,12 @@ type Config struct {
 	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
 	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
 	StreamMemory int64
+	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
+	// where it is new, 20 seconds where it comes back.
+	ETLWait time.Duration
+	// ETLIsolation is the least isolation of users' code that a target accepts, as etl/sandbox names it; "" or "auto": the
+	// most that the machine has.
+	ETLIsolation string
 	ETLEngine    string // that runs containers, one of engine.Names; "": podman, else docker
 	// ETLCache is how many bytes of a target's first disk kept outputs of transformations may take; 0: DefaultETLCache,
 	// but no more than a tenth of that disk; negative: none are kept.
@@ -72,6 +80,9 @@ func (c *Config) check() error {
 	}
 	if c.StreamMemory != 0 && c.StreamMemory < minStreamMemory {
 		fault("%d bytes of memory for streams are too few, at least %d", c.StreamMemory, int64(minStreamMemory))
+	}
+	if !slices.Contains([]string{"", sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None}, c.ETLIsolation) {
+		fault("isolation %q of transformations: use %s, %s, %s or %s", c.ETLIsolation, sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None)
 	}
 	if err := checkListen(c.Listen, c.Insecure); err != nil {
 		faults = append(faults, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,68 +13,113 @@ import (
 	"github.com/shardstream/shardstream/cluster/etls"
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
+	"github.com/shardstream/shardstream/etl/environment"
 	"github.com/shardstream/shardstream/etl/outputs"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
-// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
-const retireTimeout = 5 * time.Minute
+const (
+	// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
+	retireTimeout = 5 * time.Minute
+	// environmentsInterval is how often environments that nobody wants are looked for.
+	environmentsInterval = 5 * time.Minute
+)
 
-// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes a
-// runtime when one is first used, and lets it go when its definition changes or ends.
+// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes each ready as soon
+// as it is known, and lets it go when its definition changes or ends.
 type ETLs struct {
-	target      *Target
-	definitions etls.Definitions
-	options     deploy.Options
-	outputs     *outputs.Cache // nil: none are kept
-	trials      chan struct{}  // one for each transformation under test
-	tried       atomic.Int64   // that were not deployed
-	aside       string         // where outputs lie that are being sent in parts; the system's temporary directory by default
+	target       *Target
+	definitions  etls.Definitions
+	environments *environment.Manager
+	options      deploy.Options
+	light, heavy chan struct{}  // turns to be made ready: see attempt
+	outputs      *outputs.Cache // nil: none are kept
+	trials       chan struct{}  // one for each transformation under test
+	tried        atomic.Int64   // that were not deployed
+	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
 
-	mu      sync.Mutex
-	known   map[string]*deployed
-	secrets map[string]api.ETL // by which containers read objects; see source
-	watched bool               // known are all there are
-	closed  bool
-	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
-	cancel  context.CancelFunc
-	retired sync.WaitGroup
+	mu         sync.Mutex
+	known      map[string]*deployed
+	candidates map[string]*candidate // by id
+	secrets    map[string]api.ETL    // by which containers read objects; see source
+	watched    bool                  // known are all there are
+	closed     bool
+	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
+	cancel     context.CancelFunc
+	retired    sync.WaitGroup
 }
 
-// deployed is one definition, and its runtime once it was used.
-type deployed struct {
-	definition api.ETL
-	once       sync.Once
-	runtime    etl.Runtime
-	err        error
-
-	held int           // by requests that go on with it
-	gone bool          // a newer one is known, or none
-	idle chan struct{} // closed once it is gone and not held
-}
-
-// NewETLs makes the target's transformations and adds what serves them: GET ?etl= and the routes that gateways
-// use. Call it before Serve, and Run beside it.
-func NewETLs(t *Target) *ETLs {
+// NewETLs makes the target's transformations, which have their files below dir, and adds what serves them: GET ?etl=
+// and the routes that gateways use. Call it before Serve, Run beside it, and Close in any case.
+func NewETLs(t *Target, dir string) (*ETLs, error) {
+	environments, err := environment.Open(filepath.Join(dir, "environments"), environment.Options{Logger: t.log})
+	if err != nil {
+		return nil, err
+	}
 	e := &ETLs{
-		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
-		secrets: map[string]api.ETL{},
-		trials:  make(chan struct{}, maxTrials),
+		target: t, definitions: etls.Of(t.members), environments: environments,
+		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
+		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
+		trials: make(chan struct{}, maxTrials),
+		known:  map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	if err := t.metrics.WatchETLs(e.metrics); err != nil {
+		return nil, err
+	}
 	t.SetTransform(e.transform)
+	t.Handle("GET", "/v1/internal/etls", e.getStatus)
 	t.Handle("POST", "/v1/internal/etls/{name}/refresh", e.postRefresh)
+	t.Handle("POST", "/v1/internal/etls/{name}/restart", e.postRestart)
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
+	t.Handle("POST", "/v1/internal/etls/{name}/try/{id}", e.postTry)
+	t.Handle("DELETE", "/v1/internal/etls/{name}/try/{id}", e.deleteTry)
 	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
-	return e
+	return e, nil
 }
 
-// Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
+// Isolate sets the least isolation of users' code that this target accepts, and the directories that such code never
+// sees. A level that was named and that the machine lacks is an error. Call it before Run.
+func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
+	e.options.Pool.Isolation, e.options.Pool.Hide = least, hide
+	e.environments.Isolate(least)
+	if least == "" || least == sandbox.Auto {
+		return nil // without transformations, what is missing for them harms nobody
+	}
+	report, err := sandbox.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = report.Level(least)
+	if least == sandbox.None {
+		e.target.log.Warn("workers of transformations need not be isolated: a definition may run as a process like any other")
+	}
+	return err
+}
+
+// Run follows the definitions until the context ends, then closes.
 func (e *ETLs) Run(ctx context.Context) error {
+	defer e.Close()
 	e.retired.Go(func() { e.sweepContainers(ctx) })
 	if e.outputs != nil {
 		e.retired.Go(func() { e.sweep(ctx) })
 	}
-	err := e.definitions.Watch(ctx, e.apply)
+	e.retired.Go(func() {
+		for tick := time.NewTicker(environmentsInterval); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				e.sweepEnvironments()
+			}
+		}
+	})
+	return e.definitions.Watch(ctx, e.apply)
+}
+
+// Close closes all runtimes and joins what they own. Idempotent.
+func (e *ETLs) Close() {
 	e.mu.Lock()
 	e.closed = true
 	for name := range e.known {
@@ -82,24 +128,38 @@ func (e *ETLs) Run(ctx context.Context) error {
 	e.mu.Unlock()
 	e.cancel()
 	e.retired.Wait()
-	return err
+	e.environments.Close()
 }
 
 // apply takes over all definitions as the watch saw them.
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.watched = true
-	seen := make(map[string]bool, len(list))
-	for _, definition := range list {
-		seen[definition.Name] = true
-		e.learn(definition)
-	}
-	for name := range e.known {
-		if !seen[name] {
-			e.forget(name)
+	if !e.closed {
+		e.watched = true
+		seen := make(map[string]bool, len(list))
+		for _, definition := range list {
+			seen[definition.Name] = true
+			e.learn(definition)
+		}
+		for name := range e.known {
+			if !seen[name] {
+				e.forget(name)
+			}
 		}
 	}
+	e.mu.Unlock()
+	e.sweepEnvironments()
+}
+
+// sweepEnvironments removes the environments that no definition wants.
+func (e *ETLs) sweepEnvironments() {
+	e.mu.Lock()
+	definitions := make([]etl.Definition, 0, len(e.known))
+	for _, d := range e.known {
+		definitions = append(definitions, etls.Definition(d.definition))
+	}
+	e.mu.Unlock()
+	e.environments.Keep(etl.Environments(definitions))
 }
 
 // learn takes over a definition that is newer than the one known. The caller holds mu.
@@ -110,8 +170,9 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 		}
 		e.forget(definition.Name)
 	}
-	d := &deployed{definition: definition, idle: make(chan struct{})}
+	d := newDeployed(e.ctx, definition)
 	e.known[definition.Name] = d
+	e.retired.Go(func() { e.makeReady(d) })
 	return d
 }
 
@@ -120,9 +181,10 @@ func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
 	d.gone = true
+	d.cancel()
 	d.settle()
 	e.retired.Go(func() {
-		d.once.Do(func() { d.err = etl.ErrClosed })
+		d.once.Do(func() { d.made = etl.ErrClosed })
 		if d.runtime == nil {
 			return
 		}
@@ -147,7 +209,7 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	var answer *api.Error
 	switch {
 	case e.closed:
-		return nil, unavailable("target %s is stopping", e.target.id)
+		return nil, e.errStopping()
 	case err == nil:
 		return e.learn(definition), nil
 	case errors.As(err, &answer) && answer.Code == api.CodeNoETL && e.known[name] != nil:
@@ -184,43 +246,44 @@ func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error
 			d.held--
 			d.settle()
 		}
-		if runtime, err = e.start(d); err != nil {
-			release()
+		if runtime, err = e.await(d); err == nil {
+			return runtime, release, nil
 		}
-		return runtime, release, err
+		release()
+		if !errors.Is(err, etl.ErrClosed) {
+			return nil, nil, err
+		}
 	}
 }
 
-// Runtime finds what runs a transformation. Errors are *api.Error: CodeNoETL where there is none. One that
-// answers ErrClosed was replaced meanwhile: look it up again.
+// Runtime finds what runs a transformation and waits a while for one that is being made ready. Errors are *api.Error:
+// CodeNoETL where there is none, CodeETLFailed where the definition keeps it from working. One that answers ErrClosed
+// was replaced meanwhile: look it up again.
 func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
-	d, err := e.find(name)
-	if err != nil {
-		return nil, err
+	runtime, release, err := e.hold(name)
+	if err == nil {
+		release()
 	}
-	return e.start(d)
+	return runtime, err
+}
+
+// peek is the definition of a name as this target knows it, nil where it knows none.
+func (e *ETLs) peek(name string) *deployed {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.known[name]
 }
 
 // find looks a definition up, of the cluster where it is not known here.
 func (e *ETLs) find(name string) (*deployed, error) {
-	e.mu.Lock()
-	d := e.known[name]
-	e.mu.Unlock()
-	if d == nil {
-		var err error
-		if d, err = e.refresh(e.target.Context(), name); err != nil {
-			return nil, AsError(err)
-		}
+	if d := e.peek(name); d != nil {
+		return d, nil
+	}
+	d, err := e.refresh(e.target.Context(), name)
+	if err != nil {
+		return nil, AsError(err)
 	}
 	return d, nil
-}
-
-func (e *ETLs) start(d *deployed) (etl.Runtime, error) {
-	d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
-	if d.err != nil {
-		return nil, etlError(e.target.id, d.err)
-	}
-	return d.runtime, nil
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
@@ -233,16 +296,32 @@ func (e *ETLs) postRefresh(r *Request) error {
 	return nil
 }
 
-// getLogs answers with what user code printed here, nothing where it has not run.
+// postRestart replaces the workers of a transformation here.
+func (e *ETLs) postRestart(r *Request) error {
+	d, err := e.find(r.Param("name"))
+	if err != nil {
+		return err
+	}
+	runtime, err := e.runtimeOf(d)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), restartTimeout)
+		defer cancel()
+		err = runtime.Restart(ctx)
+	}
+	d.note(err)
+	if err != nil {
+		return etlError("target "+e.target.id, err)
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// getLogs answers with what the build and user code printed here.
 func (e *ETLs) getLogs(r *Request) error {
-	e.mu.Lock()
-	d := e.known[r.Param("name")]
-	e.mu.Unlock()
 	var answer struct{ Log string }
-	if d != nil {
-		d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
-		if d.runtime != nil {
-			answer.Log = d.runtime.Logs()
+	if d := e.peek(r.Param("name")); d != nil {
+		if runtime, err := e.runtimeOf(d); err == nil {
+			answer.Log = runtime.Logs()
 		}
 	}
 	return r.WriteJSON(http.StatusOK, answer)
@@ -255,6 +334,7 @@ func etlError(about string, err error) *api.Error {
 		fault  *etl.UserError
 		size   *etl.SizeError
 		form   *etl.DefinitionError
+		build  *environment.BuildError
 	)
 	switch {
 	case errors.As(err, &answer):
@@ -267,7 +347,7 @@ func etlError(about string, err error) *api.Error {
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
 	case errors.Is(err, etl.ErrClosed):
 		return unavailable("%s: %v while it was in use; try again", about, err)
-	case errors.Is(err, etl.ErrNoPython), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &build), errors.Is(err, etl.ErrNoPython), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return unavailable("%s: %v", about, err)
 	}
 	return AsError(err)
@@ -276,3 +356,6 @@ func etlError(about string, err error) *api.Error {
 func unavailable(format string, args ...any) *api.Error {
 	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, format, args...)
 }
+
+// errStopping is why nothing new is begun.
+func (e *ETLs) errStopping() *api.Error { return unavailable("target %s is stopping", e.target.id) }

@@ -132,6 +132,9 @@ func TestTransformations(t *testing.T) {
 		require.Equal(t, "flip", list[0].Name)
 		got, err := c.Client.ETL(t.Context(), "upper")
 		require.NoError(t, err)
+		require.Equal(t, api.ETLReady, got.Status.State)
+		require.Len(t, got.Status.Targets, 2)
+		got.Status = nil
 		require.Equal(t, second, got)
 	})
 	t.Run("refused definitions", func(t *testing.T) {
@@ -149,7 +152,7 @@ func TestTransformations(t *testing.T) {
 			"syntax":      {api.ETL{Name: "x", Source: "def transform(:\n"}, api.CodeETLFailed, "SyntaxError"},
 			"import":      {api.ETL{Name: "x", Source: "import no_such_module"}, api.CodeETLFailed, "line 1"},
 			"entry":       {api.ETL{Name: "x", Source: upper, Entry: "other"}, api.CodeETLFailed, "it defines transform"},
-			"requirement": {api.ETL{Name: "x", Source: upper, Requirements: []string{"no-such-thing"}}, api.CodeETLFailed, "is not installed"},
+			"requirement": {api.ETL{Name: "x", Source: upper, Requirements: []string{"no-such-thing"}}, api.CodeETLFailed, "no-such-thing"},
 		} {
 			_, err := c.Client.PutETL(t.Context(), x.e)
 			require.Equal(t, x.code, codeOf(err), name)

@@ -36,6 +36,8 @@ type fake struct {
 }
 
 func (f *fake) Definition() etl.Definition     { return f.definition }
+func (f *fake) Health() etl.Health             { return etl.Health{State: etl.StateReady} }
+func (f *fake) Stats() etl.Stats               { return etl.Stats{} }
 func (f *fake) Shutdown(context.Context) error { close(f.down); return nil }
 func (f *fake) Location(context.Context, etl.Args, etl.Object) (string, error) {
 	return f.location, nil
@@ -92,7 +94,8 @@ func newBench(t testing.TB) *bench {
 	require.NoError(t, err)
 	b := &bench{t: t, kept: t.TempDir(), url: "http://" + listener.Addr().String()}
 	b.target = New(Config{ID: "target-1", Store: s, Members: members, Logger: log, Metrics: telemetry.New(telemetry.Identity{Node: "target-1", Role: api.RoleTarget})})
-	b.etls = NewETLs(b.target)
+	b.etls, err = NewETLs(b.target, t.TempDir())
+	require.NoError(t, err)
 	cache, err := outputs.Open(outputs.Options{Dir: b.kept, Quota: 64 << 20, Logger: log})
 	require.NoError(t, err)
 	require.NoError(t, b.etls.Keep(cache))
@@ -110,6 +113,7 @@ func newBench(t testing.TB) *bench {
 		http.DefaultClient.CloseIdleConnections()
 		cancel()
 		require.NoError(t, <-done)
+		b.etls.Close()
 		require.NoError(t, s.Close()) // no object is left open
 		require.True(t, transforms.TryAcquire(transformMemory), "memory is held")
 		transforms.Release(transformMemory)
@@ -136,8 +140,9 @@ func (b *bench) deploy(name, level string, f *fake) *fake {
 	f.down = make(chan struct{})
 	f.definition.Name, f.definition.Level, f.definition.Version = name, level, version
 	f.definition = f.definition.WithDefaults()
-	d := &deployed{definition: api.ETL{Name: name, Version: version}, runtime: f, idle: make(chan struct{})}
-	d.once.Do(func() {})
+	d := newDeployed(b.etls.ctx, api.ETL{Name: name, Version: version})
+	d.once.Do(func() { d.runtime = f })
+	d.note(nil)
 	b.etls.known[name] = d
 	return f
 }

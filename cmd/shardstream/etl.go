@@ -1,12 +1,8 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"time"
 
@@ -20,7 +16,7 @@ const maxSource = 1 << 20
 
 func newETL(a *app) *cobra.Command {
 	command := &cobra.Command{Use: "etl", Short: "Deploy and inspect transformations"}
-	command.AddCommand(newETLCreate(a), newETLLs(a), newETLShow(a), newETLLogs(a), newETLTest(a), newETLRm(a))
+	command.AddCommand(newETLCreate(a), newETLLs(a), newETLShow(a), newETLRestart(a), newETLLogs(a), newETLTest(a), newETLRm(a))
 	return command
 }
 
@@ -28,6 +24,7 @@ func newETLCreate(a *app) *cobra.Command {
 	var file, arguments string
 	var definition api.ETL
 	var timeout time.Duration
+	var noWait bool
 	command := &cobra.Command{
 		Use:   "create NAME --function FILE.py | --image IMAGE | --url URL | -- PROGRAM [ARG...]",
 		Short: "Deploy a transformation, or a new version of it",
@@ -39,6 +36,9 @@ func newETLCreate(a *app) *cobra.Command {
 
 With --level batch: def transform(samples), a list of such dicts in, a dict of columns out; with --level
 object: def transform(data), bytes in, bytes out.
+
+What a function requires is installed in an environment of its own on every target. The transformation is in
+force once all targets have made it ready; until then, and if one can't, the version before stays.
 
 With --image it is a container that serves HTTP (what follows -- takes the place of the image's command), with
 --url a server that you run yourself, and with neither the program behind -- is run for each object and filters
@@ -74,6 +74,8 @@ stdin to stdout.`,
 	flags.Var((*sizeValue)(&definition.MaxOutput), "max-output", "bytes of one answer (256MiB)")
 	flags.StringVar(&definition.Isolation, "isolation", "", "least isolation that will do: strict, landlock or none (the most that a node has)")
 	flags.StringVar(&definition.Network, "network", "", "network that it may use: none, host or bridge (none)")
+	flags.BoolVar(&noWait, "no-wait", false, "deploy without having the targets try it first; `etl ls` shows what becomes of it")
+	asJSON := jsonFlag(command)
 	_ = command.MarkFlagFilename("function", "py")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		definition.Name, definition.Command, definition.TimeoutS = args[0], args[1:], timeout.Seconds()
@@ -93,9 +95,17 @@ stdin to stdout.`,
 		if err != nil {
 			return err
 		}
-		deployed, err := client.PutETL(c.Context(), definition)
+		var deployed api.ETL
+		if noWait {
+			deployed, err = client.StoreETL(c.Context(), definition)
+		} else {
+			deployed, err = a.deploy(c.Context(), client, definition, *asJSON)
+		}
 		if err != nil {
 			return err
+		}
+		if *asJSON {
+			return a.printJSON(deployed)
 		}
 		a.printf("deployed etl %s, version %d\n", deployed.Name, deployed.Version)
 		return nil
@@ -145,100 +155,6 @@ func readSource(path string) (string, error) {
 	}
 	source, err := os.ReadFile(path)
 	return string(source), err
-}
-
-func newETLLs(a *app) *cobra.Command {
-	command := &cobra.Command{
-		Use:     "ls",
-		Short:   "List transformations",
-		Example: "  shardstream etl ls",
-		Args:    cobra.NoArgs,
-	}
-	asJSON := jsonFlag(command)
-	command.RunE = func(c *cobra.Command, _ []string) error {
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		etls, err := client.ETLs(c.Context())
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return a.printJSON(api.ETLList{ETLs: orEmpty(etls)})
-		}
-		return a.table("NAME\tVERSION\tLEVEL\tENTRY\tCREATED", func(w io.Writer) {
-			for _, e := range etls {
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", e.Name, e.Version, e.Level, e.Entry, e.Created.Local().Format(time.DateTime))
-			}
-		})
-	}
-	return command
-}
-
-func newETLShow(a *app) *cobra.Command {
-	command := &cobra.Command{
-		Use:     "show NAME",
-		Short:   "Show a transformation and its source",
-		Example: "  shardstream etl show augment",
-		Args:    cobra.ExactArgs(1),
-	}
-	asJSON := jsonFlag(command)
-	command.RunE = func(c *cobra.Command, args []string) error {
-		client, err := a.client()
-		if err != nil {
-			return err
-		}
-		e, err := client.ETL(c.Context(), args[0])
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return a.printJSON(e)
-		}
-		a.printf("# %s, version %d, level %s, entry %s, %v s a sample\n%s", e.Name, e.Version, e.Level, e.Entry, e.TimeoutS, e.Source)
-		return nil
-	}
-	return command
-}
-
-func newETLLogs(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "logs NAME",
-		Short:   "Show what a transformation's workers printed",
-		Example: "  shardstream etl logs augment",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.copyETLLogs(c.Context(), args[0])
-		},
-	}
-}
-
-// copyETLLogs is the one call whose answer is text, which is why it is not in the client.
-func (a *app) copyETLLogs(ctx context.Context, name string) error {
-	client, err := a.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, api.DefaultTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, client.Endpoint()+"/v1/etls/"+url.PathEscape(name)+"/logs", nil)
-	if err != nil {
-		return err
-	}
-	if token := os.Getenv("SHARDSTREAM_TOKEN"); token != "" {
-		request.Header.Set("Authorization", "Bearer "+token)
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return api.ErrorOf(answer)
-	}
-	_, err = io.Copy(a.out, answer.Body)
-	return err
 }
 
 func newETLRm(a *app) *cobra.Command {

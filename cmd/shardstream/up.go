@@ -15,6 +15,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/local"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/etl/engine"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // upFlags are the flags of `up`.
@@ -29,6 +30,8 @@ type upFlags struct {
 	memory int64 // of each target's streams; 0: the default
 	engine string
 	cache  int64 // of each target's kept outputs; 0: the default, negative: none
+
+	isolation string // the least that targets accept
 }
 
 func newUp(a *app) *cobra.Command {
@@ -58,12 +61,16 @@ the first up of a directory.`,
 	flags.Var((*sizeValue)(&f.memory), "stream-memory", "memory that each target's streams may take, such as 4GiB (a quarter of the machine's)")
 	flags.StringVar(&f.engine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
 	flags.Var((*quotaValue)(&f.cache), "etl-cache", "disk that each target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
+	isolationFlag(command, &f.isolation)
 	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
 	flags.BoolVar(&f.report, "report", false, "")
 	_ = flags.MarkHidden("report")
 	logFlags(command, &f.log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
+		if !slices.Contains(isolations, f.isolation) {
+			return usagef("--etl-isolation must be one of %s, not %q", strings.Join(isolations, ", "), f.isolation)
+		}
 		for name, n := range map[string]int{"targets": f.size.Targets, "gateways": f.size.Gateways, "disks": f.size.Disks} {
 			if c.Flags().Changed(name) && n < 1 {
 				return usagef("--%s must be 1 or more, not %d", name, n)
@@ -174,6 +181,14 @@ func dirFlag(command *cobra.Command, dir *string) {
 	}
 }
 
+// isolations are the values of --etl-isolation.
+var isolations = []string{sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None}
+
+func isolationFlag(command *cobra.Command, value *string) {
+	command.Flags().StringVar(value, "etl-isolation", sandbox.Auto,
+		"least isolation of transformations' code that is accepted: strict (needs bubblewrap), landlock, none, or auto for the most that the machine has; a definition can ask for more, not for less")
+}
+
 func logFlags(command *cobra.Command, log *telemetry.Log) {
 	command.Flags().StringVar(&log.Format, "log-format", "text", "format of logs: text or json")
 	command.Flags().StringVar(&log.Level, "log-level", "info", "level of logs: debug, info, warn or error")
@@ -181,7 +196,9 @@ func logFlags(command *cobra.Command, log *telemetry.Log) {
 
 // nodeArgs are the flags that every node gets.
 func (f *upFlags) nodeArgs() []string {
-	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level}
+	// Whoever waits for the whole cluster is told sooner, and of what is still being built by `etl ls`.
+	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level, "--etl-wait", "10s"}
+	args = append(args, "--etl-isolation", f.isolation)
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
 	}

@@ -211,7 +211,7 @@ func (l *launch) run(ctx context.Context) error {
 		l.namespaces(l.cmd.SysProcAttr)
 	}
 	l.cmd.ExtraFiles = l.files
-	if err := l.spawn(ctx); err != nil {
+	if err := l.spawn(); err != nil {
 		return err
 	}
 	return l.await(ctx)
@@ -245,15 +245,15 @@ func (l *launch) letter() (*os.File, error) {
 }
 
 // spawn starts the process from a goroutine that tends it to its end. That even this much hangs has been seen.
-func (l *launch) spawn(ctx context.Context) error {
+func (l *launch) spawn() error {
 	started := make(chan error, 1)
 	l.spawned = true
 	go l.tend(started)
 	timeout := time.NewTimer(startTimeout)
 	defer timeout.Stop()
-	select { // not for ctx as well: the files that the start takes must stay open until it has
+	select { // not ctx: what was opened must stay so until the child has it
 	case err := <-started:
-		return errors.Join(err, ctx.Err())
+		return err
 	case <-timeout.C:
 		return fmt.Errorf("the kernel did not start it within %s", startTimeout)
 	}

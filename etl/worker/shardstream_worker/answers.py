@@ -113,7 +113,7 @@ class Answer:
             )
         if self.size > self._limit:
             raise ReturnError(
-                f"the function returned {self.size} bytes{what}; max_output allows {self._limit}"
+                f"the function returned {self.size} bytes{what}; {self._limit} are allowed (max_output)"
             )
 
     def frame(self, kind: int, seq: int, key: bytes) -> bytes:
