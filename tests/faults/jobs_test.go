@@ -78,11 +78,38 @@ func startOffline(t *testing.T) *offline {
 func (o *offline) begin(bucket string) api.Job {
 	o.t.Helper()
 	o.mustRun("bucket", "create", bucket)
+	return o.await(o.submit(bucket).ID, jobObjects/10)
+}
+
+func (o *offline) submit(bucket string) api.Job {
+	o.t.Helper()
 	job, err := o.client.StartJob(o.t.Context(), api.JobSpec{Kind: api.JobTransform, Transform: &api.TransformSpec{
 		ETL: "reverse", Source: "ss://in/", Destination: "ss://" + bucket + "/made/",
 	}})
 	require.NoError(o.t, err)
-	return o.await(job.ID, jobObjects/10)
+	return job
+}
+
+// beginOn begins a job that the given gateway coordinates, which is a matter of who is quicker.
+func (o *offline) beginOn(gateway, bucket string) api.Job {
+	o.t.Helper()
+	for attempt := range 30 {
+		name := fmt.Sprintf("%s-%d", bucket, attempt)
+		o.mustRun("bucket", "create", name)
+		job := o.submit(name)
+		o.eventually("no gateway takes the job", func() bool {
+			now, err := o.client.Job(o.t.Context(), job.ID)
+			job = now
+			return err == nil && now.Runner != ""
+		})
+		if job.Runner == gateway {
+			return o.await(job.ID, jobObjects/10)
+		}
+		o.mustRun("job", "abort", job.ID)
+		o.mustRun("bucket", "rm", name, "--force")
+	}
+	o.t.Fatalf("%s never takes a job", gateway)
+	return api.Job{}
 }
 
 // await waits until so many objects of a job are done.
@@ -293,6 +320,29 @@ func TestOfflineJobSurvives(t *testing.T) {
 		o.finish(job.ID, "coordinator", w)
 		o.awaitOK()
 		require.EqualValues(t, jobObjects, o.stored()-before, "each output was stored once")
+	})
+	t.Run("a coordinator that stalls", func(t *testing.T) {
+		o := &offline{cluster: o.in(t), bodies: o.bodies, keys: o.keys}
+		o.awaitOK()
+		job := o.beginOn("gateway-2", "stalled") // the other one holds etcd
+		bucket, _, err := api.ParseAddress(job.Transform.Destination)
+		require.NoError(t, err)
+		before := o.stored()
+		w := o.watch(bucket)
+		stalled := o.pid("gateway-2")
+		require.NoError(t, syscall.Kill(stalled, syscall.SIGSTOP))
+		defer func() { _ = syscall.Kill(stalled, syscall.SIGCONT) }()
+		o.eventually("nobody goes on with the job", func() bool {
+			now, err := o.client.Job(t.Context(), job.ID)
+			return err == nil && now.Runner == "gateway-1" && now.Counts.Done > jobObjects/3
+		})
+		require.NoError(t, syscall.Kill(stalled, syscall.SIGCONT)) // what it still believes must not matter
+		o.finish(job.ID, bucket, w)
+		require.LessOrEqual(t, o.stored()-before, float64(jobObjects))
+		ended, err := o.client.Job(t.Context(), job.ID)
+		require.NoError(t, err)
+		require.Equal(t, "gateway-1", ended.Runner)
+		o.mustRun("bucket", "rm", bucket, "--force")
 	})
 	t.Run("everything", func(t *testing.T) {
 		o := &offline{cluster: o.in(t), bodies: o.bodies, keys: o.keys}
