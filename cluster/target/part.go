@@ -51,6 +51,8 @@ type part struct {
 	complete chan struct{} // closed when all objects are dealt with
 	slots    chan struct{} // one for each object of the window
 
+	producing chan struct{} // one for each object that is being transformed
+
 	mu       sync.Mutex
 	at       jobs.Part
 	window   []*item // in the order of their names, the first not dealt with
@@ -157,10 +159,11 @@ func (p *part) process(ctx context.Context) error {
 	if definition.Level != etl.LevelObject {
 		workers = min(workers, maxArchives)
 	}
+	p.producing = make(chan struct{}, workers)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.list(ctx) })
 	group.Go(func() error { return p.retry(ctx) })
-	for range workers {
+	for range 2 * workers { // while the outputs of some are stored, others are transformed
 		group.Go(func() error { return p.worker(ctx) })
 	}
 	if err := group.Wait(); err != nil {
