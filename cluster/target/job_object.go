@@ -181,6 +181,12 @@ func (p *part) settled(it *item, mark jobs.Mark, present *output, size int64) (*
 
 // produce makes the output, and says of which content type it is.
 func (p *part) produce(ctx context.Context, rt etl.Runtime, object *store.Object, out *spool) (kind string, err error) {
+	select {
+	case p.producing <- struct{}{}:
+		defer func() { <-p.producing }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 	info := object.Info()
 	if rt.Definition().Level != etl.LevelObject {
 		return "", p.produceSamples(ctx, rt, object, out)
