@@ -30,7 +30,7 @@ func (p *process) batch(c *chunk, todo []int, timeout time.Duration, closed <-ch
 				err = frameError("answer %d of kind %d where %d was due", res.seq, res.kind, p.seq)
 			}
 			if err == nil && res.kind == resultColumns {
-				err = c.split(todo, res.columns, res.echoes)
+				err = c.split(todo, res.columns)
 			}
 			return err
 		})
@@ -59,11 +59,11 @@ func (c *chunk) echo(todo []int) echo {
 }
 
 // split makes a result for each sample of the columns' rows, which are views on them.
-func (c *chunk) split(todo []int, columns []column, borrowed bool) error {
+func (c *chunk) split(todo []int, columns []column) error {
 	fields := make([]Field, 0, len(todo)*len(columns))
 	for i, index := range todo {
 		in, out := &c.in[index], &c.out[index]
-		*out = Result{Sample: Sample{Key: in.Key, Seed: in.Seed}, Borrowed: borrowed}
+		*out = Result{Sample: Sample{Key: in.Key, Seed: in.Seed}}
 		first := len(fields)
 		for k := range columns {
 			value := columns[k].row(i)

@@ -116,11 +116,11 @@ func (s *Sample) Size() int64 {
 	return n
 }
 
-// Result is a transformed sample, or why there is none: a *UserError where the user's code is to blame.
+// Result is a transformed sample, or why there is none: a *UserError where the user's code is to blame. Its fields
+// may share memory with each other, with other results of the call, and with the sample that was given.
 type Result struct {
 	Sample
-	Err      error
-	Borrowed bool // some fields are the very bytes of the sample that was given
+	Err error
 }
 
 // validKey says whether a function may give a sample this key: one that can stand in an archive. Empty means

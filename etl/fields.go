@@ -22,7 +22,7 @@ func TransformFields(ctx context.Context, runtime Runtime, parallel int, args Ar
 			if err != nil && (ctx.Err() != nil || !ofSample(err)) {
 				return err
 			}
-			out[i] = Result{Sample: Sample{Key: in[i].Key, Seed: in[i].Seed, Fields: fields}, Err: err, Borrowed: err == nil}
+			out[i] = Result{Sample: Sample{Key: in[i].Key, Seed: in[i].Seed, Fields: fields}, Err: err}
 			return nil
 		})
 	}

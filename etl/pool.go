@@ -97,8 +97,8 @@ func (p *Pool) Definition() Definition { return p.def }
 // in parallel. A sample that fails has its Err set and does not stop the others; the error returned means
 // that the pool can't work at all (ErrClosed, ErrLevel, a *UserError of a source that doesn't load or of arguments
 // that don't fit), or that ctx ended; out is then incomplete. Neither in nor out is touched once Transform
-// has returned. The fields of a result share one block of memory with each other, at level batch with those of other
-// results, and where Borrowed is set with the sample's own: treat them as read-only.
+// has returned. Results share memory with each other and, in blobs that the function returned as it got them, with the
+// samples: treat both as read-only while either is in use.
 func (p *Pool) Transform(ctx context.Context, args Args, in []Sample, out []Result) error {
 	if len(in) != len(out) {
 		return fmt.Errorf("etl %q: %d samples, room for %d results", p.def.Name, len(in), len(out))

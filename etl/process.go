@@ -338,9 +338,13 @@ func (p *process) ended() string {
 
 // load sends the definition and waits for the worker's word on it.
 func (s *spawner) load(ctx context.Context, p *process) error {
+	args, err := s.def.MergeArgs(Args("{}"))
+	if err != nil {
+		return err
+	}
 	init, err := json.Marshal(map[string]any{
 		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
-		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": s.def.Args,
+		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": args,
 		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {

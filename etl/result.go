@@ -13,7 +13,6 @@ type result struct {
 	seq       uint64
 	key       string // empty: unchanged
 	fields    []Field
-	echoes    bool     // some fields are the request's
 	columns   []column // of a batch
 	summary   string
 	traceback string
@@ -120,7 +119,6 @@ type payload struct {
 
 	size   int64  // of all values but echoes
 	places []spot // of the values, in order
-	echoed bool
 }
 
 // spot is a value whose bytes are still to be fetched.
@@ -152,7 +150,6 @@ func (p *payload) parse(res *result, fields, rows int) error {
 	if len(p.meta) != 0 || p.inline != 0 {
 		return frameError("%d bytes of description and %d of payload too many", len(p.meta), p.inline)
 	}
-	res.echoes = p.echoed
 	return nil
 }
 
@@ -240,7 +237,7 @@ func (p *payload) locate(v *Value, size int64, place uint64) error {
 		if !ok || v.DType != Bytes || echoed.DType != Bytes || int64(len(echoed.Data)) != size {
 			return frameError("echo of %d bytes that were not sent", size)
 		}
-		v.Data, p.echoed = echoed.Data, true
+		v.Data = echoed.Data
 		return nil
 	case size > area || int64(place) > area-size:
 		return frameError("%d bytes at %d of a shared memory of %d", size, place, area)

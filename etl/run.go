@@ -163,7 +163,7 @@ func (p *process) receive(c *chunk, todo []int, base uint64) ([]int, error) {
 		if res.key != "" {
 			out.Key = res.key
 		}
-		out.Fields, out.Borrowed = res.fields, res.echoes
+		out.Fields = res.fields
 	}
 	return nil, nil
 }

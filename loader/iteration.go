@@ -121,7 +121,7 @@ func (it *iteration) pull(ctx context.Context) error {
 func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	cfg := &it.l.cfg
 	req := api.StreamRequest{
-		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL,
+		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL, ETLArgs: cfg.ETLArgs,
 		Fields: cfg.Fields, Decode: cfg.Decode, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
 	}
 	retry := newBackoff(cfg.Timeout)

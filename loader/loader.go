@@ -12,6 +12,7 @@ package loader
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,7 +40,8 @@ type Config struct {
 	BatchSize int
 	Shuffle   string // global, window, shards, none
 	Seed      uint64
-	ETL       string
+	ETL       string          // transformations, separated by commas
+	ETLArgs   json.RawMessage // of these; see api.StreamRequest
 	Fields    []string
 	Decode    map[string]any // how the targets decode fields; see api.StreamRequest
 	DropLast  bool
@@ -137,7 +139,7 @@ func New(cfg Config, control Control) (*Loader, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	switch {
-	case cfg.Mixture != nil && (len(cfg.Sources) > 0 || cfg.Shuffle != "" || cfg.ETL != ""):
+	case cfg.Mixture != nil && (len(cfg.Sources) > 0 || cfg.Shuffle != "" || cfg.ETL != "" || len(cfg.ETLArgs) > 0):
 		return nil, badRequest("a mixture takes the place of sources, shuffle and etl")
 	case cfg.Mixture == nil && len(cfg.Sources) == 0:
 		return nil, badRequest("a stream needs at least one source, such as ss://bucket/train-*.tar")

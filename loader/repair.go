@@ -20,7 +20,8 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
 	r.Compress = cfg.Compress
 	r.Objects = cfg.Samples == api.SamplesObjects
-	r.ETL, r.Fields, r.Decode, r.Chunk = cfg.ETL, cfg.Fields, cfg.Decode, chunkBatches
+	r.ETL, r.ETLArgs = cfg.ETL, cfg.ETLArgs
+	r.Fields, r.Decode, r.Chunk = cfg.Fields, cfg.Decode, chunkBatches
 	r.Mixture = planOf(it.info.Mixture)
 }
 

@@ -38,25 +38,26 @@ var registry = struct {
 type openConfig struct {
 	Mixture *loader.Mixture `json:"mixture"`
 
-	Endpoint  string         `json:"endpoint"`
-	Token     string         `json:"token"`
-	Sources   []string       `json:"sources"`
-	Samples   string         `json:"samples"`
-	BatchSize int            `json:"batch_size"`
-	Shuffle   string         `json:"shuffle"`
-	Seed      uint64         `json:"seed"`
-	ETL       string         `json:"etl"`
-	Fields    []string       `json:"fields"`
-	Decode    map[string]any `json:"decode"`
-	DropLast  bool           `json:"drop_last"`
-	Prefetch  int            `json:"prefetch"`
-	MaxBatch  int64          `json:"max_batch_bytes"`
-	OnError   string         `json:"on_error"`
-	TimeoutS  float64        `json:"timeout_s"`
-	Shared    bool           `json:"shared_memory"`
-	Compress  string         `json:"compress"`
-	ReadAhead bool           `json:"read_ahead"`
-	Pad       bool           `json:"pad"`
+	Endpoint  string          `json:"endpoint"`
+	Token     string          `json:"token"`
+	Sources   []string        `json:"sources"`
+	Samples   string          `json:"samples"`
+	BatchSize int             `json:"batch_size"`
+	Shuffle   string          `json:"shuffle"`
+	Seed      uint64          `json:"seed"`
+	ETL       string          `json:"etl"`
+	ETLArgs   json.RawMessage `json:"etl_args"`
+	Fields    []string        `json:"fields"`
+	Decode    map[string]any  `json:"decode"`
+	DropLast  bool            `json:"drop_last"`
+	Prefetch  int             `json:"prefetch"`
+	MaxBatch  int64           `json:"max_batch_bytes"`
+	OnError   string          `json:"on_error"`
+	TimeoutS  float64         `json:"timeout_s"`
+	Shared    bool            `json:"shared_memory"`
+	Compress  string          `json:"compress"`
+	ReadAhead bool            `json:"read_ahead"`
+	Pad       bool            `json:"pad"`
 	// MaxErrors is {"count": 10} or {"fraction": 0.01}; null: any number.
 	MaxErrors *loader.Budget `json:"max_errors"`
 }
@@ -81,7 +82,7 @@ func Open(config string) (id int64, err error) {
 	}
 	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
 		Mixture: c.Mixture,
-		Sources: c.Sources, Samples: c.Samples, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, Fields: c.Fields, Decode: c.Decode,
+		Sources: c.Sources, Samples: c.Samples, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, ETLArgs: c.ETLArgs, Fields: c.Fields, Decode: c.Decode,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, MaxBatch: c.MaxBatch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,
 		Pad: c.Pad, MaxErrors: c.MaxErrors,

@@ -296,8 +296,10 @@ type StreamRequest struct {
 	BatchSize int      `json:"batch_size"`
 	Shuffle   string   `json:"shuffle"` // global, window, shards, none
 	Seed      uint64   `json:"seed"`
-	ETL       string   `json:"etl,omitempty"`
-	Fields    []string `json:"fields,omitempty"`
+	ETL       string   `json:"etl,omitempty"` // transformations to go through in order, separated by commas
+	// ETLArgs are their arguments: a JSON object, of several transformations a list with one, or null, for each.
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
+	Fields  []string        `json:"fields,omitempty"`
 	// Decode names for fields how the targets decode them: a decoder ("rgb8", "int"), or for JSON a map
 	// from members to decoders, nested as the document is.
 	Decode    map[string]any `json:"decode,omitempty"`
@@ -324,7 +326,9 @@ type MixtureSource struct {
 	Repeat  *float64 `json:"repeat,omitempty"`  // times that its samples come in an epoch
 	Samples *int64   `json:"samples,omitempty"` // that it gives an epoch
 	Shuffle string   `json:"shuffle,omitempty"` // global (the default), window, shards, none
-	ETL     string   `json:"etl,omitempty"`
+	// ETL and ETLArgs are what its samples go through, as in StreamRequest.
+	ETL     string          `json:"etl,omitempty"`
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 }
 
 // StreamInfo is the answer to POST /v1/streams.
@@ -335,7 +339,7 @@ type StreamInfo struct {
 	Bytes     int64  `json:"bytes"`
 	Batches   int64  `json:"batches"`    // of this rank's epoch
 	MaxSample int64  `json:"max_sample"` // bytes
-	// ETLVersion is that of the deployed transformation, 0 without one.
+	// ETLVersion is that of the deployed transformation, of several the latest, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 	Map        Map   `json:"map"`
 	// Mixture is what a mixture's description came to.
@@ -357,6 +361,8 @@ type MixturePart struct {
 	Draws   int64  `json:"draws"`   // samples that it gives an epoch
 	Shuffle string `json:"shuffle"`
 	ETL     string `json:"etl,omitempty"`
+	// ETLArgs are the arguments of the part's transformation.
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 	// ETLVersion is that of the part's transformation, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 }

@@ -13,7 +13,7 @@ import (
 // checkMixture refuses what no data could make a mixture of, before anything is listed.
 func checkMixture(req *api.StreamRequest) error {
 	m := req.Mixture
-	if len(req.Sources) > 0 || req.Shuffle != "" || req.ETL != "" {
+	if len(req.Sources) > 0 || req.Shuffle != "" || req.ETL != "" || len(req.ETLArgs) > 0 {
 		return badStream("a mixture takes the place of sources, shuffle and etl: give these to its sources")
 	}
 	if len(m.Sources) == 0 || len(m.Sources) > sampler.MaxParts {
@@ -157,7 +157,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 		info.Samples += draws[i]
 		info.Mixture.Parts = append(info.Mixture.Parts, api.MixturePart{
 			Shards: int64(counts[i]), Samples: sizes[i], Draws: draws[i],
-			Shuffle: parts[i].Shuffle.Mode.String(), ETL: req.Mixture.Sources[i].ETL,
+			Shuffle: parts[i].Shuffle.Mode.String(), ETL: req.Mixture.Sources[i].ETL, ETLArgs: req.Mixture.Sources[i].ETLArgs,
 		})
 	}
 	if err := sampler.CheckMixture(snap, parts, blend); err != nil {

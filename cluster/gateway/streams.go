@@ -3,12 +3,12 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/decode"
+	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/sampler"
 )
 
@@ -84,25 +84,37 @@ func sameOpen(req *api.StreamRequest) string {
 	return string(key)
 }
 
-// checkETLs looks up the transformations that the stream names, and returns their versions.
+// checkETLs looks up the transformations that the stream names, and returns the versions: of each chain the
+// latest in it, which rises when any of its transformations is deployed anew.
 func checkETLs(ctx context.Context, req *api.StreamRequest, etls ETLLookup) (map[string]int64, error) {
-	names := map[string]bool{req.ETL: true}
-	if req.Mixture != nil {
-		for i := range req.Mixture.Sources {
-			names[req.Mixture.Sources[i].ETL] = true
-		}
-	}
-	delete(names, "")
-	versions := make(map[string]int64, len(names))
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		def, err := etls(ctx, name)
+	versions := map[string]int64{}
+	check := func(names string, args json.RawMessage) error {
+		steps, err := etl.ParseChain(names, args)
 		if err != nil {
+			return badStream("%v", err)
+		}
+		for _, step := range steps {
+			definition, err := etls(ctx, step.Name)
+			if err != nil {
+				return err
+			}
+			if definition.Level == api.LevelObject && len(definition.Fields) == 0 {
+				return badStream("etl %q works on level %q; a stream needs one of level %q or %q, or one whose definition names the fields that it is applied to", step.Name, definition.Level, api.LevelSample, api.LevelBatch)
+			}
+			versions[names] = max(versions[names], definition.Version)
+		}
+		return nil
+	}
+	if err := check(req.ETL, req.ETLArgs); err != nil {
+		return nil, err
+	}
+	if req.Mixture == nil {
+		return versions, nil
+	}
+	for i := range req.Mixture.Sources {
+		if err := check(req.Mixture.Sources[i].ETL, req.Mixture.Sources[i].ETLArgs); err != nil {
 			return nil, err
 		}
-		if def.Level == api.LevelObject {
-			return nil, badStream("etl %q works on level %q; a stream needs one of level %q or %q", name, def.Level, api.LevelSample, api.LevelBatch)
-		}
-		versions[name] = def.Version
 	}
 	return versions, nil
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -53,33 +54,51 @@ func mixtureOf(snap *sampler.Snapshot, req *wire.ReadRequest) (sampler.Plan, err
 
 // transformation is what the samples of one or several parts go through.
 type transformation struct {
-	number  int
-	name    string
-	runtime etl.Runtime // nil: they are sent as they lie
+	number int
+	steps  []step // none: they are sent as they lie
 }
 
-// transformations looks up those of the order's parts, each name once.
+// step is one transformation of a chain.
+type step struct {
+	etl.Step
+	runtime etl.Runtime
+}
+
+// transformations looks up those of the order's parts, each once.
 func (s *Server) transformations(req *wire.ReadRequest) ([]*transformation, error) {
-	names := []string{req.ETL}
+	parts := []wire.Part{{ETL: req.ETL, ETLArgs: req.ETLArgs}}
 	if req.Mixture != nil {
-		names = make([]string, len(req.Mixture.Parts))
-		for i, p := range req.Mixture.Parts {
-			names[i] = p.ETL
-		}
+		parts = req.Mixture.Parts
 	}
 	known := map[string]*transformation{"": {}}
-	byPart := make([]*transformation, len(names))
-	for i, name := range names {
-		if known[name] == nil {
-			runtime, err := s.runtime(name)
+	byPart := make([]*transformation, len(parts))
+	for i, p := range parts {
+		key := p.ETL + string(p.ETLArgs)
+		if known[key] == nil {
+			x, err := s.transformation(p.ETL, p.ETLArgs)
 			if err != nil {
 				return nil, err
 			}
-			known[name] = &transformation{number: len(known), name: name, runtime: runtime}
+			x.number, known[key] = len(known), x
 		}
-		byPart[i] = known[name]
+		byPart[i] = known[key]
 	}
 	return byPart, nil
+}
+
+func (s *Server) transformation(names string, args json.RawMessage) (*transformation, error) {
+	chain, err := etl.ParseChain(names, args)
+	if err != nil {
+		return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
+	}
+	x := &transformation{steps: make([]step, len(chain))}
+	for i := range chain {
+		x.steps[i].Step = chain[i]
+		if x.steps[i].runtime, err = s.runtime(chain[i].Name); err != nil {
+			return nil, err
+		}
+	}
+	return x, nil
 }
 
 // runtime looks a transformation of samples up.
@@ -88,8 +107,8 @@ func (s *Server) runtime(name string) (etl.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	if level := x.Definition().Level; level == api.LevelObject {
-		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q or %q", name, level, api.LevelSample, api.LevelBatch)
+	if def := x.Definition(); def.Level == api.LevelObject && len(def.Fields) == 0 {
+		return nil, api.Errorf(400, api.CodeBadRequest, "etl %q works on level %q; a stream needs one of level %q or %q, or one whose definition names the fields that it is applied to", name, def.Level, api.LevelSample, api.LevelBatch)
 	}
 	return x, nil
 }
@@ -100,7 +119,7 @@ func (r *Reader) rawFirst(samples []found) int {
 		slices.SortStableFunc(samples, func(a, b found) int { return cmp.Compare(r.through(a).number, r.through(b).number) })
 	}
 	raw := 0
-	for raw < len(samples) && r.through(samples[raw]).runtime == nil {
+	for raw < len(samples) && len(r.through(samples[raw]).steps) == 0 {
 		raw++
 	}
 	return raw

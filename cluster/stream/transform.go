@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"unsafe"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
@@ -63,21 +64,35 @@ func (r *Reader) transform(ctx context.Context, j *job, samples []found) error {
 
 // settle corrects the batch's claim once its output is there, and lets its input go.
 func (r *Reader) settle(j *job) {
-	var out int64
+	var out, made int64
 	for i := range j.segs {
-		out += int64(len(j.segs[i].data))
+		n := int64(len(j.segs[i].data))
+		if out += n; !within(j.segs[i].data, j.data) {
+			made += n
+		}
 	}
 	if in := int64(len(j.data)); in > 0 {
 		r.growth = max(r.growth, float64(out)/float64(in))
 	}
-	if cap(j.data) > keptBytes {
+	read := int64(cap(j.data))
+	if read > keptBytes {
 		j.data = nil
 	}
 	clear(j.in)
-	clear(j.flds) // which are views on it
+	clear(j.flds)   // which are views on it
+	if made < out { // a function has returned some of what it was given: all of that stays
+		out = made + read
+	}
 	out = max(out, 1)
 	r.tenant.resize(j.claim, out)
 	j.claim = out
+}
+
+// within says whether data lies in a block.
+func within(data, block []byte) bool {
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(data)))
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(block)))
+	return len(data) > 0 && at >= start && at < start+uintptr(cap(block))
 }
 
 // reserve waits for memory for the batch, and sizes the input buffers before views into them are handed out.
@@ -163,18 +178,50 @@ func (r *Reader) applyAll(ctx context.Context, j *job, sent []found) error {
 	return group.Wait()
 }
 
-// apply runs a transformation; a definition that was replaced meanwhile is looked up once more.
+// apply runs the steps of a transformation, each on what the one before it made; a sample that fails at one goes no
+// further.
 func (r *Reader) apply(ctx context.Context, x *transformation, in []etl.Sample, out []etl.Result) error {
-	err := x.runtime.Transform(ctx, nil, in, out)
-	if errors.Is(err, etl.ErrClosed) {
-		if x.runtime, err = r.srv.runtime(x.name); err != nil {
+	if err := r.applyStep(ctx, &x.steps[0], in, out); err != nil {
+		return err
+	}
+	var next []etl.Sample
+	var at []int // of next, in out
+	for i := 1; i < len(x.steps); i++ {
+		next, at = next[:0], at[:0]
+		for k := range out {
+			if out[k].Err == nil {
+				sample := out[k].Sample
+				sample.Seed = seedOf(in[k].Seed, uint64(i), 0) // its own numbers, not those of the step before
+				next, at = append(next, sample), append(at, k)
+			}
+		}
+		results := make([]etl.Result, len(next))
+		if err := r.applyStep(ctx, &x.steps[i], next, results); err != nil {
 			return err
 		}
-		err = x.runtime.Transform(ctx, nil, in, out)
+		for k := range results {
+			out[at[k]] = results[k]
+		}
+	}
+	return nil
+}
+
+// applyStep runs one step; a definition that was replaced meanwhile is looked up once more.
+func (r *Reader) applyStep(ctx context.Context, x *step, in []etl.Sample, out []etl.Result) error {
+	err := x.runtime.Transform(ctx, x.Args, in, out)
+	if errors.Is(err, etl.ErrClosed) {
+		if x.runtime, err = r.srv.runtime(x.Name); err != nil {
+			return err
+		}
+		err = x.runtime.Transform(ctx, x.Args, in, out)
 	}
 	var user *etl.UserError
-	if errors.As(err, &user) {
+	var form *etl.DefinitionError
+	switch {
+	case errors.As(err, &user):
 		return api.Errorf(422, api.CodeETLFailed, "%v", err)
+	case errors.As(err, &form):
+		return api.Errorf(400, api.CodeBadRequest, "%v", err)
 	}
 	return err
 }

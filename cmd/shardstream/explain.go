@@ -66,7 +66,7 @@ func (f *explainFlags) complete(sources []string, given func(flag string) bool) 
 		return err
 	}
 	r.Sources = sources
-	if r.Mixture, err = f.mix.mixture(sources, r.Shuffle, ""); err != nil {
+	if r.Mixture, err = f.mix.mixture(sources, r.Shuffle, "", nil); err != nil {
 		return err
 	}
 	if r.Mixture != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"math"
 	"strconv"
 	"strings"
@@ -26,7 +27,7 @@ func (m *mixFlags) register(command *cobra.Command) {
 
 // mixture is what the flags describe, with the shuffle and transformation of all its sources; nil where
 // the stream is of plain sources. Either is an error where it is not a stream at all.
-func (m *mixFlags) mixture(sources []string, shuffle, etl string) (*api.Mixture, error) {
+func (m *mixFlags) mixture(sources []string, shuffle, etl string, args json.RawMessage) (*api.Mixture, error) {
 	switch {
 	case len(m.sources) == 0 && len(sources) == 0:
 		return nil, usagef("give a source, such as ss://bucket/train-*.tar, or several with --mix")
@@ -45,7 +46,7 @@ func (m *mixFlags) mixture(sources []string, shuffle, etl string) (*api.Mixture,
 		if err != nil {
 			return nil, err
 		}
-		source.Shuffle, source.ETL = shuffle, etl
+		source.Shuffle, source.ETL, source.ETLArgs = shuffle, etl, args
 		mixture.Sources = append(mixture.Sources, source)
 	}
 	return mixture, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/loader"
 )
 
@@ -19,6 +21,7 @@ type streamFlags struct {
 	config  loader.Config
 	mix     mixFlags
 	run     loader.Run
+	etlArgs string // JSON
 	onError string
 	budget  string // of errors
 	decode  []string
@@ -56,6 +59,7 @@ func newStream(a *app) *cobra.Command {
   shardstream stream ss://photos/cats/ --samples objects --decode jpg=rgb8
   shardstream stream @ss://digits/train.txt @more.txt
   shardstream stream 'ss://digits/train-*.tar' --etl augment --epochs 3 --json
+  shardstream stream 'ss://digits/train-*.tar' --etl crop,flip --etl-args '[{"size": 6}, null]'
   shardstream stream --mix 'ss://web/*.tar=0.7' --mix 'ss://books/*.tar=0.3' --interleave stratified`,
 		Args: cobra.ArbitraryArgs, // sources may all be given with --mix
 	}
@@ -64,7 +68,8 @@ func newStream(a *app) *cobra.Command {
 	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")
 	flags.StringVar(&f.config.Shuffle, "shuffle", "global", "order: global, window, shards or none")
 	flags.Uint64Var(&f.config.Seed, "seed", 0, "seed of the order")
-	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply")
+	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply, or several, separated by commas")
+	flags.StringVar(&f.etlArgs, "etl-args", "", `arguments of the transformation as JSON, such as {"size": 224}; of several a list with one object or null for each`)
 	flags.StringSliceVar(&f.config.Fields, "field", nil, "send only these fields of the samples")
 	flags.StringSliceVar(&f.decode, "decode", nil, "decode a field: FIELD=DECODER, or FIELD:MEMBER=DECODER in JSON; rgb8, rgba8, gray8, int, float, text, npy, json, bytes; in JSON also bool")
 	flags.BoolVar(&f.config.DropLast, "drop-last", false, "leave out a last step that is not full")
@@ -90,11 +95,17 @@ func newStream(a *app) *cobra.Command {
 			return err
 		}
 		f.config.Sources = sources
-		if f.config.Mixture, err = f.mix.mixture(sources, f.config.Shuffle, f.config.ETL); err != nil {
+		if f.etlArgs != "" {
+			f.config.ETLArgs = json.RawMessage(f.etlArgs)
+		}
+		if _, err := etl.ParseChain(f.config.ETL, f.config.ETLArgs); err != nil {
+			return usagef("--etl and --etl-args: %v", err)
+		}
+		if f.config.Mixture, err = f.mix.mixture(sources, f.config.Shuffle, f.config.ETL, f.config.ETLArgs); err != nil {
 			return err
 		}
 		if f.config.Mixture != nil {
-			f.config.Shuffle, f.config.ETL = "", "" // each source has its own
+			f.config.Shuffle, f.config.ETL, f.config.ETLArgs = "", "", nil // each source has its own
 		}
 		f.config.OnError = loader.Policy(f.onError)
 		f.run.Workers = 1
@@ -231,7 +242,7 @@ func (a *app) printEpoch(s streamed) {
 func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loader, f *streamFlags) (streamed, error) {
 	info, err := client.OpenStream(ctx, api.StreamRequest{
 		Sources: f.config.Sources, Samples: f.config.Samples, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
-		ETL: f.config.ETL, Fields: f.config.Fields, Decode: f.config.Decode, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
+		ETL: f.config.ETL, ETLArgs: f.config.ETLArgs, Fields: f.config.Fields, Decode: f.config.Decode, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
 		Mixture: f.config.Mixture,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 )
@@ -36,8 +37,11 @@ type ReadRequest struct {
 	// Objects says that the snapshot's shards are no archives but one sample each.
 	Objects bool `json:"objects,omitempty"`
 
-	ETL    string   `json:"etl,omitempty"`
-	Fields []string `json:"fields,omitempty"`
+	// ETL names the transformations that samples go through, in order, separated by commas.
+	ETL string `json:"etl,omitempty"`
+	// ETLArgs are their arguments: a JSON object, of several transformations a list with one, or null, for each.
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
+	Fields  []string        `json:"fields,omitempty"`
 	// Decode says how fields are decoded; see core/decode.
 	Decode map[string]any `json:"decode,omitempty"`
 
@@ -64,10 +68,11 @@ type Mixture struct {
 
 // Part is the shards that follow those of the parts before it.
 type Part struct {
-	Shards  int64  `json:"shards"`
-	Draws   int64  `json:"draws"` // samples of an epoch
-	Shuffle string `json:"shuffle"`
-	ETL     string `json:"etl,omitempty"`
+	Shards  int64           `json:"shards"`
+	Draws   int64           `json:"draws"` // samples of an epoch
+	Shuffle string          `json:"shuffle"`
+	ETL     string          `json:"etl,omitempty"`
+	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 }
 
 // Validate bounds what a target computes for a request; the view's own rules are the sampler's.
@@ -79,7 +84,7 @@ func (r *ReadRequest) Validate() error {
 		return fmt.Errorf("batches %d to %d are not a range", r.From, r.To)
 	case r.Chunk < 1:
 		return fmt.Errorf("chunk %d is not positive", r.Chunk)
-	case r.Mixture != nil && (r.Shuffle != "" || r.ETL != ""):
+	case r.Mixture != nil && (r.Shuffle != "" || r.ETL != "" || len(r.ETLArgs) > 0):
 		return errors.New("shuffle and etl are of the parts, where there is a mixture")
 	case len(r.Slots) > 0 && r.To != r.From+1:
 		return fmt.Errorf("slots ask for one batch, not for %d to %d", r.From, r.To)
