@@ -117,7 +117,7 @@ class Run:
     def ratio(self, case: str, to: str, of: Any) -> float:
         """The median of the ratios within the rounds."""
         pairs = [(of(self.rows[case][r]), of(self.rows[to][r])) for r in self.rows[case]]
-        return median(a / b for a, b in pairs)
+        return float(median(a / b for a, b in pairs))
 
 
 def samples_s(row: Row) -> float:
