@@ -384,6 +384,19 @@ def test_repr() -> None:
     assert repr(dataset(etl="augment")) == (
         "IterableDataset('ss://b/*.tar', batch_size=3, shuffle='global', seed=0, etl='augment')"
     )
+    chain = dataset(etl=["crop", "flip"], etl_args=[{"size": 6}, None])
+    assert "etl='crop,flip', etl_args=[{'size': 6}, None]" in repr(chain)
+
+
+def test_arguments_of_transformations_reach_go_and_the_cluster(fake: FakeBinding) -> None:
+    given = {"size": [6, 7]}
+    ds = dataset(etl="crop", etl_args=given)
+    given["size"].append(8)
+    for twin in (ds, pickle.loads(pickle.dumps(ds)), copy.deepcopy(ds)):
+        next(iter(twin))
+        assert fake.opened[-1]["etl_args"] == {"size": [6, 7]}
+        assert twin._description()["etl_args"] == {"size": [6, 7]}
+    assert "etl_args" not in dataset(etl="crop")._description()
 
 
 def test_close_and_context_manager(fake: FakeBinding) -> None:

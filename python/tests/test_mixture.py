@@ -52,6 +52,11 @@ def test_sources_are_kept_in_one_form() -> None:
     assert repr(full) == "Source('ss://a/x', repeat=2.0, shuffle=None, etl='f')"
     assert eval(repr(full)) == full
     assert pickle.loads(pickle.dumps(full)) == full
+    args = Source("ss://a/x", etl=["f", "g"], etl_args=[{"size": 3}, None])
+    assert repr(args) == "Source('ss://a/x', etl='f,g', etl_args=[{'size': 3}, None])"
+    assert eval(repr(args)) == args and hash(args) == hash(eval(repr(args)))
+    assert args.document()["etl_args"] == [{"size": 3}, None]
+    assert "etl" not in args.order()
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,59 @@ def arrays(sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def numbered(sample: dict[str, Any], add: int = 0) -> dict[str, Any]:
+    return {"number": int(sample["cls"]) + add}
+
+
+def stacked(samples: list[dict[str, Any]], *, factor: int) -> dict[str, Any]:
+    numbers = np.array([s["number"] for s in samples])
+    return {
+        "square": np.stack([numbers * factor] * 4, axis=1).reshape(-1, 2, 2),
+        "text": [f"no {n}" for n in numbers],
+        "seeded": [s["__seed__"] != 0 for s in samples],
+    }
+
+
+def test_a_chain_of_sample_and_batch_functions_with_arguments(client: ss.Client) -> None:
+    client.etl.create("numbered", numbered)
+    client.etl.create("stacked", stacked, level="batch", args={"factor": 1})
+    chain: dict[str, Any] = {
+        "etl": ["numbered", "stacked"],
+        "etl_args": [{"add": 5}, {"factor": 2}],
+    }
+    seen = []
+    for batch in dataset(**chain):
+        n = len(batch["__key__"])
+        assert batch["square"].shape == (n, 2, 2)
+        assert batch["seeded"].all()
+        for key, square, text in zip(batch["__key__"], batch["square"], batch["text"], strict=True):
+            assert (square == 2 * (int(key) + 5)).all()
+            assert text == f"no {int(key) + 5}"
+            seen.append(key)
+    assert sorted(seen) == ALL
+    assert dataset(**chain).info()["etl_version"] > 0
+    with pytest.raises(ss.ETLError, match=r"the arguments given \(sub\) do not fit numbered"):
+        next(iter(dataset(etl="numbered", etl_args={"sub": 5})))
+    with pytest.raises(ss.NotFoundError, match="nobody"):
+        next(iter(dataset(etl=["numbered", "nobody"])))
+
+
+def test_closures_travel_by_cloudpickle(client: ss.Client) -> None:
+    pytest.importorskip("cloudpickle")
+    offset = 1000
+
+    def shifted(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"number": numbered(sample)["number"] + offset}
+
+    with pytest.raises(ValueError, match="by='cloudpickle'"):
+        client.etl.create("shifted", shifted)
+    client.etl.create("shifted", shifted, by="cloudpickle")
+    for batch in dataset(etl="shifted"):
+        assert batch["number"].tolist() == [int(key) + 1000 for key in batch["__key__"]]
+    with pytest.raises(ValueError, match=r"python='3\.1'"):
+        client.etl.create("shifted", shifted, by="cloudpickle", python="3.1")
+
+
 def test_columns_of_a_transformation(client: ss.Client) -> None:
     client.etl.create("arrays", arrays)
     seen = 0

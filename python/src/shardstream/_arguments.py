@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import os
@@ -52,14 +53,54 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def etl_name(value: Any) -> str | None:
-    """The name of a transformation; a function in its place is told how to get one."""
-    if value is not None and not isinstance(value, str):
+def etl_names(value: Any) -> str | None:
+    """The names of transformations, with commas between; a function is told how to get one."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if callable(value) or not isinstance(value, Sequence):
         raise TypeError(
-            "etl is the name of a deployed transformation: deploy the function first, with "
-            "Client().etl.create(name, function)"
+            "etl is the name of a deployed transformation, or a list of them: deploy the function "
+            "first, with Client().etl.create(name, function)"
         )
-    return value or None
+    return ",".join(names("etl", value)) or None
+
+
+def etl_arguments(etl: str | None, value: Any) -> Any:
+    """The arguments of transformations, copied: a dict, for several a list with one for each."""
+    if value is None:
+        return None
+    if etl is None:
+        raise ValueError(f"etl_args={value!r} without an etl that they are for")
+    count = etl.count(",") + 1
+    if not isinstance(value, Mapping):
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            raise TypeError(f'etl_args is a dict such as {{"size": 224}}, not {value!r}')
+        if len(value) != count:
+            raise ValueError(
+                f"etl_args has {len(value)} entries for {count} transformations ({etl}): give a "
+                "dict, or None, for each"
+            )
+        return [None if one is None else _json_object("etl_args", one) for one in value]
+    if count > 1:
+        raise TypeError(
+            f"etl names {count} transformations ({etl}): etl_args is then a list with a dict, or "
+            "None, for each"
+        )
+    return _json_object("etl_args", value)
+
+
+def _json_object(name: str, value: Any) -> dict[str, Any]:
+    """A dict from names to what JSON can say."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} takes dicts from names to values, not {value!r}")
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{name} takes dicts from names to values; {key!r} is no name")
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be plain JSON values: {error}") from None
+    return copy
 
 
 def seconds(name: str, value: Any, *, none: bool = False) -> float:

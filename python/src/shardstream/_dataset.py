@@ -69,7 +69,9 @@ class IterableDataset(Description):
         shuffle: "global" (every sample anywhere), "window" (slices of shards, then samples
             across a window of them), "shards" (their order only), None.
         seed: of the shuffle and of the ETL's random numbers; 0 to 2**64-1.
-        etl: name of a deployed transformation (see `Client.etl`).
+        etl: name of a deployed transformation (see `Client.etl`); of several, in a list or with
+            commas between, each is given what the one before it returned.
+        etl_args: arguments for it, a dict; for several a list with a dict, or None, for each.
         fields: only these fields of the samples; None is all.
         decode: for fields, how the cluster decodes them: "rgb8" (images: uint8 [height, width,
             3]), "rgba8", "gray8" (uint8 [height, width]), "int" (int64), "float" (float64),

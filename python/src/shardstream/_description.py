@@ -15,7 +15,8 @@ from ._arguments import (
     decoders,
     endpoint_url,
     error_budget,
-    etl_name,
+    etl_arguments,
+    etl_names,
     flag,
     integer,
     names,
@@ -37,8 +38,8 @@ _MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
 
 #: What POST /v1/streams takes of a stream's configuration.
 _DESCRIBED = (
-    "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "mixture",
-    "decode", "samples",
+    "sources", "batch_size", "shuffle", "seed", "etl", "etl_args", "fields", "drop_last",
+    "mixture", "decode", "samples",
 )  # fmt: skip
 
 
@@ -47,8 +48,8 @@ class Description:
 
     #: What a copy of the dataset is made from.
     _SETTINGS: ClassVar[tuple[str, ...]] = (
-        "sources", "batch_size", "shuffle", "seed", "etl", "fields", "drop_last", "rank",
-        "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch",
+        "sources", "batch_size", "shuffle", "seed", "etl", "etl_args", "fields", "drop_last",
+        "rank", "world_size", "on_error", "max_errors", "pad", "timeout", "prefetch",
         "max_batch_bytes", "shared_memory", "compress", "endpoint", "_token",
         "decode", "_kind",
     )  # fmt: skip
@@ -61,7 +62,8 @@ class Description:
         samples: Literal["shards", "objects"] = "shards",
         shuffle: Literal["global", "window", "shards"] | None = "global",
         seed: int = 0,
-        etl: str | None = None,
+        etl: str | Sequence[str] | None = None,
+        etl_args: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         fields: Sequence[str] | None = None,
         decode: Mapping[str, Any] | None = None,
         drop_last: bool = False,
@@ -84,7 +86,8 @@ class Description:
         self._kind = choice("samples", samples, _SAMPLES)
         self.shuffle = choice("shuffle", shuffle, _SHUFFLES)
         self.seed = integer("seed", seed, 0, _MAX_SEED)
-        self.etl = etl_name(etl)
+        self.etl = etl_names(etl)
+        self.etl_args = etl_arguments(self.etl, etl_args)
         self.fields = None if fields is None else names("fields", fields)
         if self.fields == ():
             raise ValueError("fields is empty: name the columns to fetch, or None for all")
@@ -121,7 +124,7 @@ class Description:
     def __repr__(self) -> str:
         text = f"{shown(self.sources)}, batch_size={self.batch_size}, shuffle={self.shuffle!r}"
         text += f", seed={self.seed}"
-        for name in ("etl", "fields", "decode", "rank", "world_size"):
+        for name in ("etl", "etl_args", "fields", "decode", "rank", "world_size"):
             value = getattr(self, name)
             if value is not None:
                 text += f", {name}={value!r}"
@@ -195,6 +198,7 @@ class Description:
             "shuffle": self.shuffle or "none",
             "seed": self.seed,
             "etl": self.etl or "",
+            **({} if self.etl_args is None else {"etl_args": self.etl_args}),
             "fields": self.fields or (),
             "decode": self.decode or {},
             "drop_last": self.drop_last,

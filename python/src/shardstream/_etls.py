@@ -10,7 +10,7 @@ from urllib.parse import quote
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
 from ._models import ETLInfo
-from ._source import source_of
+from ._source import pickle_of, source_of
 
 
 class ETLs:
@@ -24,6 +24,7 @@ class ETLs:
         name: str,
         function: Callable[..., Any] | str | Path | None = None,
         *,
+        by: Literal["source", "cloudpickle"] = "source",
         image: str | None = None,
         url: str | None = None,
         command: Sequence[str] = (),
@@ -56,6 +57,9 @@ class ETLs:
                 the imports, constants and other functions of its module that it uses. Other modules
                 are imported there, so they must be installed for the nodes' Python: a module
                 beside your script is not.
+            by: how a function travels: "source" (its text), or "cloudpickle" for closures and
+                whatever else has no text: the nodes' Python then needs cloudpickle too, and must
+                be of this one's version.
             image: an OCI image whose server transforms, run by podman or docker.
             url: a server that you run; {host} and {target} stand for a target's address and id.
             command: a program and its arguments, which filters stdin to stdout.
@@ -84,6 +88,7 @@ class ETLs:
             ValueError: the function is a lambda, a closure, or uses what can't be sent as text;
                 another argument is out of range.
             TypeError: an argument is of the wrong type.
+            ImportError: by="cloudpickle" where that is not installed.
             ETLError: the source does not load; the message has the traceback.
         """
         document: dict[str, Any] = {
@@ -108,7 +113,13 @@ class ETLs:
         given = [n for n, v in (("function", function), ("image", image), ("url", url)) if v]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: give one of them")
-        if function is not None:
+        choice("by", by, ("source", "cloudpickle"))
+        if by == "cloudpickle":
+            if entry is not None:
+                raise ValueError("entry is for source: cloudpickle sends the very function")
+            pickle, version = pickle_of(function, document["python"])
+            document |= {"kind": "function", "pickle": pickle, "python": version}
+        elif function is not None:
             source, entry = source_of(function, entry)
             document |= {"kind": "function", "source": source, "entry": entry}
         elif image is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Literal
 
-from ._arguments import amount, choice, etl_name, integer
+from ._arguments import amount, choice, etl_arguments, etl_names, integer
 from ._sources import source_list
 
 _SHUFFLES = ("global", "window", "shards", None)
@@ -25,8 +25,9 @@ class Source:
         repeat: how often its samples come in an epoch, such as 2 or 0.5.
         samples: how many of its samples come in an epoch.
         shuffle: of this source, as `IterableDataset` takes it.
-        etl: name of the deployed transformation that its samples go through; None sends them as
-            they are.
+        etl: name of the deployed transformation that its samples go through, or several, in a
+            list or with commas between; None sends them as they are.
+        etl_args: arguments for it, as `IterableDataset` takes them.
 
     Raises:
         ValueError: an argument is out of range, or two that exclude each other are given.
@@ -39,7 +40,10 @@ class Source:
     repeat: float | None = None
     samples: int | None = None
     shuffle: Literal["global", "window", "shards"] | None = "global"
-    etl: str | None = None
+    etl: str | Sequence[str] | None = None
+    etl_args: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = field(
+        default=None, hash=False
+    )
 
     def __post_init__(self) -> None:
         """Check the arguments, and keep them in one form, so that equal sources are equal."""
@@ -56,15 +60,16 @@ class Source:
                 f"source {addresses[0]!r} has {' and '.join(list(given)[1:])}: give one of them"
             )
         choice("shuffle", self.shuffle, _SHUFFLES)
-        given["etl"] = etl_name(self.etl)
+        given["etl"] = etl_names(self.etl)
+        given["etl_args"] = etl_arguments(given["etl"], self.etl_args)
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         given = [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)[1:]
-            if getattr(self, field.name) != field.default
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)[1:]
+            if getattr(self, one.name) != one.default
         ]
         return f"Source({', '.join([repr(self.source), *given])})"
 
@@ -79,7 +84,11 @@ class Source:
 
     def document(self) -> dict[str, Any]:
         """The source as the cluster takes it."""
-        return {**self.order(), **({"etl": self.etl} if self.etl else {})}
+        document = self.order()
+        for name in ("etl", "etl_args"):
+            if getattr(self, name) is not None:
+                document[name] = getattr(self, name)
+        return document
 
 
 def sources_of(sources: Any) -> tuple[Source, ...]:

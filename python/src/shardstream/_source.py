@@ -9,6 +9,7 @@ What is not (a closure, a loaded model) is refused here, by name, before anythin
 from __future__ import annotations
 
 import ast
+import base64
 import builtins
 import dataclasses
 import inspect
@@ -58,6 +59,40 @@ def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> t
     return parts.text(), function.__name__
 
 
+def pickle_of(function: Any, python: str | None) -> tuple[str, str]:
+    """Return a function as cloudpickle makes it, in base64, and the version of Python it is for.
+
+    Its module travels by value: the nodes do not have it.
+
+    Raises:
+        TypeError: it is not a callable, or can't be pickled.
+        ValueError: another version of Python is asked for than this one.
+        ImportError: cloudpickle is not installed.
+    """
+    here = "{}.{}".format(*sys.version_info[:2])
+    if not callable(function):
+        raise TypeError(f"by='cloudpickle' sends a function, not {function!r}")
+    if python is not None and python != here:
+        raise ValueError(
+            f"python={python!r}: what cloudpickle makes in Python {here} runs in that alone"
+        )
+    try:
+        import cloudpickle
+    except ImportError as error:
+        raise ImportError(
+            "by='cloudpickle' needs cloudpickle: pip install 'shardstream[cloudpickle]'"
+        ) from error
+    module = inspect.getmodule(function)
+    by_value = module is not None and module.__name__ not in ("__main__", "builtins")
+    if by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return base64.b64encode(cloudpickle.dumps(function)).decode(), here
+    finally:
+        if by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
 def _refuse(function: Any) -> None:
     """Raise for callables that have no source of their own."""
     way_out = "define it with `def` at the top level of a file or a notebook cell, or pass a file"
@@ -68,8 +103,9 @@ def _refuse(function: Any) -> None:
     if function.__code__.co_freevars:
         names = ", ".join(function.__code__.co_freevars)
         raise ValueError(
-            f"{function.__qualname__} is a closure over {names}, whose values can't be sent: "
-            "set them inside the function, or make them module-level constants"
+            f"{function.__qualname__} is a closure over {names}, whose values can't be sent as "
+            "text: set them inside the function, make them module-level constants, pass them as "
+            "args, or send the function by='cloudpickle'"
         )
     outer = function.__qualname__.rpartition(".")[0]
     if outer and not outer.endswith("<locals>"):

@@ -1,0 +1,217 @@
+// Package overhead_test measures what a transformation costs beside the work of its function: `make bench-etl`. Each
+// figure is a share of the same work done without the cluster's help, measured in turns in one run, so that a
+// busy machine strikes both alike.
+package overhead_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/clustertest"
+	"github.com/shardstream/shardstream/etl"
+)
+
+const (
+	rounds     = 7
+	roundTime  = 1500 * time.Millisecond
+	clients    = 4
+	objectSize = 110_000
+	objects    = 200
+)
+
+// BenchmarkIdentityGet compares GETs with and without a function that returns the object as it is. Goal: 70 %.
+func BenchmarkIdentityGet(b *testing.B) {
+	for _, c := range []struct{ name, source string }{
+		{"identity", "def transform(data):\n    return data\n"},
+		{"copy", "def transform(data):\n    return data[:-1] + b'!'\n"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			cluster := clustertest.Start(b, clustertest.Options{Targets: 1})
+			_, err := cluster.Client.CreateBucket(b.Context(), "b")
+			require.NoError(b, err)
+			data := make([]byte, objectSize)
+			for i := range objects {
+				_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(data)
+				_, err := cluster.Client.PutObject(b.Context(), "b", fmt.Sprintf("o%03d", i), bytes.NewReader(data), objectSize, api.PutOptions{})
+				require.NoError(b, err)
+			}
+			_, err = cluster.Client.PutETL(b.Context(), api.ETL{Name: "f", Source: c.source, Level: api.LevelObject})
+			require.NoError(b, err)
+			base := "http://" + cluster.Targets[0].Addr() + "/v1/objects/b/"
+			for b.Loop() {
+				get(b, base, "?etl=f", roundTime) // workers are up
+				plain, through := inTurns(
+					func() float64 { return get(b, base, "", roundTime) },
+					func() float64 { return get(b, base, "?etl=f", roundTime) },
+				)
+				b.ReportMetric(plain, "plain-GET/s")
+				b.ReportMetric(through, "etl-GET/s")
+				b.ReportMetric(100*through/plain, "%-of-plain")
+			}
+		})
+	}
+}
+
+// get fetches objects with several clients for a while, and returns how many came per second.
+func get(b *testing.B, base, query string, d time.Duration) float64 {
+	b.Helper()
+	client := &http.Client{Transport: &http.Transport{ReadBufferSize: 256 << 10, MaxIdleConnsPerHost: clients, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	var count atomic.Int64
+	var wait sync.WaitGroup
+	begun := time.Now()
+	for i := range clients {
+		wait.Go(func() {
+			buffer := make([]byte, 1<<20)
+			for k := i; time.Since(begun) < d; k++ {
+				request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+fmt.Sprintf("o%03d", k%objects)+query, nil)
+				if !noError(b, err) {
+					return
+				}
+				answer, err := client.Do(request)
+				if !noError(b, err) {
+					return
+				}
+				n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, answer.Body, buffer)
+				_ = answer.Body.Close()
+				if !noError(b, err) || n != objectSize {
+					b.Errorf("%d bytes with status %d", n, answer.StatusCode)
+					return
+				}
+				count.Add(1)
+			}
+		})
+	}
+	wait.Wait()
+	return float64(count.Load()) / time.Since(begun).Seconds()
+}
+
+func noError(b *testing.B, err error) bool {
+	if err != nil {
+		b.Error(err)
+	}
+	return err == nil
+}
+
+// inTurns measures two things several times, one after the other, and returns the medians.
+func inTurns(one, other func() float64) (float64, float64) {
+	var first, second []float64
+	for range rounds {
+		first, second = append(first, one()), append(second, other())
+	}
+	slices.Sort(first)
+	slices.Sort(second)
+	return first[rounds/2], second[rounds/2]
+}
+
+// A function that computes for a millisecond or two.
+const computing = `
+def transform(sample):
+    total = 0
+    for i in range(int(sample["n"])):
+        total += i * i % 7
+    return {"total": total}
+`
+
+// alone runs the function in a loop, as any script would, and prints how often in the time given.
+const alone = computing + `
+import sys, time
+sample = {"__key__": "k", "n": b"20000"}
+transform(sample)
+print("ready", flush=True)
+sys.stdin.readline()
+begun, n = time.monotonic(), 0
+while time.monotonic() - begun < float(sys.argv[1]):
+    transform(sample)
+    n += 1
+print(n / (time.monotonic() - begun))
+`
+
+// BenchmarkComputing compares the calls per second of a pool with those of the same function in as many processes of its
+// own. Goal: 90 %.
+func BenchmarkComputing(b *testing.B) {
+	workers := runtime.GOMAXPROCS(0)
+	pool, err := etl.NewPool(etl.Definition{Name: "f", Source: computing, Workers: workers}, etl.Options{Dir: b.TempDir()})
+	require.NoError(b, err)
+	defer func() { require.NoError(b, pool.Close()) }()
+	for b.Loop() {
+		throughPool(b, pool, roundTime)
+		free, pooled := inTurns(
+			func() float64 { return outside(b, workers, roundTime) },
+			func() float64 { return throughPool(b, pool, roundTime) },
+		)
+		b.ReportMetric(free, "alone-calls/s")
+		b.ReportMetric(pooled, "pool-calls/s")
+		b.ReportMetric(100*pooled/free, "%-of-alone")
+	}
+}
+
+func throughPool(b *testing.B, pool *etl.Pool, d time.Duration) float64 {
+	b.Helper()
+	in := make([]etl.Sample, 256)
+	for i := range in {
+		in[i] = etl.Sample{Key: "k", Fields: []etl.Field{{Name: "n", Value: etl.BytesValue([]byte("20000"))}}}
+	}
+	out := make([]etl.Result, len(in))
+	n, begun := 0, time.Now()
+	for time.Since(begun) < d {
+		require.NoError(b, pool.Transform(b.Context(), nil, in, out))
+		n += len(in)
+	}
+	return float64(n) / time.Since(begun).Seconds()
+}
+
+func outside(b *testing.B, workers int, d time.Duration) float64 {
+	b.Helper()
+	python, err := etl.FindPython(b.Context(), "")
+	require.NoError(b, err)
+	type process struct {
+		start io.WriteCloser
+		out   io.Reader
+		cmd   *exec.Cmd
+	}
+	processes := make([]process, workers)
+	for i := range processes {
+		cmd := exec.CommandContext(b.Context(), python, "-c", alone, strconv.FormatFloat(d.Seconds(), 'f', 3, 64))
+		start, err := cmd.StdinPipe()
+		require.NoError(b, err)
+		out, err := cmd.StdoutPipe()
+		require.NoError(b, err)
+		require.NoError(b, cmd.Start())
+		processes[i] = process{start, out, cmd}
+		_, err = io.ReadFull(out, make([]byte, len("ready\n")))
+		require.NoError(b, err)
+	}
+	for _, p := range processes {
+		_, err := p.start.Write([]byte("\n"))
+		require.NoError(b, err)
+	}
+	var total float64
+	for _, p := range processes {
+		text, err := io.ReadAll(p.out)
+		require.NoError(b, err)
+		require.NoError(b, p.cmd.Wait())
+		rate, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
+		require.NoError(b, err)
+		total += rate
+	}
+	return total
+}
