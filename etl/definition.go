@@ -114,11 +114,16 @@ var (
 // ValidName says whether name can be an ETL's name.
 func ValidName(name string) bool { return nameRE.MatchString(name) }
 
-// WithDefaults fills what was left at zero.
+// aliases are the names that AIStore's specifications have for transports.
+var aliases = map[string]string{"hpush": TransportPush, "hpull": TransportRedirect, "hrev": TransportProxy}
+
+// WithDefaults fills what was left at zero, and calls a transport by our name for it.
 func (d Definition) WithDefaults() Definition {
 	if d.Kind == "" {
 		d.Kind = KindFunction
 	}
+	d.Transport = strings.TrimSuffix(d.Transport, "://")
+	d.Transport = or(aliases[d.Transport], d.Transport)
 	switch d.Kind {
 	case KindFunction:
 		d.Entry = or(d.Entry, DefaultEntry)

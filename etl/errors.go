@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/shardstream/shardstream/etl/environment"
 )
 
 var (
@@ -12,7 +14,7 @@ var (
 	// ErrLevel is returned when an object is given to a sample function, or the reverse.
 	ErrLevel = errors.New("wrong level of etl")
 	// ErrNoPython is returned when no interpreter was found.
-	ErrNoPython = errors.New("no usable python3: set SHARDSTREAM_PYTHON to a Python of 3.10 or later")
+	ErrNoPython = environment.ErrNoPython
 )
 
 // UserError is a fault of the user's function: it raised, ran out of time, killed its process or

@@ -46,3 +46,9 @@ func (l *logRing) String() string {
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
+
+// Log keeps the last bytes that were written to it, for Runtime.Logs. It is safe for concurrent use.
+type Log = logRing
+
+// NewLog makes a log that keeps so many bytes.
+func NewLog(size int) *Log { return newLogRing(size) }

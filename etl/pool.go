@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/shardstream/shardstream/etl/environment"
 )
 
 const (
@@ -26,6 +28,8 @@ type Options struct {
 	StartTimeout time.Duration // for loading the source, imports included; default 60 s
 	MaxSample    int64         // payload bytes of one sample, in or out; default 1 GiB
 	LogBytes     int           // of user output kept; default 64 KiB
+	// Environments builds what definitions require; nil: the node's Python has to have it.
+	Environments *environment.Manager
 }
 
 var _ Runtime = (*Pool)(nil)
@@ -271,8 +275,8 @@ func (p *Pool) observe(c *chunk, took time.Duration, usual bool) {
 	p.estimate.Store(each)
 }
 
-// Logs is the end of what user code wrote to stdout and stderr.
-func (p *Pool) Logs() string { return p.spawn.logs.String() }
+// Logs is the end of what the build of the environment and user code wrote to stdout and stderr.
+func (p *Pool) Logs() string { return p.spawn.buildLog() + p.spawn.logs.String() }
 
 // Stats are the pool's counts.
 func (p *Pool) Stats() Stats {
@@ -284,15 +288,6 @@ func (p *Pool) Stats() Stats {
 		Busy: time.Duration(c.busy.Load()), Latency: p.latency.Histogram(),
 	}
 }
-
-// Prepare starts one worker, which loads the source.
-func (p *Pool) Prepare(context.Context) error { return nil }
-
-// Health says how the pool is.
-func (p *Pool) Health() Health { return Health{State: StateReady} }
-
-// Restart replaces the worker processes.
-func (p *Pool) Restart(context.Context) error { return nil }
 
 // enter registers a call, unless the pool is on its way out.
 func (p *Pool) enter() bool {

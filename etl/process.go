@@ -21,19 +21,26 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shardstream/shardstream/etl/environment"
 )
 
 // spawner starts the processes of one definition.
 type spawner struct {
 	def    Definition
 	opts   Options
-	python string
+	python string // set by furnish
 	logs   *logRing
 	log    *slog.Logger
 
-	mu   sync.Mutex
-	dir  string   // of the worker script and the workers' directories; made with the first process
-	lock *os.File // says that dir is in use
+	condition *condition
+
+	mu          sync.Mutex
+	dir         string   // of the worker script and the workers' directories; made with the first process
+	lock        *os.File // says that dir is in use
+	version     string   // of python; empty until it is settled
+	environment *environment.Environment
+	unbuilt     string // log of a build that failed
 }
 
 func newSpawner(def Definition, opts Options) (*spawner, error) {
@@ -53,12 +60,11 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	python, err := FindPython(context.Background(), opts.Python)
-	if err != nil {
+	if _, err := FindPython(context.Background(), opts.Python); err != nil {
 		return nil, err
 	}
 	return &spawner{
-		def: def, opts: opts, python: python,
+		def: def, opts: opts, condition: newCondition(),
 		logs: newLogRing(opts.LogBytes), log: opts.Logger.With("etl", def.Name),
 	}, nil
 }
@@ -90,6 +96,7 @@ func (s *spawner) home() (string, error) {
 func (s *spawner) cleanup() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.vacate()
 	if s.dir == "" {
 		return nil
 	}
@@ -117,6 +124,8 @@ type process struct {
 
 	mostOut int64 // bytes of an object that comes in pieces
 
+	generation int64
+
 	mu     sync.Mutex
 	reaped bool
 	exited chan struct{} // closed when the process and its group are gone
@@ -124,7 +133,17 @@ type process struct {
 }
 
 // start runs a process and loads the definition in it. A *UserError means that the definition doesn't load.
-func (s *spawner) start(ctx context.Context) (*process, error) {
+func (s *spawner) start(ctx context.Context) (_ *process, err error) {
+	generation := s.condition.begin()
+	defer func() {
+		if err != nil {
+			s.condition.end(generation, err)
+		}
+	}()
+	if err := s.furnish(ctx); err != nil {
+		return nil, err
+	}
+	s.condition.loading()
 	home, err := s.home()
 	if err != nil {
 		return nil, fmt.Errorf("start a worker of etl %q: %w", s.def.Name, err)
@@ -137,6 +156,7 @@ func (s *spawner) start(ctx context.Context) (*process, error) {
 		p.close()
 		return nil, err
 	}
+	p.generation = generation
 	return p, nil
 }
 
@@ -344,7 +364,7 @@ func (s *spawner) load(ctx context.Context, p *process) error {
 	}
 	init, err := json.Marshal(map[string]any{
 		"name": s.def.Name, "level": s.def.Level, "source": s.def.Source, "pickle": s.def.Pickle, "entry": s.def.Entry,
-		"python": s.def.Python, "requirements": append([]string{}, s.def.Requirements...), "args": args,
+		"python": s.def.Python, "requirements": s.checked(), "args": args,
 		"max_sample": s.outputLimit(), "max_stream": s.def.Limits.Output,
 	})
 	if err != nil {

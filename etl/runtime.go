@@ -45,6 +45,7 @@ type Redirector interface {
 // Object is what an object-level transformation is given.
 type Object struct {
 	Bucket, Key, Member string // where it lies, for messages and for servers that read it themselves
+	Derived             bool   // Body is not what lies there, but what another transformation has made of it
 	Size                int64  // -1: not known
 	Body                io.Reader
 }

@@ -30,7 +30,16 @@ func (s *slot) run() {
 	again := false   // a process was lost, and with it the word that it is wanted
 	for {
 		if s.proc != nil {
+			ended := s.pool.spawn.condition.ended(s.proc.generation)
 			select {
+			case <-ended:
+				s.retire()
+				again = true
+				continue
+			default:
+			}
+			select {
+			case <-ended: // seen above
 			case c := <-s.pool.queue:
 				s.serve(c)
 				again = true
@@ -107,6 +116,7 @@ func (s *slot) start(ctx context.Context) error {
 	}
 	s.proc = proc
 	s.pool.running.Add(1)
+	s.pool.spawn.condition.end(proc.generation, nil)
 	s.log.Debug("etl worker started", "pid", proc.pid)
 	return nil
 }

@@ -50,7 +50,7 @@ type Options struct {
 type Client struct {
 	options   Options
 	endpoint  *url.URL
-	documents *http.Client // of gateways; each request has a limit of its own
+	documents *http.Client // of gateways, and what is transformed; each request has a limit of its own
 	data      *http.Client // to and from targets; a body may take long, an answer not
 
 	mu     sync.Mutex

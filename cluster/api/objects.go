@@ -84,7 +84,7 @@ func (c *Client) putOnce(ctx context.Context, bucket, key string, body io.Reader
 		request.Body = io.NopCloser(guard.writing(io.TeeReader(body, sum)))
 	}
 	setPutHeader(request.Header, o)
-	response, err := c.do(request, owner)
+	response, err := c.do(request, owner, false)
 	if err != nil {
 		return Object{}, err
 	}
@@ -139,7 +139,7 @@ func (c *Client) StatObject(ctx context.Context, bucket, key string) (Object, er
 		if response.StatusCode >= 300 {
 			return describe(ErrorOf(response), bucket, key)
 		}
-		object = objectOf(response.Header, bucket, key)
+		object = ObjectOf(response.Header, bucket, key)
 		object.Size = response.ContentLength
 		return nil
 	})
@@ -252,7 +252,7 @@ func (c *Client) send(ctx context.Context, method, bucket, key string, query url
 		for name, values := range header {
 			request.Header[name] = values
 		}
-		response, err := c.do(request, owner)
+		response, err := c.do(request, owner, query.Has("etl"))
 		if err != nil {
 			return nil, err
 		}
@@ -273,10 +273,15 @@ func redirect(r *http.Response) bool {
 	return r.StatusCode == http.StatusTemporaryRedirect || r.StatusCode == http.StatusPermanentRedirect
 }
 
-// do makes one request to a target. One that does not answer makes the map doubtful.
-func (c *Client) do(request *http.Request, owner Node) (*http.Response, error) {
+// do makes one request to a target. One that does not answer makes the map doubtful. A slow request may take any time
+// to be answered.
+func (c *Client) do(request *http.Request, owner Node, slow bool) (*http.Response, error) {
 	c.sign(request)
-	response, err := c.data.Do(request)
+	client := c.data
+	if slow {
+		client = c.documents
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		c.forgetMap()
 		if request.Context().Err() != nil && context.Cause(request.Context()) != errStalled { //nolint:errorlint // set by us
@@ -305,8 +310,8 @@ func describe(err error, bucket, key string) error {
 	return err
 }
 
-// objectOf reads an object's properties from the headers of an answer.
-func objectOf(h http.Header, bucket, key string) Object {
+// ObjectOf reads an object's properties from the headers of an answer.
+func ObjectOf(h http.Header, bucket, key string) Object {
 	o := Object{
 		Bucket: bucket, Name: key,
 		ETag: h.Get("ETag"), ContentType: h.Get("Content-Type"), Archive: h.Get(HeaderArchive),

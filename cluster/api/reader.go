@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/zeebo/xxh3"
 )
@@ -21,10 +23,14 @@ const maxCuts = 4
 
 // GetOptions select what of an object is read.
 type GetOptions struct {
-	Offset      int64
-	Length      int64    // 0: to the end
-	Member      string   // a member of an archive; Offset and Length are of no use then
-	ETL         []string // transformations to apply, in order
+	Offset int64
+	Length int64    // 0: to the end
+	Member string   // a member of an archive
+	ETL    []string // transformations to apply, in order; Offset and Length are then of what comes out
+	// ETLArgs are the transformations' arguments as JSON: an object, or for several transformations an array with
+	// an object or null for each.
+	ETLArgs     json.RawMessage
+	Cache       bool // have the target keep what comes out, or give what it kept
 	IfMatch     string
 	IfNoneMatch string // an unchanged object is then an *Error with status 304
 }
@@ -33,7 +39,8 @@ type GetOptions struct {
 // an error in place of io.EOF where it does not match. A transfer that breaks off is taken up again
 // where it stopped, on the same version. It is not safe for concurrent use.
 type ObjectReader struct {
-	Object Object // as the first answer described it; Size is the body's
+	Object Object // as the first answer described it; Size is the body's, -1 where a transformation has not told it yet
+	Cached bool   // the output had been kept
 	client *Client
 	ctx    context.Context //nolint:containedctx // of the call that opened the reader; it bounds all reads
 	o      GetOptions
@@ -44,7 +51,8 @@ type ObjectReader struct {
 	next     int64 // offset of the next byte within the object
 	end      int64 // offset after the last byte; -1 where unknown: no resuming
 	hash     *xxh3.Hasher
-	want     string // its xxh3, "" where the answer carried none
+	want     string      // its xxh3, "" where the answer carried none
+	trailer  http.Header // filled at the end of the body
 	cuts     int
 	finished error
 }
@@ -61,10 +69,22 @@ func (c *Client) GetObject(ctx context.Context, bucket, key string, o GetOptions
 // plain tells a read of the object's own bytes, which can be resumed.
 func (r *ObjectReader) plain() bool { return r.o.Member == "" && len(r.o.ETL) == 0 }
 
+// etlPatience is how long a transformation may take to begin, or go on, with its answer. What it does may take long; the
+// target ends it when it takes too long.
+const etlPatience = 20 * time.Minute
+
+// patience is how long the network may stand still.
+func (r *ObjectReader) patience() time.Duration {
+	if len(r.o.ETL) > 0 {
+		return max(etlPatience, r.client.options.Timeout)
+	}
+	return r.client.options.Timeout
+}
+
 // open asks for the bytes from r.next on; limit 0: all of them.
 func (r *ObjectReader) open(ctx context.Context, limit int64) error {
 	first := r.guard == nil
-	ctx, guard := newGuard(ctx, r.client.options.Timeout)
+	ctx, guard := newGuard(ctx, r.patience())
 	guard.begin()
 	query, header := r.request(limit, first)
 	response, err := r.client.send(ctx, http.MethodGet, r.Object.Bucket, r.Object.Name, query, header)
@@ -82,7 +102,7 @@ func (r *ObjectReader) open(ctx context.Context, limit int64) error {
 	if first {
 		r.first(response)
 	}
-	r.body, r.guard, r.part = response.Body, guard, response.ContentLength
+	r.body, r.guard, r.part, r.trailer = response.Body, guard, response.ContentLength, response.Trailer
 	return nil
 }
 
@@ -94,6 +114,12 @@ func (r *ObjectReader) request(limit int64, first bool) (url.Values, http.Header
 	if len(r.o.ETL) > 0 {
 		query.Set("etl", strings.Join(r.o.ETL, ","))
 	}
+	if len(r.o.ETLArgs) > 0 {
+		query.Set("etl_args", string(r.o.ETLArgs))
+	}
+	if r.o.Cache {
+		query.Set("cache", "true")
+	}
 	last := r.end - 1
 	if first && r.o.Length > 0 {
 		last = r.o.Offset + r.o.Length - 1
@@ -102,7 +128,7 @@ func (r *ObjectReader) request(limit int64, first bool) (url.Values, http.Header
 		last = min(last, r.next+limit-1)
 	}
 	switch {
-	case !r.plain() || first && r.o.Offset == 0 && r.o.Length == 0:
+	case first && r.o.Offset == 0 && r.o.Length == 0:
 	case last < 0:
 		header.Set("Range", fmt.Sprintf("bytes=%d-", r.next))
 	default:
@@ -123,9 +149,9 @@ func (r *ObjectReader) request(limit int64, first bool) (url.Values, http.Header
 
 // first takes the object's description from the first answer.
 func (r *ObjectReader) first(response *http.Response) {
-	r.Object = objectOf(response.Header, r.Object.Bucket, r.Object.Name)
+	r.Object = ObjectOf(response.Header, r.Object.Bucket, r.Object.Name)
 	r.Object.Size = response.ContentLength
-	r.want = strings.TrimPrefix(response.Header.Get(HeaderBodyChecksum), "xxh3=")
+	r.want, r.Cached = bodySum(response.Header), response.Header.Get(HeaderCache) == "hit"
 	if !r.plain() {
 		return
 	}
@@ -135,6 +161,15 @@ func (r *ObjectReader) first(response *http.Response) {
 	if response.ContentLength >= 0 {
 		r.end = r.next + response.ContentLength
 	}
+}
+
+// bodySum is the xxh3 of a body as header or trailer have it.
+func bodySum(h http.Header) string {
+	sums, err := ParseChecksums(h.Get(HeaderBodyChecksum))
+	if err != nil || sums.XXH3 == nil {
+		return ""
+	}
+	return FormatXXH3(*sums.XXH3)
 }
 
 // Read implements io.Reader.
@@ -189,6 +224,10 @@ func (r *ObjectReader) cut(err error) error {
 	}
 	r.closeBody()
 	r.cuts++
+	if len(r.o.ETL) > 0 {
+		return fmt.Errorf("read %s through %s: broke off after %d bytes: %w; where a transformation failed, the node's log says why",
+			Address(r.Object.Bucket, r.Object.Name), strings.Join(r.o.ETL, ","), r.next-r.o.Offset, noEOF(err))
+	}
 	if r.end < 0 || r.cuts > maxCuts || r.client.options.RetryFor < 0 {
 		return fmt.Errorf("read %s: broke off after %d bytes: %w",
 			Address(r.Object.Bucket, r.Object.Name), r.next-r.o.Offset, noEOF(err))
@@ -212,6 +251,9 @@ func (r *ObjectReader) resume() error {
 
 // verify ends the reader: io.EOF if all is well.
 func (r *ObjectReader) verify() error {
+	if r.want == "" && !r.plain() {
+		r.want = bodySum(r.trailer)
+	}
 	r.closeBody()
 	if got := FormatXXH3(r.hash.Sum64()); r.want != "" && got != r.want {
 		return Errorf(http.StatusInternalServerError, CodeBadChecksum, "%s arrived damaged (xxh3 %s, want %s); read it again",

@@ -17,8 +17,11 @@ const (
 	// HeaderVersion is the object's version, a decimal uint64.
 	HeaderVersion = "X-Shardstream-Version"
 	// HeaderBodyChecksum is "xxh3=<16 hex>" of the body that it comes with, where that is a part of an
-	// object (a range, a member) small enough to be checked before it is sent.
+	// object (a range, a member) small enough to be checked before it is sent. Of a transformed body it
+	// is "xxh3=<16 hex>,crc32=<8 hex>", and a trailer where the body's size was not known beforehand.
 	HeaderBodyChecksum = "X-Shardstream-Body-Checksum"
+	// HeaderCache says for GET ?cache=true whether the output was kept already: "hit" or "miss".
+	HeaderCache = "X-Shardstream-Cache"
 	// HeaderError repeats the error document's code, for HEAD, whose answers have no body.
 	HeaderError = "X-Shardstream-Error"
 	// HeaderMap is the version of the cluster map that the answering node goes by.
@@ -47,10 +50,12 @@ const (
 	CodeBadChecksum  = "bad_checksum"       // 400
 	CodeIncomplete   = "incomplete_body"    // 400
 	CodeETLFailed    = "etl_failed"         // 422: user code raised
+	CodeTooManyErrs  = "too_many_errors"    // of a job or a stream: more than max_errors allows
 	CodeDecodeFailed = "decode_failed"      // of a sample: a field is not what its decoder takes
 	CodeNotFound     = "not_found"          // 404: object, member or node
 	CodeNoBucket     = "no_such_bucket"     // 404
 	CodeNoETL        = "no_such_etl"        // 404
+	CodeNoJob        = "no_such_job"        // 404
 	CodeNoSnapshot   = "no_such_snapshot"   // 404
 	CodeNoMatch      = "no_match"           // 404: a source that matches nothing
 	CodeExists       = "already_exists"     // 409
@@ -274,6 +279,9 @@ type ETL struct {
 	MaxOutput int64           `json:"max_output,omitempty"` // bytes of one answer; default 256 MiB
 	Isolation string          `json:"isolation,omitempty"`  // the least that will do: strict, landlock, none
 	Network   string          `json:"network,omitempty"`    // none by default, host, bridge
+
+	// Status is how it goes on the targets. It is no part of the definition: a PUT leaves it out, or is answered as if.
+	Status *ETLStatus `json:"status,omitempty"`
 }
 
 // ETLList is GET /v1/etls, sorted by name.

@@ -2,35 +2,29 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/etls"
-	"github.com/shardstream/shardstream/etl"
-	"github.com/shardstream/shardstream/etl/deploy"
 )
 
-const (
-	etlRefreshTimeout = 5 * time.Second  // for a target to take note of a change
-	etlLogsTimeout    = 10 * time.Second // for one target's log
-	etlChecks         = 2                // definitions that are loaded at a time to see whether they can be
-)
+const etlRefreshTimeout = 5 * time.Second // for a target to take note of a change
 
 // ServeETLs adds the routes of /v1/etls. Call it before Serve.
 func (g *Gateway) ServeETLs() {
-	checks := make(chan struct{}, etlChecks)
 	g.Handle("GET /v1/etls", g.getETLs)
 	g.Handle("GET /v1/etls/{name}", g.getETL)
-	g.Handle("PUT /v1/etls/{name}", func(w http.ResponseWriter, r *http.Request) error { return g.putETL(w, r, checks) })
+	g.Handle("PUT /v1/etls/{name}", g.putETL)
 	g.Handle("DELETE /v1/etls/{name}", g.deleteETL)
+	g.Handle("GET /v1/etls/{name}/status", g.getETLStatus)
+	g.Handle("POST /v1/etls/{name}/restart", g.postETLRestart)
 	g.Handle("GET /v1/etls/{name}/logs", g.getETLLogs)
+	g.Handle("POST /v1/etls/{name}/test", g.postTrial)
 }
 
 // ETL finds a deployed transformation; an *api.Error with CodeNoETL where there is none.
@@ -43,6 +37,13 @@ func (g *Gateway) getETLs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if len(list) > 0 {
+		words := g.askStatus(r.Context(), "")
+		for i := range list {
+			list[i].Status = summarize(list[i].Name, list[i].Version, words)
+			list[i].Status.Targets = nil
+		}
+	}
 	return WriteJSON(w, http.StatusOK, api.ETLList{ETLs: list})
 }
 
@@ -51,12 +52,21 @@ func (g *Gateway) getETL(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	e.Status = summarize(e.Name, e.Version, g.askStatus(r.Context(), e.Name))
 	return WriteJSON(w, http.StatusOK, e)
 }
 
-// putETL takes a definition only if its source loads, and answers once the targets that are up know of it.
-func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request, checks chan struct{}) error {
+// putETL stores a definition once every target that is up has made it ready; until then, and if one can't, the version
+// before stays in force. With ?wait=false it is stored untried.
+func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
+	wait := true
+	if text := r.URL.Query().Get("wait"); text != "" {
+		var err error
+		if wait, err = strconv.ParseBool(text); err != nil {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "wait=%.80q: use true or false", text)
+		}
+	}
 	var e api.ETL
 	if err := ReadJSON(w, r, maxDocument, &e); err != nil {
 		return err
@@ -64,13 +74,15 @@ func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request, checks chan str
 	if e.Name != "" && e.Name != name {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadName, "the path names etl %.80q, the document %.80q", name, e.Name)
 	}
-	e.Name = name
+	e.Name, e.Status = name, nil
 	e, err := etls.Normalize(e)
 	if err != nil {
 		return err
 	}
-	if err := g.checkETL(r.Context(), e, checks); err != nil {
-		return err
+	if wait {
+		if err := g.tryETL(r.Context(), e); err != nil {
+			return err
+		}
 	}
 	if e, err = etls.Of(g.members).Put(r.Context(), e); err != nil {
 		return err
@@ -78,27 +90,6 @@ func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request, checks chan str
 	g.log.InfoContext(r.Context(), "etl deployed", "etl", name, "version", e.Version, "level", e.Level)
 	g.refreshETL(r.Context(), name)
 	return WriteJSON(w, http.StatusOK, e)
-}
-
-// checkETL loads the source in a process of its own, a few at a time.
-func (g *Gateway) checkETL(ctx context.Context, e api.ETL, checks chan struct{}) error {
-	select {
-	case checks <- struct{}{}:
-		defer func() { <-checks }()
-	case <-ctx.Done():
-		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the request ended before its turn: %v", ctx.Err())
-	}
-	err := deploy.Check(ctx, etls.Definition(e), deploy.Options{Logger: g.log})
-	var fault *etl.UserError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &fault):
-		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%v", fault)
-	case errors.Is(err, etl.ErrNoPython):
-		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "gateway %s can't check the source: %v", g.id, err)
-	}
-	return err
 }
 
 // refreshETL tells the targets that are up of a change, so that it holds when the client has its answer. One that
@@ -133,36 +124,5 @@ func (g *Gateway) deleteETL(w http.ResponseWriter, r *http.Request) error {
 	g.log.InfoContext(r.Context(), "etl deleted", "etl", name)
 	g.refreshETL(r.Context(), name)
 	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// getETLLogs answers with what user code printed on each target, as text.
-func (g *Gateway) getETLLogs(w http.ResponseWriter, r *http.Request) error {
-	e, err := g.ETL(r.Context(), r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	nodes := g.upTargets()
-	texts := make([]string, len(nodes))
-	g.eachTarget(func(i int, node api.Node) {
-		var answer struct{ Log string }
-		path := "/v1/internal/etls/" + url.PathEscape(e.Name) + "/logs"
-		if err := g.Ask(r.Context(), etlLogsTimeout, node, http.MethodGet, path, nil, &answer); err != nil {
-			texts[i] = err.Error() + "\n"
-			return
-		}
-		texts[i] = answer.Log
-	}, nodes)
-	var b strings.Builder
-	for i, node := range nodes {
-		fmt.Fprintf(&b, "==> %s <==\n%s", node.ID, texts[i])
-		if texts[i] != "" && !strings.HasSuffix(texts[i], "\n") {
-			b.WriteByte('\n')
-		}
-	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyTimeout)) // not all writers have one
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write([]byte(b.String())) // the client is gone: nobody to tell
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,9 @@ type Config struct {
 	Logger    *slog.Logger
 	// Rediscover finds etcd again where it moved while it was away; nil: it never moves.
 	Rediscover func(context.Context) ([]string, error)
+	// Hold leaves it to the caller to register the node, once it can take traffic: until then it sees the cluster's
+	// state, as of when it came, and is not seen.
+	Hold bool
 }
 
 // Membership is a node's part in the cluster.
@@ -44,7 +48,7 @@ type Membership struct {
 	changed chan struct{} // closed and replaced at each new view
 }
 
-// Join registers the node and reads the state. The registration lasts; the lease is kept by Run.
+// Join registers the node, unless that is held, and reads the state. The registration lasts; the lease is kept by Run.
 func Join(ctx context.Context, c Config) (*Membership, error) {
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL
@@ -58,14 +62,30 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
 	}
 	m := &Membership{config: c, client: client, log: c.Logger, changed: make(chan struct{})}
-	if err = m.register(ctx); err == nil {
+	if c.Hold {
 		_, err = m.load(ctx)
+	} else {
+		err = m.Register(ctx)
 	}
 	if err != nil {
 		_ = client.Close()
 		return nil, fmt.Errorf("join as %s: %w", c.Self.ID, err)
 	}
 	return m, nil
+}
+
+// Register registers a node whose registration was held.
+func (m *Membership) Register(ctx context.Context) error {
+	err := m.register(ctx)
+	if err == nil {
+		_, err = m.load(ctx)
+	}
+	return err
+}
+
+// Known says whether the node was a member before, as of the state last seen.
+func (m *Membership) Known() bool {
+	return slices.ContainsFunc(m.View().Map().Nodes, func(n api.Node) bool { return n.ID == m.config.Self.ID })
 }
 
 // Run keeps the lease and the view until the context ends, then gives the lease back, so that the

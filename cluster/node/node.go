@@ -70,7 +70,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 		defer etcd.Close()
 		endpoints, failed = etcd.Endpoints(), etcd.Err()
 	}
-	members, err := join(ctx, c, self, endpoints)
+	members, err := connect(ctx, c, self, endpoints, false)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,16 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error { return g.Serve(ctx, listener) })
+	coordinator := g.ServeJobs()
+	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
+		return err
+	}
+	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return g.Serve(ctx, listener) })
+		group.Go(func() error { return coordinator.Run(ctx) })
+		return group.Wait()
+	}, nil)
 }
 
 func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, listener net.Listener) (err error) {
@@ -93,7 +102,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return err
 	}
 	self.Disks = target.Disks(s)
-	members, err := join(ctx, c, self, nil)
+	members, err := connect(ctx, c, self, nil, true)
 	if err != nil {
 		return err
 	}
@@ -103,17 +112,41 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
-	transformations := target.NewETLs(t)
+	transformations, err := target.NewETLs(t, filepath.Join(c.DataDirs[0], "etl"))
+	if err != nil {
+		return err
+	}
+	defer transformations.Close()
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "etl", "containers"), self.Addr); err != nil {
+		return err
+	}
+	kept, err := c.openOutputs()
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		if err := transformations.Keep(kept); err != nil {
+			return err
+		}
+	}
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
 	}
 	defer streams.Wait() // before the store closes
-	return c.serve(ctx, self, members, nil, func(ctx context.Context) error {
+	work, err := target.NewJobs(t, transformations, filepath.Join(c.DataDirs[0], "job-outputs"))
+	if err != nil {
+		return err
+	}
+	defer work.Wait() // likewise
+	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
 		return group.Wait()
+	}
+	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
+		return c.takePart(ctx, members, transformations)
 	})
 }
 
@@ -121,11 +154,18 @@ func (c *Config) metrics() *telemetry.Metrics {
 	return telemetry.New(telemetry.Identity{Node: c.ID, Role: c.Role, Version: c.Version})
 }
 
-// serve runs membership and server side by side; failed reports the end of etcd, where it runs here.
-func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server func(context.Context) error) error {
+// serve runs membership and server side by side; failed reports the end of etcd, where it runs here. A node whose
+// registration was held serves those who know it from before while it registers.
+func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return members.Run(ctx) })
 	group.Go(func() error { return server(ctx) })
+	if register != nil {
+		if err := register(ctx); err != nil {
+			group.Go(func() error { return err }) // ends the server
+			return group.Wait()
+		}
+	}
+	group.Go(func() error { return members.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():
@@ -143,41 +183,71 @@ func (c *Config) serve(ctx context.Context, self api.Node, members *membership.M
 	return err
 }
 
+// How long a target waits for its transformations before it takes traffic. One that comes back has most of what they
+// need on its disks, and others wait for its objects.
+const (
+	newTargetWait   = 5 * time.Minute
+	knownTargetWait = 20 * time.Second
+)
+
+// takePart registers a target once its transformations are ready, as far as they can be.
+func (c *Config) takePart(ctx context.Context, members *membership.Membership, transformations *target.ETLs) error {
+	patience := newTargetWait
+	if members.Known() {
+		patience = knownTargetWait
+	}
+	if c.ETLWait > 0 {
+		patience = c.ETLWait
+	}
+	return c.persist(ctx, func() error {
+		if err := transformations.MakeReady(ctx, patience); err != nil {
+			return err
+		}
+		return members.Register(ctx)
+	})
+}
+
 // Pauses between attempts to join.
 const (
 	firstPause = 50 * time.Millisecond
 	lastPause  = 2 * time.Second
 )
 
-// join becomes a member. Where etcd is elsewhere, its gateway may still be starting, or be down for a
-// while: that is waited for.
-func join(ctx context.Context, c Config, self api.Node, endpoints []string) (*membership.Membership, error) {
-	config := membership.Config{Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger}
+// connect becomes a member, or gets as far as that where the registration is held.
+func connect(ctx context.Context, c Config, self api.Node, endpoints []string, hold bool) (*membership.Membership, error) {
+	config := membership.Config{Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger, Hold: hold}
 	if c.Join != "" {
 		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.Join) }
 	}
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		var err error
+	var members *membership.Membership
+	err := c.persist(ctx, func() (err error) {
 		if c.Join != "" {
-			config.Endpoints, err = discover(ctx, c.Join)
-		}
-		if err == nil {
-			var members *membership.Membership
-			if members, err = membership.Join(ctx, config); err == nil {
-				return members, nil
+			if config.Endpoints, err = discover(ctx, c.Join); err != nil {
+				return err
 			}
 		}
+		members, err = membership.Join(ctx, config)
+		return err
+	})
+	return members, err
+}
+
+// persist repeats a step of joining while the cluster does not answer. Where etcd is elsewhere, its gateway may still
+// be starting, or be down for a while.
+func (c *Config) persist(ctx context.Context, step func() error) error {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := step()
 		var away *membership.UnavailableError
 		var silent *api.Error
-		if !errors.As(err, &away) && !(errors.As(err, &silent) && silent.Code == api.CodeUnavailable) {
-			return nil, err
+		if err == nil || !errors.As(err, &away) && !(errors.As(err, &silent) && silent.Code == api.CodeUnavailable) {
+			return err
 		}
 		if pause == lastPause {
 			c.Logger.WarnContext(ctx, "waiting for the cluster", "join", c.Join, "error", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("stopped while waiting for the cluster: %w", err)
+			return fmt.Errorf("stopped while waiting for the cluster: %w", err)
 		case <-time.After(pause):
 		}
 	}

@@ -107,6 +107,8 @@ func (b *sectionBody) Close() error {
 	return nil
 }
 
+func (b *sectionBody) whenDone(f func(out int64, err error)) { b.done = f }
+
 func (b *sectionBody) release() {
 	b.once.Do(func() {
 		if b.pooled != nil {

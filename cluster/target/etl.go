@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -11,50 +12,94 @@ import (
 	"github.com/shardstream/shardstream/cluster/etls"
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/deploy"
+	"github.com/shardstream/shardstream/etl/environment"
+	"github.com/shardstream/shardstream/etl/outputs"
 )
 
-// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
-const retireTimeout = 5 * time.Minute
+const (
+	// retireTimeout bounds how long work under way may go on with a definition that was changed or removed.
+	retireTimeout = 5 * time.Minute
+	// sweepInterval is how often environments and outputs that nobody wants any more are looked for.
+	sweepInterval = 5 * time.Minute
+)
 
-// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes a
-// runtime when one is first used, and lets it go when its definition changes or ends.
+// ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes each ready as soon
+// as it is known, and lets it go when its definition changes or ends.
 type ETLs struct {
-	target      *Target
-	definitions etls.Definitions
-	options     deploy.Options
+	target       *Target
+	definitions  etls.Definitions
+	environments *environment.Manager
+	options      deploy.Options
+	outputs      *outputs.Cache // nil: none are kept
+	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
+	trials       chan struct{}  // one for each transformation under test
+	light, heavy chan struct{}  // turns to be made ready: see attempt
 
-	mu      sync.Mutex
-	known   map[string]*deployed
-	closed  bool
-	ctx     context.Context //nolint:containedctx // ends the runtimes that are being retired
-	cancel  context.CancelFunc
-	retired sync.WaitGroup
+	mu         sync.Mutex
+	known      map[string]*deployed
+	secrets    map[string]api.ETL    // by which containers read objects; see source
+	candidates map[string]*candidate // by id
+	watched    bool                  // known are all there are
+	closed     bool
+	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
+	cancel     context.CancelFunc
+	tasks      sync.WaitGroup
 }
 
-// deployed is one definition, and its runtime once it was used.
-type deployed struct {
-	definition api.ETL
-	once       sync.Once
-	runtime    etl.Runtime
-	err        error
-}
-
-// NewETLs makes the target's transformations and adds what serves them: GET ?etl= and the routes that gateways
-// use. Call it before Serve, and Run beside it.
-func NewETLs(t *Target) *ETLs {
+// NewETLs makes the target's transformations, which have their files below dir, and adds what serves them: GET ?etl=
+// and the routes that gateways use. Call it before Serve, Run beside it, and Close in any case.
+func NewETLs(t *Target, dir string) (*ETLs, error) {
+	environments, err := environment.Open(filepath.Join(dir, "environments"), environment.Options{Logger: t.log})
+	if err != nil {
+		return nil, err
+	}
 	e := &ETLs{
-		target: t, definitions: etls.Of(t.members), options: deploy.Options{Logger: t.log}, known: map[string]*deployed{},
+		target: t, definitions: etls.Of(t.members), environments: environments,
+		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
+		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
+		trials: make(chan struct{}, maxTrials),
+		known:  map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
+	if err := t.metrics.WatchETLs(e.metrics); err != nil {
+		return nil, err
+	}
 	t.SetTransform(e.transform)
+	t.Handle("GET", "/v1/internal/etls", e.getStatus)
 	t.Handle("POST", "/v1/internal/etls/{name}/refresh", e.postRefresh)
+	t.Handle("POST", "/v1/internal/etls/{name}/restart", e.postRestart)
 	t.Handle("GET", "/v1/internal/etls/{name}/logs", e.getLogs)
-	return e
+	t.Handle("POST", "/v1/internal/etls/{name}/try/{id}", e.postTry)
+	t.Handle("DELETE", "/v1/internal/etls/{name}/try/{id}", e.deleteTry)
+	t.Handle("POST", "/v1/internal/etls/{name}/test", e.postTrial)
+	return e, nil
 }
 
-// Run follows the definitions until the context ends, then closes all runtimes and joins what they own.
+// Run follows the definitions until the context ends, then closes.
 func (e *ETLs) Run(ctx context.Context) error {
-	err := e.definitions.Watch(ctx, e.apply)
+	defer e.Close()
+	var sweeps sync.WaitGroup
+	defer sweeps.Wait()
+	sweeps.Go(func() { e.sweepContainers(ctx) })
+	if e.outputs != nil {
+		sweeps.Go(func() { e.sweepOutputs(ctx) })
+	}
+	sweeps.Go(func() {
+		for tick := time.NewTicker(sweepInterval); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				e.sweep()
+			}
+		}
+	})
+	return e.definitions.Watch(ctx, e.apply)
+}
+
+// Close closes all runtimes and joins what they own. Idempotent.
+func (e *ETLs) Close() {
 	e.mu.Lock()
 	e.closed = true
 	for name := range e.known {
@@ -62,24 +107,39 @@ func (e *ETLs) Run(ctx context.Context) error {
 	}
 	e.mu.Unlock()
 	e.cancel()
-	e.retired.Wait()
-	return err
+	e.tasks.Wait()
+	e.environments.Close()
 }
 
 // apply takes over all definitions as the watch saw them.
 func (e *ETLs) apply(list []api.ETL) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	seen := make(map[string]bool, len(list))
-	for _, definition := range list {
-		seen[definition.Name] = true
-		e.learn(definition)
-	}
-	for name := range e.known {
-		if !seen[name] {
-			e.forget(name)
+	e.watched = true
+	if !e.closed {
+		seen := make(map[string]bool, len(list))
+		for _, definition := range list {
+			seen[definition.Name] = true
+			e.learn(definition)
+		}
+		for name := range e.known {
+			if !seen[name] {
+				e.forget(name)
+			}
 		}
 	}
+	e.mu.Unlock()
+	e.sweep()
+}
+
+// sweep removes the environments that no definition wants.
+func (e *ETLs) sweep() {
+	e.mu.Lock()
+	definitions := make([]etl.Definition, 0, len(e.known))
+	for _, d := range e.known {
+		definitions = append(definitions, etls.Definition(d.definition))
+	}
+	e.mu.Unlock()
+	e.environments.Keep(etl.Environments(definitions))
 }
 
 // learn takes over a definition that is newer than the one known. The caller holds mu.
@@ -90,8 +150,9 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 		}
 		e.forget(definition.Name)
 	}
-	d := &deployed{definition: definition}
+	d := newDeployed(e.ctx, definition)
 	e.known[definition.Name] = d
+	e.tasks.Go(func() { e.makeReady(d) })
 	return d
 }
 
@@ -99,13 +160,21 @@ func (e *ETLs) learn(definition api.ETL) *deployed {
 func (e *ETLs) forget(name string) {
 	d := e.known[name]
 	delete(e.known, name)
-	e.retired.Go(func() {
-		d.once.Do(func() { d.err = etl.ErrClosed })
+	d.cancel()
+	d.gone = true
+	d.settle()
+	e.tasks.Go(func() {
+		defer e.dropSource(d)
+		d.once.Do(func() { d.made = etl.ErrClosed })
 		if d.runtime == nil {
 			return
 		}
 		ctx, cancel := context.WithTimeout(e.ctx, retireTimeout)
 		defer cancel()
+		select {
+		case <-d.idle:
+		case <-ctx.Done():
+		}
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
@@ -120,7 +189,7 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	var answer *api.Error
 	switch {
 	case e.closed:
-		return nil, unavailable("target %s is stopping", e.target.id)
+		return nil, e.errStopping()
 	case err == nil:
 		return e.learn(definition), nil
 	case errors.As(err, &answer) && answer.Code == api.CodeNoETL && e.known[name] != nil:
@@ -129,23 +198,52 @@ func (e *ETLs) refresh(ctx context.Context, name string) (*deployed, error) {
 	return nil, err
 }
 
-// Runtime finds what runs a transformation. Errors are *api.Error: CodeNoETL where there is none. One that
-// answers ErrClosed was replaced meanwhile: look it up again.
-func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
+// find is the definition of a name as this target knows it, nil where it knows none.
+func (e *ETLs) find(name string) *deployed {
 	e.mu.Lock()
-	d := e.known[name]
-	e.mu.Unlock()
-	if d == nil {
-		var err error
-		if d, err = e.refresh(e.target.Context(), name); err != nil {
-			return nil, AsError(err)
+	defer e.mu.Unlock()
+	return e.known[name]
+}
+
+// lookup finds a definition, in the cluster where it is not known here.
+func (e *ETLs) lookup(ctx context.Context, name string) (*deployed, error) {
+	if d := e.find(name); d != nil {
+		return d, nil
+	}
+	return e.refresh(ctx, name)
+}
+
+// Runtime finds what runs a transformation and waits a while for one that is being made ready. Errors are *api.Error:
+// CodeNoETL where there is none, CodeETLFailed where the definition keeps it from working. One that answers ErrClosed
+// was replaced meanwhile: look it up again.
+func (e *ETLs) Runtime(name string) (etl.Runtime, error) {
+	runtime, release, err := e.hold(name)
+	if err == nil {
+		release()
+	}
+	return runtime, err
+}
+
+// hold finds what runs a transformation, as Runtime does, and keeps it from being shut down until release is called,
+// for as long as a changed definition may be kept at all.
+func (e *ETLs) hold(name string) (runtime etl.Runtime, release func(), err error) {
+	for replaced := false; ; replaced = true {
+		d, err := e.lookup(e.target.Context(), name)
+		if err != nil {
+			return nil, nil, AsError(err)
+		}
+		if !e.acquire(d) {
+			continue // replaced since it was found
+		}
+		runtime, err := e.await(d)
+		if err == nil {
+			return runtime, func() { e.release(d) }, nil
+		}
+		e.release(d)
+		if replaced || !errors.Is(err, etl.ErrClosed) {
+			return nil, nil, err
 		}
 	}
-	d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
-	if d.err != nil {
-		return nil, etlError(e.target.id, d.err)
-	}
-	return d.runtime, nil
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
@@ -158,16 +256,32 @@ func (e *ETLs) postRefresh(r *Request) error {
 	return nil
 }
 
-// getLogs answers with what user code printed here, nothing where it has not run.
+// postRestart replaces the workers of a transformation here.
+func (e *ETLs) postRestart(r *Request) error {
+	d, err := e.lookup(r.Context(), r.Param("name"))
+	if err != nil {
+		return err
+	}
+	runtime, err := e.runtimeOf(d)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(r.Context(), restartTimeout)
+		defer cancel()
+		err = runtime.Restart(ctx)
+	}
+	d.note(err)
+	if err != nil {
+		return etlError("target "+e.target.id, err)
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// getLogs answers with what the build and user code printed here.
 func (e *ETLs) getLogs(r *Request) error {
-	e.mu.Lock()
-	d := e.known[r.Param("name")]
-	e.mu.Unlock()
 	var answer struct{ Log string }
-	if d != nil {
-		d.once.Do(func() { d.runtime, d.err = deploy.New(etls.Definition(d.definition), e.options) })
-		if d.runtime != nil {
-			answer.Log = d.runtime.Logs()
+	if d := e.find(r.Param("name")); d != nil {
+		if runtime, err := e.runtimeOf(d); err == nil {
+			answer.Log = runtime.Logs()
 		}
 	}
 	return r.WriteJSON(http.StatusOK, answer)
@@ -179,15 +293,21 @@ func etlError(about string, err error) *api.Error {
 		answer *api.Error
 		fault  *etl.UserError
 		size   *etl.SizeError
+		form   *etl.DefinitionError
+		build  *environment.BuildError
 	)
 	switch {
 	case errors.As(err, &answer):
 		return answer
-	case errors.As(err, &fault), errors.As(err, &size):
+	case errors.As(err, &size):
+		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &form), errors.Is(err, etl.ErrLevel):
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s: %v", about, err)
+	case errors.As(err, &fault):
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeETLFailed, "%s: %v", about, err)
 	case errors.Is(err, etl.ErrClosed):
 		return unavailable("%s: %v while it was in use; try again", about, err)
-	case errors.Is(err, etl.ErrNoPython), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &build), errors.Is(err, etl.ErrNoPython), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return unavailable("%s: %v", about, err)
 	}
 	return AsError(err)
@@ -196,3 +316,6 @@ func etlError(about string, err error) *api.Error {
 func unavailable(format string, args ...any) *api.Error {
 	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, format, args...)
 }
+
+// errStopping is why nothing new is begun.
+func (e *ETLs) errStopping() *api.Error { return unavailable("target %s is stopping", e.target.id) }

@@ -57,19 +57,26 @@ func (t *Target) getObject(r *Request) error {
 			_ = object.Close()
 		}
 	}()
-	if err := checkConditions(r, object.Info()); err != nil {
-		return err
+	etls := r.Query("etl")
+	if etls == "" {
+		if err := checkPlain(r); err != nil {
+			return err
+		}
+		if err := checkConditions(r, object.Info()); err != nil {
+			return err
+		}
 	}
 	section, sum, err := sectionOf(object, r.Query("member"))
 	if err != nil {
 		return err
 	}
 	setObjectHeader(r, object.Info())
-	if etls := r.Query("etl"); etls != "" {
+	if etls != "" {
 		if t.transform == nil {
 			return api.Errorf(http.StatusNotFound, api.CodeNoETL, "this node runs no transformations")
 		}
-		return t.transform(r, section, strings.Split(etls, ","))
+		kept, err = t.transform(r, section, strings.Split(etls, ","))
+		return err
 	}
 	kept, err = t.send(r, section, sum)
 	return err
@@ -110,6 +117,16 @@ func sectionOf(object *store.Object, member string) (*Section, *uint64, error) {
 		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNotFound, "%s has no member %q", address, member)
 	}
 	return &Section{Object: object, Member: member, Offset: m.Offset, Size: m.Size}, &m.Sum, nil
+}
+
+// checkPlain refuses parameters that mean nothing without a transformation.
+func checkPlain(r *Request) error {
+	for _, parameter := range []string{"etl_args", "cache"} {
+		if r.Query(parameter) != "" {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s goes with etl=NAME only", parameter)
+		}
+	}
+	return nil
 }
 
 // checkConditions evaluates If-Match and If-None-Match of a read.

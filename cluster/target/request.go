@@ -25,8 +25,14 @@ type Request struct {
 
 	params   map[string]string
 	received int64 // bytes of the body that were read
-	body     *sectionBody
+	body     body
 	err      error // as it was before it became a document
+}
+
+// body is an answer that is sent after its handler has returned.
+type body interface {
+	release()
+	whenDone(f func(out int64, err error))
 }
 
 // Context is the target's, with the request's id. It may be kept.
@@ -206,6 +212,18 @@ func (r *Request) number(name string, otherwise int64) (int64, error) {
 		return 0, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s=%q is not a whole number of 0 or more", name, value)
 	}
 	return n, nil
+}
+
+// flag is a parameter of the query that is true or false, false where it is absent.
+func (r *Request) flag(name string) (bool, error) {
+	switch value := r.Query(name); value {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s=%q is neither true nor false", name, clip(value))
+	}
 }
 
 // redirect sends the client to another node, to the same path with a query of ours added.

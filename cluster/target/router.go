@@ -150,7 +150,7 @@ func (t *Target) observe(r *Request, pattern string, start time.Time) {
 			"took", took, "from", from, "error", errors.Join(r.err, err))
 	}
 	if r.body != nil {
-		r.body.done = done
+		r.body.whenDone(done)
 		return
 	}
 	done(int64(len(r.Response.Body())), nil)

@@ -65,8 +65,8 @@ type Target struct {
 }
 
 // Transform answers GET ?etl=: it reads what the object (or the section of it that ?member= names)
-// holds and sets the response. Errors become error documents.
-type Transform func(r *Request, s *Section, etls []string) error
+// holds and sets the response. The answer keeps the object open where kept is true. Errors become error documents.
+type Transform func(r *Request, s *Section, etls []string) (kept bool, err error)
 
 // New makes a target with its standard routes.
 func New(c Config) *Target {

@@ -69,3 +69,26 @@ func (v *sizeValue) Set(s string) error {
 
 // Type names the value in the help.
 func (v *sizeValue) Type() string { return "size" }
+
+// quotaValue is a flag of bytes of which there may be none: 0 is kept as -1, since 0 is the default, whatever that is.
+type quotaValue int64
+
+// String is the size in bytes, "" where it is not set.
+func (v *quotaValue) String() string {
+	if *v < 0 {
+		return "0"
+	}
+	return (*sizeValue)(v).String()
+}
+
+// Set reads "4GiB" or "0".
+func (v *quotaValue) Set(s string) error {
+	if s == "0" {
+		*v = -1
+		return nil
+	}
+	return (*sizeValue)(v).Set(s)
+}
+
+// Type names the value in the help.
+func (v *quotaValue) Type() string { return "size" }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,8 @@ import (
 type readFlags struct {
 	member string
 	etl    []string
+	args   string
+	cache  bool
 	bytes  string
 }
 
@@ -29,16 +32,24 @@ func (f *readFlags) add(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVar(&f.member, "member", "", "read this file inside the archive")
 	flags.StringSliceVar(&f.etl, "etl", nil, "apply transformations, in order")
+	flags.StringVar(&f.args, "etl-args", "", `arguments of the transformation as JSON, such as {"size": 224}; of several an array, with null for none`)
+	flags.BoolVar(&f.cache, "cache", false, "have the target keep what the transformations make, or give what it kept")
 	flags.StringVar(&f.bytes, "range", "", "read only bytes FIRST-LAST, both counted, or FIRST-")
 }
 
 func (f *readFlags) options() (api.GetOptions, error) {
-	o := api.GetOptions{Member: f.member, ETL: f.etl}
+	o := api.GetOptions{Member: f.member, ETL: f.etl, ETLArgs: json.RawMessage(f.args), Cache: f.cache}
+	if len(f.etl) == 0 && (f.args != "" || f.cache) {
+		return o, usagef("--etl-args and --cache go with --etl only")
+	}
+	if f.args != "" && !json.Valid(o.ETLArgs) {
+		return o, usagef("--etl-args must be a JSON object such as {\"size\": 224}, or an array of them, not %s", f.args)
+	}
 	if f.bytes == "" {
 		return o, nil
 	}
-	if f.member != "" || len(f.etl) > 0 {
-		return o, usagef("--range goes with neither --member nor --etl")
+	if f.member != "" && len(f.etl) == 0 {
+		return o, usagef("--range goes with --member only where --etl transforms it")
 	}
 	from, to, ok := strings.Cut(f.bytes, "-")
 	first, err := strconv.ParseInt(from, 10, 64)
@@ -64,7 +75,8 @@ func newCat(a *app) *cobra.Command {
 		Short: "Write objects, ranges or members to stdout",
 		Example: `  shardstream cat ss://digits/labels.json
   shardstream cat ss://digits/train-0000.tar --member 000001.json
-  shardstream cat ss://digits/train-0000.tar --range 0-511`,
+  shardstream cat ss://digits/train-0000.tar --range 0-511
+  shardstream cat ss://photos/cat.jpg --etl crop,gray --etl-args '[{"size": 64}, null]' --cache >cat.png`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	f.add(command)

@@ -10,6 +10,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/etl/engine"
 )
 
 func newNode(a *app) *cobra.Command {
@@ -40,6 +41,9 @@ the URL of any gateway. Logs go to stderr.`,
 	flags.StringVar(&config.Advertise, "advertise", "", "address at which others reach the node, where it is another one")
 	flags.Float64Var(&config.Weight, "weight", 0, "share of the objects that a new target takes (1)")
 	flags.Var((*sizeValue)(&config.StreamMemory), "stream-memory", "memory that a target's streams may take, such as 4GiB (a quarter of the machine's)")
+	flags.DurationVar(&config.ETLWait, "etl-wait", 0, "how long a target waits for its transformations before it takes traffic (5m where it is new, 20s where it comes back)")
+	flags.StringVar(&config.ETLEngine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
+	flags.Var((*quotaValue)(&config.ETLCache), "etl-cache", "disk that a target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	flags.BoolVar(&config.Insecure, "insecure", false, "listen on a network without TLS and login")
 	logFlags(command, &log)
 	command.RunE = func(c *cobra.Command, _ []string) error {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/local"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/etl/engine"
 )
 
 // upFlags are the flags of `up`.
@@ -25,6 +27,8 @@ type upFlags struct {
 	json   bool
 	log    telemetry.Log
 	memory int64 // of each target's streams; 0: the default
+	engine string
+	cache  int64 // of each target's kept outputs; 0: the default, negative: none
 }
 
 func newUp(a *app) *cobra.Command {
@@ -52,6 +56,8 @@ the first up of a directory.`,
 	flags.IntVar(&f.size.Disks, "disks", 0, "number of disks of each target (1)")
 	flags.IntVar(&f.port, "port", 0, "port of the first gateway, 0 for any (7070)")
 	flags.Var((*sizeValue)(&f.memory), "stream-memory", "memory that each target's streams may take, such as 4GiB (a quarter of the machine's)")
+	flags.StringVar(&f.engine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
+	flags.Var((*quotaValue)(&f.cache), "etl-cache", "disk that each target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	flags.BoolVar(&f.detach, "detach", false, "return when the cluster is ready, and leave it running")
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
 	flags.BoolVar(&f.report, "report", false, "")
@@ -175,9 +181,16 @@ func logFlags(command *cobra.Command, log *telemetry.Log) {
 
 // nodeArgs are the flags that every node gets.
 func (f *upFlags) nodeArgs() []string {
-	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level}
+	// Whoever waits for the whole cluster is told sooner, and of what is still being built by `etl ls`.
+	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level, "--etl-wait", "10s"}
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
+	}
+	if f.engine != engine.Auto {
+		args = append(args, "--etl-engine", f.engine)
+	}
+	if f.cache != 0 {
+		args = append(args, "--etl-cache", (*quotaValue)(&f.cache).String())
 	}
 	return args
 }

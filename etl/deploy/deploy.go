@@ -3,10 +3,12 @@ package deploy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/etl/engine"
+	"github.com/shardstream/shardstream/etl/filter"
+	"github.com/shardstream/shardstream/etl/server"
 )
 
 // Options are what a node gives to the runtimes that it makes. All have defaults.
@@ -14,6 +16,13 @@ type Options struct {
 	Logger *slog.Logger
 	Dir    string // for environments, unpacked images and the like; the system's temporary directory by default
 	Pool   etl.Options
+
+	Engines *engine.Engines   // for containers; those that the machine has by default
+	Labels  map[string]string // of every container that is started
+	Host    string            // address of this node, as clients and servers know it
+	Target  string            // id of this node
+	// Source makes the URL at which the server of a definition reads this node's objects; nil: it can't.
+	Source func(etl.Definition) string
 }
 
 // New makes the runtime of a definition. It starts nothing: Prepare, or the first request, does.
@@ -32,13 +41,36 @@ func New(def etl.Definition, opts Options) (etl.Runtime, error) {
 			return nil, err // and no pool in an interface
 		}
 		return pool, nil
-	default:
-		return nil, &etl.DefinitionError{Field: "kind", Reason: fmt.Sprintf("%q does not run yet", def.Kind)}
+	case etl.KindCommand:
+		return newFilter(def, opts)
 	}
+	if opts.Engines == nil {
+		engines, err := engine.New(engine.Options{Logger: opts.Logger})
+		if err != nil {
+			return nil, err
+		}
+		opts.Engines = engines
+	}
+	if def.Transport == etl.TransportStdio {
+		return newFilter(def, opts)
+	}
+	o := server.Options{Logger: opts.Logger, Engines: opts.Engines, Labels: opts.Labels, Host: opts.Host, Target: opts.Target}
+	if opts.Source != nil {
+		o.Source = opts.Source(def)
+	}
+	return server.New(def, o)
+}
+
+func newFilter(def etl.Definition, opts Options) (etl.Runtime, error) {
+	f, err := filter.New(def, filter.Options{Logger: opts.Logger, Engines: opts.Engines, Labels: opts.Labels})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // Check tries a definition as far as that is possible away from the targets that will run it: the source of a function
-// is loaded. What the user has to mend comes back as *etl.UserError or *etl.DefinitionError.
+// is loaded. Of images, servers and programs of the targets only the form can be seen. What the user has to mend comes back as *etl.UserError or *etl.DefinitionError.
 func Check(ctx context.Context, def etl.Definition, opts Options) error {
 	def = def.WithDefaults()
 	if err := def.Validate(); err != nil {

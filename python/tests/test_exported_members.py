@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import shardstream
+from shardstream import etl
 
 
 def test_every_public_name_is_exported_and_reachable() -> None:
@@ -30,6 +31,14 @@ def test_every_module_but_those_of_frameworks_is_private() -> None:
         "tensorflow",
         "torch",
     }
+
+
+def test_the_server_sdk_exports_what_it_documents() -> None:
+    folder = Path(etl.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} >= {"__init__", "__main__"}
+    assert all(path.stem.startswith("_") for path in folder.glob("*.py"))
+    assert etl.__all__ == ["serve", "serving"]
+    assert all(callable(getattr(etl, name)) for name in etl.__all__)
 
 
 def test_unknown_names_raise_attribute_error() -> None:

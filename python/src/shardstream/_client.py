@@ -6,16 +6,17 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from ._arguments import integer
-from ._etls import ETLs
+from ._etls import ETLArgs, ETLs, etl_query
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
+from ._jobs import Jobs
 from ._models import BucketInfo, Explanation, Location, ObjectInfo, checksums
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
@@ -80,6 +81,11 @@ class Client:
     def etl(self) -> ETLs:
         """The cluster's transformations."""
         return ETLs(self._http)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The cluster's jobs."""
+        return Jobs(self._http)
 
     def bucket(self, name: str) -> Bucket:
         """A handle for a bucket; nothing is asked or made yet."""
@@ -239,40 +245,68 @@ class Bucket:
         member: str = "",
         offset: int = 0,
         length: int | None = None,
-        etl: str = "",
+        etl: str | Sequence[str] = (),
+        etl_args: ETLArgs = None,
+        cache: bool = False,
     ) -> bytes:
         """Read an object, or a part of one, into memory.
 
         Args:
             key: the object.
             member: a file inside the archive.
-            offset: first byte; below zero counts from the end.
+            offset: first byte; below zero counts from the end. With etl: of what comes out.
             length: at most so many bytes; None is all that follow.
-            etl: transformations to run it through, comma separated.
+            etl: the transformation to run it through, or several, in order. One that takes longer
+                than the client's timeout to begin its answer needs a client with a larger one.
+            etl_args: arguments of the transformation; of several, a list with a dict or None for
+                each.
+            cache: have the target keep what comes out, or give what it kept. Asked for again, the
+                same version of the object through the same versions of the transformations, with
+                the same arguments, is then one read.
 
         Raises:
-            NotFoundError: no such object or member.
+            NotFoundError: no such object, member or transformation.
             RangeError: offset lies outside the object.
             CorruptError: the stored bytes are damaged; none of them is returned.
+            ETLError: a transformation failed; the message has its traceback.
+            IntegrityError: the answer broke off, as when a transformation fails after the first
+                megabytes of its output were sent.
         """
-        response = self._get(key, member, offset, length, etl)
+        query = etl_query(etl, etl_args, cache)
+        response = self._get(key, member, offset, length, query)
         data = response.read()
-        if response.status == 200 and not member and not etl:
-            _verify(f"ss://{self.name}/{key}", response, zlib.crc32(data))
+        what = f"ss://{self.name}/{key}"
+        if query:
+            _verify(what, response, zlib.crc32(data), "X-Shardstream-Body-Checksum")
+        elif response.status == 200 and not member:
+            _verify(what, response, zlib.crc32(data))
         return data
 
-    def download(self, key: str, path: str | os.PathLike[str]) -> ObjectInfo:
-        """Write an object to a file, verified; a failed one leaves no file behind."""
+    def download(
+        self,
+        key: str,
+        path: str | os.PathLike[str],
+        *,
+        etl: str | Sequence[str] = (),
+        etl_args: ETLArgs = None,
+        cache: bool = False,
+    ) -> ObjectInfo:
+        """Write an object to a file, verified; a failed one leaves no file behind.
+
+        `etl`, `etl_args` and `cache` are as for `get`; what is written is then what comes out.
+        """
         target = Path(path)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        response = self._get(key, "", 0, None, "")
+        query = etl_query(etl, etl_args, cache)
+        response = self._get(key, "", 0, None, query)
+        checksum = "X-Shardstream-Body-Checksum" if query else "X-Shardstream-Checksum"
         total = 0
         try:
             with part.open("wb") as file:
                 while chunk := response.read(_CHUNK):
                     total = zlib.crc32(chunk, total)
                     file.write(chunk)
-            _verify(f"ss://{self.name}/{key}", response, total)
+            _verify(f"ss://{self.name}/{key}", response, total, checksum)
             part.replace(target)
         finally:
             response.close()
@@ -333,13 +367,15 @@ class Bucket:
             raise ValueError(f"an object's key is a non-empty string, not {key!r}")
         return f"/v1/objects/{quote(self.name, safe='')}/{quote(key, safe='/')}"
 
-    def _get(self, key: str, member: str, offset: int, length: int | None, etl: str) -> Response:
+    def _get(
+        self, key: str, member: str, offset: int, length: int | None, etl: Mapping[str, str]
+    ) -> Response:
         offset = integer("offset", offset)
         if length is not None:
             length = integer("length", length)
             if length < 1:
                 raise ValueError(f"length must be at least 1, or None for all, not {length}")
-        query = urlencode([(k, v) for k, v in (("member", member), ("etl", etl)) if v])
+        query = urlencode(({"member": member} if member else {}) | dict(etl))
         headers = {}
         if offset < 0:
             if length is not None:
@@ -420,9 +456,12 @@ def _json(response: Response) -> Any:
     return json.loads(response.read())
 
 
-def _verify(what: str, response: Response, crc32: int) -> None:
-    """Compare a whole object's checksum with the one that came with it."""
-    expected = checksums(response.headers.get("X-Shardstream-Checksum")).get("crc32")
+def _verify(
+    what: str, response: Response, crc32: int, name: str = "X-Shardstream-Checksum"
+) -> None:
+    """Compare a body's checksum with the one that came with it, before or behind it."""
+    value = response.headers.get(name) or response.trailers.get(name)
+    expected = checksums(value).get("crc32")
     if expected and int(expected, 16) != crc32:
         raise IntegrityError(
             f"{what}: received bytes with crc32 {crc32:08x}, but {expected} was promised: read "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,40 @@ from urllib.parse import quote
 
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._http import Transport
-from ._models import ETLInfo
+from ._jobs import Job, Jobs, transform_spec
+from ._models import ETLInfo, ETLTrial
 from ._source import pickle_of, source_of
+
+#: Arguments of one transformation, or of each in a chain of several.
+ETLArgs = Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+
+
+def etl_query(etl: str | Sequence[str], etl_args: ETLArgs, cache: bool) -> dict[str, str]:
+    """The query of a read through transformations; empty where there are none."""
+    chain = [etl] * bool(etl) if isinstance(etl, str) else list(names("etl", etl))
+    if not isinstance(cache, bool):
+        raise TypeError(f"cache must be True or False, not {cache!r}")
+    if not chain:
+        if etl_args is not None or cache:
+            raise ValueError("etl_args and cache go with etl only")
+        return {}
+    query = {"etl": ",".join(chain)}
+    if etl_args is not None:
+        query["etl_args"] = _args_json(etl_args)
+    if cache:
+        query["cache"] = "true"
+    return query
+
+
+def _args_json(args: Any) -> str:
+    several = args if isinstance(args, (list, tuple)) else [args]
+    if not all(isinstance(one, Mapping) or (one is None and one is not args) for one in several):
+        raise TypeError(f"etl_args is a dict, or for a chain a list of dicts, not {args!r}")
+    try:
+        plain = [None if one is None else dict(one) for one in several]
+        return json.dumps(plain if several is args else plain[0])
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"etl_args must be what JSON can hold: {error}") from error
 
 
 class ETLs:
@@ -133,6 +166,61 @@ class ETLs:
         document = {k: v for k, v in document.items() if v not in (None, [], {}, 0)}
         return ETLInfo.from_json(self._http.json("PUT", _etl_path(name), document))
 
+    def run(
+        self,
+        name: str,
+        source: str,
+        destination: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        strip_prefix: str = "",
+        prepend: str = "",
+        extensions: Mapping[str, str] | None = None,
+        only_new: bool = False,
+        max_errors: int | None = None,
+        patience: float = 3600.0,
+    ) -> Job:
+        """Start a job that transforms objects and stores what comes out, on all targets.
+
+        An output has its source's name behind the destination's prefix. It is stored whole or not
+        at all, and once, whatever dies meanwhile.
+
+        Args:
+            name: the transformation.
+            source: "ss://bucket/", with a prefix that ends in "/", or braces and globs.
+            destination: "ss://bucket/" or "ss://bucket/prefix/".
+            args: arguments of the transformation.
+            strip_prefix: taken off the names of sources.
+            prepend: put before the names of outputs.
+            extensions: to replace, such as {"jpg": "npy"}.
+            only_new: leave outputs be that the same version of the source and of the
+                transformation made, with the same arguments.
+            max_errors: more objects that fail than this fail the job; any number may by default.
+            patience: seconds to wait for a node that is away.
+
+        Raises:
+            NotFoundError: there is no such transformation or bucket.
+            RequestError: outputs would be sources of the job, or something else is wrong.
+
+        Example:
+            >>> job = client.etl.run("resize", "ss://photos/", "ss://small/")
+            >>> job.wait(progress=True).done
+            2000
+        """
+        spec = transform_spec(
+            name,
+            source,
+            destination,
+            args=args,
+            strip_prefix=strip_prefix,
+            prepend=prepend,
+            extensions=extensions,
+            only_new=only_new,
+            max_errors=max_errors,
+            patience=patience,
+        )
+        return Jobs(self._http).start("transform", **spec)
+
     def list(self) -> Sequence[ETLInfo]:
         """All transformations, sorted by name."""
         answer = self._http.json("GET", "/v1/etls")
@@ -147,6 +235,59 @@ class ETLs:
         """What its workers printed lately, on all targets."""
         response = self._http.request("GET", f"{_etl_path(name)}/logs")
         return response.read().decode(errors="replace")
+
+    def test(
+        self,
+        name: str,
+        address: str,
+        *,
+        member: str = "",
+        args: Mapping[str, Any] | None = None,
+        function: Callable[..., Any] | str | Path | None = None,
+        entry: str | None = None,
+        level: Literal["sample", "batch", "object"] | None = None,
+        requirements: Sequence[str] = (),
+        data: bool = False,
+    ) -> ETLTrial:
+        """Try a transformation on one object or sample, where that lies.
+
+        One that fails is no exception here: `ETLTrial.error` says why. A test that takes longer
+        than the client's timeout, as when an environment is built for it, needs a client with a
+        larger one.
+
+        Args:
+            name: the transformation; with `function` what messages call it.
+            address: "ss://bucket/key". Of an archive a transformation of samples gets the first
+                sample, or the one that `member` belongs to.
+            member: a file inside the archive.
+            args: arguments of the transformation.
+            function: tried in place of what is deployed, as for `create`; it is not deployed.
+            entry: as for `create`.
+            level: as for `create`.
+            requirements: as for `create`.
+            data: whether to get the bytes as well: what an object became, or a tar of a sample.
+
+        Raises:
+            NotFoundError: no such transformation, object or member.
+        """
+        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        if member:
+            document["member"] = text("member", member)
+        if args is not None:
+            document["args"] = dict(args)
+        if function is not None:
+            source, entry = source_of(function, entry)
+            definition = {
+                "kind": "function",
+                "source": source,
+                "entry": entry,
+                "level": choice("level", level, (None, "sample", "batch", "object")),
+                "requirements": list(names("requirements", requirements)),
+            }
+            document["definition"] = {"name": name} | {k: v for k, v in definition.items() if v}
+        elif entry or level or requirements:
+            raise ValueError("entry, level and requirements go with function only")
+        return ETLTrial.from_json(self._http.json("POST", f"{_etl_path(name)}/test", document))
 
     def delete(self, name: str) -> None:
         """Remove it."""

@@ -40,6 +40,19 @@ _RETRY_STATUS = frozenset({429, 502, 503, 504})
 _ERROR_BODY_LIMIT = 1 << 20
 
 
+class _Answer(http.client.HTTPResponse):
+    """An answer that keeps what follows a chunked body, which http.client reads and drops."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trailers = http.client.HTTPMessage()
+
+    def _read_and_discard_trailer(self) -> None:
+        # Without this method of the standard library trailers would be empty, no more.
+        for name, value in http.client.parse_headers(self.fp).items():
+            self.trailers[name] = value
+
+
 class Response:
     """An answer whose body has not been read yet; read it to its end, or close it."""
 
@@ -54,6 +67,8 @@ class Response:
         self.url = url
         self.status = raw.status
         self.headers = raw.headers
+        #: Headers behind a chunked body; filled once that was read to its end.
+        self.trailers = raw.trailers if isinstance(raw, _Answer) else http.client.HTTPMessage()
         self._raw: http.client.HTTPResponse | None = raw
         self._connection = connection
         self._pool = pool
@@ -121,7 +136,9 @@ class _Pool:
         kind = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
-        return kind(parts.netloc, timeout=timeout, blocksize=1 << 20), False
+        connection = kind(parts.netloc, timeout=timeout, blocksize=1 << 20)
+        connection.response_class = _Answer
+        return connection, False
 
     def put(self, url: str, connection: http.client.HTTPConnection) -> None:
         parts = urlsplit(url)
@@ -348,7 +365,7 @@ class Transport:
         if connection.sock is None:
             return None
         try:
-            raw = http.client.HTTPResponse(connection.sock, method="PUT")
+            raw = _Answer(connection.sock, method="PUT")
             raw.begin()
         except (http.client.HTTPException, OSError):
             return None
