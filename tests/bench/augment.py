@@ -64,7 +64,8 @@ def served(cluster: Cluster) -> float:
 
 
 def measure(args: argparse.Namespace, record: Record) -> None:
-    command = "tests/bench/run.sh augment.py --quick" if args.quick else "make bench-etl"
+    given = [word for word in sys.argv[1:] if word != "--helpers" and word != str(args.helpers)]
+    command = " ".join(["tests/bench/run.sh augment.py", *given]) if given else "make bench-etl"
     record.note("about", {**machine(), "command": command, "rounds": args.rounds,
                           "quick": args.quick})  # fmt: skip
     spec = replace(PHOTOS, shards=2, shard_bytes=4 << 20, batch=16) if args.quick else PHOTOS
