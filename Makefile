@@ -117,7 +117,8 @@ bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with i
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
 
 .PHONY: bench-etl
-bench-etl: install ## Augmentation as an ETL beside webdataset's workers, about 2 minutes
+bench-etl: install ## What transformations cost, and augmentation beside webdataset's workers, about 5 minutes
+	go test -run '^$$' -bench . -benchtime 1x -timeout 10m ./tests/overhead
 	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py
 
 .PHONY: bench-etl-publish

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pictures import picture
 from shardstream import transforms as T
-from shardstream._source import source_of
+from shardstream._source import pickle_of, source_of
 from shardstream.transforms import CenterCrop, RandomRotation
 
 LIMIT = 3
@@ -91,19 +91,27 @@ def module_of(source: str) -> types.ModuleType:
     return module
 
 
+def sample_of(photo: bytes) -> dict[str, Any]:
+    return {"__key__": "k", "__seed__": 77, "jpg": photo, "txt": b"text"}
+
+
+def run_alone(entry: str, photo: bytes, folder: Path) -> bytes:
+    """The pixels that the source in the folder makes in a Python without shardstream."""
+    (folder / "jpg").write_bytes(photo)
+    subprocess.run(
+        [sys.executable, "-E", "-W", "error", "-c", WORKER, folder / "source", entry,
+         folder / "jpg", folder / "out"],
+        check=True, timeout=60,
+    )  # fmt: skip
+    return (folder / "out").read_bytes()
+
+
 @pytest.mark.parametrize("function", [CHAIN, CROP, by_the_module, by_a_class, by_an_instance])
 def test_a_python_without_shardstream_makes_the_same(function: Any, tmp_path: Path) -> None:
     photo = picture(200, 150)
     source, entry = source_of(function, None)
     (tmp_path / "source").write_text(source)
-    (tmp_path / "jpg").write_bytes(photo)
-    subprocess.run(
-        [sys.executable, "-E", "-W", "error", "-c", WORKER, tmp_path / "source", entry,
-         tmp_path / "jpg", tmp_path / "out"],
-        check=True, timeout=60,
-    )  # fmt: skip
-    want = function({"__key__": "k", "__seed__": 77, "jpg": photo, "txt": b"text"})
-    assert (tmp_path / "out").read_bytes() == want["image"].tobytes()
+    assert run_alone(entry, photo, tmp_path) == function(sample_of(photo))["image"].tobytes()
 
 
 def test_the_text_says_what_differs_from_the_defaults_only() -> None:
@@ -161,3 +169,19 @@ def test_a_package_that_is_missing_is_an_error_when_the_source_is_loaded() -> No
     assert "the transforms need pillow, which is not installed in" in done.stderr
     assert "requirements=['numpy', 'pillow']" in done.stderr
     assert CROP.requirements == ("numpy", "pillow")
+
+
+def test_a_closure_in_a_chain_travels_by_cloudpickle(tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle", reason="cloudpickle is not installed")
+    level = 7
+
+    def closure(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"image": sample["image"] // level}
+
+    photo = picture(200, 150)
+    chain = T.Compose([T.Decode("jpg"), T.RandomResizedCrop(20), closure])
+    pickled, _ = pickle_of(chain, None)
+    (tmp_path / "source").write_text(
+        f"import base64, pickle\nmade = pickle.loads(base64.b64decode({pickled!r}))\n"
+    )
+    assert run_alone("made", photo, tmp_path) == chain(sample_of(photo))["image"].tobytes()

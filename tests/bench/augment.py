@@ -64,7 +64,8 @@ def served(cluster: Cluster) -> float:
 
 
 def measure(args: argparse.Namespace, record: Record) -> None:
-    command = "tests/bench/run.sh augment.py --quick" if args.quick else "make bench-etl"
+    given = [word for word in sys.argv[1:] if word != "--helpers" and word != str(args.helpers)]
+    command = " ".join(["tests/bench/run.sh augment.py", *given]) if given else "make bench-etl"
     record.note("about", {**machine(), "command": command, "rounds": args.rounds,
                           "quick": args.quick})  # fmt: skip
     spec = replace(PHOTOS, shards=2, shard_bytes=4 << 20, batch=16) if args.quick else PHOTOS
@@ -117,7 +118,7 @@ class Run:
     def ratio(self, case: str, to: str, of: Any) -> float:
         """The median of the ratios within the rounds."""
         pairs = [(of(self.rows[case][r]), of(self.rows[to][r])) for r in self.rows[case]]
-        return median(a / b for a, b in pairs)
+        return float(median(a / b for a, b in pairs))
 
 
 def samples_s(row: Row) -> float:

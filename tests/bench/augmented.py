@@ -113,8 +113,9 @@ def pillow_crop_and_flip(picture: Any) -> Any:
     from shardstream import transforms as T
 
     draws = T.Draws(random.getrandbits(64))
-    left, top, width, height = T.RandomResizedCrop(SIZE).part(*picture.size, draws)
-    picture = picture.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), 2)
+    width, height = picture.size
+    left, top, w, h = T.RandomResizedCrop(SIZE).part(width, height, draws)
+    picture = picture.crop((left, top, left + w, top + h)).resize((SIZE, SIZE), 2)
     return picture.transpose(0) if random.random() < 0.5 else picture
 
 

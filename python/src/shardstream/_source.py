@@ -62,7 +62,7 @@ def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> t
 def pickle_of(function: Any, python: str | None) -> tuple[str, str]:
     """Return a function as cloudpickle makes it, in base64, and the version of Python it is for.
 
-    Its module travels by value: the nodes do not have it.
+    Its module and the ready transforms travel by value: the nodes do not have them.
 
     Raises:
         TypeError: it is not a callable, or can't be pickled.
@@ -83,14 +83,15 @@ def pickle_of(function: Any, python: str | None) -> tuple[str, str]:
             "by='cloudpickle' needs cloudpickle: pip install 'shardstream[cloudpickle]'"
         ) from error
     module = inspect.getmodule(function)
-    by_value = module is not None and module.__name__ not in ("__main__", "builtins")
-    if by_value:
-        cloudpickle.register_pickle_by_value(module)
+    by_value = {module, sys.modules.get(_ready.HOME)}
+    by_value = {m for m in by_value if m and m.__name__ not in ("__main__", "builtins")}
+    for each in by_value:
+        cloudpickle.register_pickle_by_value(each)
     try:
         return base64.b64encode(cloudpickle.dumps(function)).decode(), here
     finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
+        for each in by_value:
+            cloudpickle.unregister_pickle_by_value(each)
 
 
 def _refuse(function: Any) -> None:
