@@ -116,7 +116,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err != nil {
 		return err
 	}
-	defer transformations.Close()
+	defer transformations.Close() //nolint:contextcheck // runtimes that are let go outlive the request that did so
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (c *Config) transformations(ctx context.Context, t *target.Target, addr str
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func() { //nolint:contextcheck // as there
 		if err != nil {
 			transformations.Close()
 		}

@@ -263,6 +263,7 @@ def test_life_of_a_transformation(client: ss.Client, bucket: ss.Bucket) -> None:
     made = client.etl.create("upper", upper, level="object")
     assert (made.name, made.entry, made.level) == ("upper", "upper", "object")
     assert "data.upper()" in made.source
+    wait_for(lambda: client.etl.status("upper").state == "ready")  # of the very version
     shown = client.etl.show("upper")
     assert shown.status is not None and shown.status.state == "ready"
     assert dataclasses.replace(shown, status=None) == made
