@@ -55,7 +55,7 @@ func TestPicklesThatDoNotLoad(t *testing.T) {
 		pickle        []byte
 		version, want string
 	}{
-		"other python": {good, "3.1", "the function was pickled by Python 3.1, whose pickles Python " + version},
+		"other python": {good, "3.1", "there is no Python 3.1 on this node"},
 		"no function":  {number, version, "the pickled function of probe is int, not a function"},
 		"garbage":      {[]byte("garbage"), version, "UnpicklingError"},
 	} {
