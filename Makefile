@@ -33,7 +33,7 @@ SOURCES := go.mod go.sum pyproject.toml hatch_build.py README.md CHANGELOG.md LI
 	$(shell find python/src -type f ! -path '*/_core/*' ! -path '*/__pycache__/*')
 # In a process of their own: what they import starts threads, and other tests fork.
 FRAMEWORK_TESTS := python/tests/test_jax.py python/tests/test_tensorflow.py
-PY_LINT := python tests docs hatch_build.py
+PY_LINT := python tests docs etl/worker hatch_build.py
 
 # Every Go test that deploys Python code finds an interpreter with numpy and pillow in it.
 export SHARDSTREAM_PYTHON := $(abspath $(PY))
@@ -72,6 +72,10 @@ test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (
 	$(PY) -m pytest $(FRAMEWORK_TESTS) \
 		"tests/docs/test_documents.py::test_blocks_run[docs/guides/frameworks.md]" $(PYTEST)
 
+.PHONY: test-aistore
+test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (90 MB), and its ETL servers behind a target
+	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
+
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(GOLANGCI) run --allow-parallel-runners ./...
@@ -104,9 +108,22 @@ fuzz: ## Every fuzzer for FUZZTIME (5m), one after the other; FUZZ=NAME picks so
 bench: install ## Streams beside this machine's own limits and beside other loaders, about 15 minutes
 	VENV="$(abspath $(VENV))" tests/bench/run.sh
 
+.PHONY: bench-etl
+bench-etl: venv ## What transformations cost beside the work of their functions, about a minute
+	go test ./tests/overhead -run '^$$' -bench . -benchtime 1x
+
 .PHONY: bench-publish
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
+
+.PHONY: bench-etl
+bench-etl: install ## What transformations cost, and augmentation beside webdataset's workers, about 5 minutes
+	go test -run '^$$' -bench . -benchtime 1x -timeout 10m ./tests/overhead
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py
+
+.PHONY: bench-etl-publish
+bench-etl-publish: install ## Put the last run of bench-etl into docs/benchmarks.md
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py --publish
 
 .PHONY: build
 build: ## The shardstream binary, into build/bin
@@ -154,6 +171,13 @@ $(STAMPS)/torch-frameworks-$(TORCH): $(STAMPS)/torch-$(TORCH) tests/tools/requir
 
 $(STAMPS)/frameworks: tests/tools/requirements-frameworks.txt | $(STAMPS)/venv
 	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/tools/requirements-frameworks.txt
+	@touch $@
+
+build/aistore/.stamp: tests/tools/requirements-aistore.txt | $(STAMPS)/venv
+	@rm -rf build/aistore
+	$(PY) -m venv build/aistore
+	build/aistore/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		-r tests/tools/requirements-aistore.txt
 	@touch $@
 
 dist/.built: $(SOURCES) | $(STAMPS)/venv

@@ -125,7 +125,7 @@ func TestOnlyGuiltySamplesOfABatchFail(t *testing.T) {
 		"value": {`return {"n": [object()] * len(samples)}`, "returned object for field 'n'"},
 		"exit":  {`os._exit(3)`, "exit status 3"},
 		"hang":  {`time.sleep(1000)`, "timed out after 0.4 s"},
-		"large": {`return {"n": [bytes(3 << 20)] * len(samples)}`, "max_output allows 2097152"},
+		"large": {`return {"n": [bytes(3 << 20)] * len(samples)}`, "2097152 are allowed"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package etl_test
 
 import (
+	"os/exec"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/etl"
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // BenchmarkIdentity is the cost of the crossing: samples go to a worker and come back unchanged.
@@ -61,6 +63,31 @@ func cpuTime(b *testing.B) time.Duration {
 		total += use.Utime.Nano() + use.Stime.Nano()
 	}
 	return time.Duration(total)
+}
+
+// BenchmarkWorkerStart is the time from nothing to a worker that has loaded a function. Compare the levels with none,
+// and that with Python alone.
+func BenchmarkWorkerStart(b *testing.B) {
+	report, err := sandbox.Probe(b.Context())
+	require.NoError(b, err)
+	for _, level := range []string{sandbox.None, sandbox.Landlock, sandbox.Strict} {
+		if _, err := report.Level(level); err != nil {
+			continue
+		}
+		b.Run(level, func(b *testing.B) {
+			def := etl.Definition{Name: "start", Source: "def transform(sample):\n    return sample\n", Isolation: level}
+			for b.Loop() {
+				require.NoError(b, etl.Check(b.Context(), def, etl.Options{Dir: b.TempDir(), Isolation: level}))
+			}
+		})
+	}
+	python, err := etl.FindPython(b.Context(), "")
+	require.NoError(b, err)
+	b.Run("python", func(b *testing.B) {
+		for b.Loop() {
+			require.NoError(b, exec.Command(python, "-E", "-c", "import json, mmap, socket, struct, traceback").Run())
+		}
+	})
 }
 
 // BenchmarkCopy copies 110 kB there and back.

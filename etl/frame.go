@@ -149,7 +149,8 @@ func (w *frameWriter) head(kind, flags uint8, fields int, seq, seed uint64, meta
 func (w *frameWriter) request(kind, flags uint8, seq uint64, s *Sample) error {
 	meta, _ := measure(s)
 	dataAt := w.head(kind, flags, len(s.Fields), seq, s.Seed, int(meta), len(s.Key), 0)
-	b := append(w.small, s.Key...)
+	b := w.small
+	b = append(b, s.Key...)
 	var inline uint64
 	first := len(b)
 	for i := range s.Fields {

@@ -192,7 +192,7 @@ func (p *pieces) Close() error {
 
 // object runs a call on the worker. What the function makes of the object is delivered as it comes; failed is why there
 // is nothing, or no more. After lost the process is no longer usable.
-func (p *process) object(c *chunk, timeout time.Duration, closed <-chan struct{}) (failed error, l *lost) {
+func (p *process) object(c *chunk, timeout time.Duration, closed <-chan struct{}) (l *lost, failed error) {
 	call := c.object
 	p.seq++
 	w := p.watch(c, timeout, closed)
@@ -213,12 +213,12 @@ func (p *process) object(c *chunk, timeout time.Duration, closed <-chan struct{}
 		if p.inHand() == p.seq {
 			l.blame = 0
 		}
-		return nil, l
+		return l, nil
 	}
 	if unread := call.unread.Load(); unread != nil {
 		failed = *unread // whatever the function made of it
 	}
-	return failed, nil
+	return nil, failed
 }
 
 func (p *process) sendWhole(c *chunk) error {
@@ -328,7 +328,7 @@ func (s *slot) serveObject(c *chunk) error {
 				return err
 			}
 		}
-		failed, l := s.proc.object(c, s.pool.def.Timeout, s.pool.ctx.Done())
+		l, failed := s.proc.object(c, s.pool.def.Timeout, s.pool.ctx.Done())
 		if l == nil {
 			s.deaths = 0
 			call.failed = failed != nil

@@ -139,9 +139,9 @@ func (p *Pool) TransformObject(ctx context.Context, args Args, object Object) (*
 	call := newObjectCall(ctx, object)
 	c := &chunk{ctx: call.ctx, kind: requestObject, args: args, object: call}
 	c.finish = func(err error) {
-		call.end(err)
 		p.counts.waiting.Add(-1)
 		p.latency.Observe(time.Since(begun))
+		call.end(err)
 		p.inflight.Done()
 	}
 	if err := p.hand(ctx, c); err != nil {

@@ -14,6 +14,8 @@ const (
 	brokenFor = 2 * time.Second
 	// maxStalls is how often a sample is tried again after deaths between samples: it may well have caused them.
 	maxStalls = 3
+	// inspectEvery is how often a worker that answers is looked at from outside, which costs more than a small chunk.
+	inspectEvery = 100 * time.Millisecond
 )
 
 // slot is the place of one worker process: it starts it on demand, feeds it and replaces it. One goroutine owns it.
@@ -22,15 +24,25 @@ type slot struct {
 	log    *slog.Logger
 	proc   *process
 	deaths int // since a chunk was last finished
+
+	inspected time.Time // when the process last was
+	unseen    bool      // it has worked since
 }
 
 func (s *slot) run() {
 	defer s.retire()
 	var broken error // why the last start failed
 	again := false   // a process was lost, and with it the word that it is wanted
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		if s.proc != nil {
 			ended := s.pool.spawn.condition.ended(s.proc.generation)
+			var due <-chan time.Time
+			if s.unseen {
+				pause.Reset(inspectEvery)
+				due = pause.C
+			}
 			select {
 			case <-ended:
 				s.retire()
@@ -42,6 +54,9 @@ func (s *slot) run() {
 			case <-ended: // seen above
 			case c := <-s.pool.queue:
 				s.serve(c)
+				again = true
+			case <-due:
+				s.inspect()
 				again = true
 			case <-s.pool.ctx.Done():
 				return
@@ -144,17 +159,26 @@ func (s *slot) serve(c *chunk) {
 	default:
 		err = s.serveSamples(c)
 	}
-	if s.proc != nil {
-		if reason := s.proc.overrun(); reason != "" {
-			s.log.Warn("etl worker replaced", "reason", reason)
-			s.pool.counts.restarts.Add(1)
-			s.retire()
-		}
+	if s.unseen = true; time.Since(s.inspected) >= inspectEvery {
+		s.inspect()
 	}
 	if err == nil || c.object != nil {
 		s.pool.observe(c, time.Since(begun), c.deaths == 0)
 	}
 	c.finish(err)
+}
+
+// inspect replaces a worker that has answered and yet must not go on.
+func (s *slot) inspect() {
+	s.inspected, s.unseen = time.Now(), false
+	if s.proc == nil {
+		return
+	}
+	if reason := s.proc.overrun(); reason != "" {
+		s.log.Warn("etl worker replaced", "reason", reason)
+		s.pool.counts.restarts.Add(1)
+		s.retire()
+	}
 }
 
 func (s *slot) serveSamples(c *chunk) error {

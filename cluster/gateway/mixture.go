@@ -13,7 +13,7 @@ import (
 // checkMixture refuses what no data could make a mixture of, before anything is listed.
 func checkMixture(req *api.StreamRequest) error {
 	m := req.Mixture
-	if len(req.Sources) > 0 || req.Shuffle != "" || req.ETL != "" || len(req.ETLArgs) > 0 {
+	if len(req.Sources) > 0 || req.Shuffle != "" || req.ETL != "" || len(req.ETLArgs) > 0 && string(req.ETLArgs) != "null" {
 		return badStream("a mixture takes the place of sources, shuffle and etl: give these to its sources")
 	}
 	if len(m.Sources) == 0 || len(m.Sources) > sampler.MaxParts {

@@ -221,6 +221,7 @@ func TestBadInput(t *testing.T) {
 		"stream no match":  {[]string{"stream", "ss://" + b + "/none-*.tar"}, "no_match"},
 		"explain no match": {[]string{"stream", "explain", "ss://" + b + "/none-*.tar", "--batch", "99999"}, "no_match"},
 		"stream no etl":    {[]string{"stream", "ss://" + b + "/*", "--etl", "missing"}, "no_such_etl"},
+		"stream no chain":  {[]string{"stream", "ss://" + b + "/*", "--etl", "missing,gone", "--etl-args", `[{"size": 1}, null]`}, "no_such_etl"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := run(c.args...)
@@ -405,7 +406,35 @@ func TestETLCommands(t *testing.T) {
 	require.Contains(t, ok(t, run("etl", "show", "same", "--source")), "return sample")
 	require.Contains(t, ok(t, run("etl", "logs", "same", "--target", "target-1")), "==> target-1 <==")
 	ok(t, run("etl", "logs", "same"))
-	ok(t, run("etl", "rm", "same"))
+
+	bytesIn, twice := filepath.Join(dir, "note.txt"), filepath.Join(dir, "twice.py")
+	require.NoError(t, os.WriteFile(bytesIn, []byte("hello"), 0o600))
+	require.NoError(t, os.WriteFile(twice, []byte("def transform(data, times=2):\n    print('at it')\n    return data * times\n"), 0o600))
+	ok(t, run("bucket", "create", "etl-commands"))
+	ok(t, run("put", bytesIn, "ss://etl-commands/note.txt"))
+	tried := ok(t, run("etl", "test", "same", "ss://etl-commands/note.txt"))
+	require.Contains(t, tried, "same (version ")
+	require.Regexp(t, `txt +bytes +5 B +hello`, tried)
+	try := []string{"etl", "test", "twice", "ss://etl-commands/note.txt", "--function", twice, "--level", "object"}
+	tried = ok(t, run(append(try, "-o", filepath.Join(dir, "out"))...))
+	require.Contains(t, tried, "not deployed")
+	require.Contains(t, tried, "it printed:\nat it\n")
+	out, err := os.ReadFile(filepath.Join(dir, "out"))
+	require.NoError(t, err)
+	require.Equal(t, "hellohello", string(out))
+	require.InDelta(t, 15, document(t, run(append(try, "--args", `{"times": 3}`, "--json")...))["size"], 0)
+	r = run(append(try, "--args", `{"times": "x"}`)...)
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.err, "TypeError")
+	ok(t, run("etl", "create", "twice", "--function", twice, "--level", "object"))
+	cat := []string{"cat", "ss://etl-commands/note.txt", "--cache", "--etl"}
+	require.Equal(t, "hellohello", ok(t, run(append(cat, "twice")...)))
+	require.Equal(t, "hellohello", ok(t, run(append(cat, "twice")...)))
+	require.Equal(t, "hellohellohello", ok(t, run(append(cat, "twice", "--etl-args", `{"times": 3}`)...)))
+	require.Equal(t, strings.Repeat("hello", 6), ok(t, run(append(cat, "twice,twice", "--etl-args", `[{"times": 3}, null]`)...)))
+	require.Equal(t, "loh", ok(t, run(append(cat, "twice", "--range", "3-5")...)))
+	ok(t, run("bucket", "rm", "etl-commands", "--force"))
+	ok(t, run("etl", "rm", "same", "twice"))
 	require.Equal(t, []any{}, document(t, run("etl", "ls", "--json"))["etls"])
 }
 

@@ -51,11 +51,11 @@ func (s *Spec) entries() []entry {
 				continue
 			}
 			path = filepath.Clean(path)
-			real, err := filepath.EvalSymlinks(path)
+			resolved, err := filepath.EvalSymlinks(path)
 			if err != nil {
 				continue // is not there
 			}
-			for _, p := range []string{path, real} {
+			for _, p := range []string{path, resolved} {
 				if p != "/" && !(u == useRead && below(p, system)) {
 					found = append(found, entry{p, u})
 				}
@@ -91,7 +91,7 @@ func needed(all []entry) []entry {
 		if above >= 0 && kept[above].use == e.use {
 			continue
 		}
-		if real, err := filepath.EvalSymlinks(e.path); above >= 0 && (err != nil || real != e.path) {
+		if resolved, err := filepath.EvalSymlinks(e.path); above >= 0 && (err != nil || resolved != e.path) {
 			continue
 		}
 		kept = append(kept, e)

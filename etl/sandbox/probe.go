@@ -101,7 +101,7 @@ func tryLandlock(m *machine, try func(string) error) error {
 		return errors.New("it needs a kernel of 5.13 or later with landlock among its security modules (lsm=landlock,... on its command line)")
 	}
 	m.spaces = true
-	if err := try(Landlock); err == nil {
+	if try(Landlock) == nil {
 		return nil
 	}
 	m.spaces = false
@@ -163,6 +163,12 @@ func (r *Report) Choose(node, owner string) (string, error) {
 	return level, nil
 }
 
+// endsAll says whether a program's end is that of everything which it has started: by a namespace of processes, a
+// control group, or the user that they run under.
+func (r *Report) endsAll(level string) bool {
+	return level == Strict || r.machine.groups.version != 0 || r.machine.root && level == Landlock
+}
+
 // Confined says for people what holds a program of a level.
 func (r *Report) Confined(level string, spec Spec) []string {
 	m := r.machine
@@ -199,6 +205,7 @@ func (r *Report) Confined(level string, spec Spec) []string {
 	add(limits.CPUs > 0 && !m.groups.has(cpuController), "processors are not limited: no control group")
 	add(m.groups.has(pidsController), "number of processes by control group")
 	add(!m.groups.has(pidsController) && (level != None || !m.root), "number of processes by resource limit")
+	add(!r.endsAll(level), "what leaves the worker's session is not ended with it")
 	add(m.boundsScratch(level), "scratch directory in memory, of bounded size")
 	add(!m.boundsScratch(level), "scratch directory of watched size")
 	return list

@@ -228,6 +228,7 @@ func (l *launch) namespaces(attr *syscall.SysProcAttr) {
 	}
 	if !l.machine.root {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP} // in there; exec would drop them
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
 	}

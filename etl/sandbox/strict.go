@@ -57,43 +57,79 @@ func (s *Spec) wrap(root bool) []string {
 
 // binds shows and hides the paths of the spec.
 func (s *Spec) binds() []string {
-	var args, shown []string
-	made := map[string]bool{"/": true, "/tmp": true}
-	// lead makes the way to a path passable, which bubblewrap does only where it finds the source to be so.
-	lead := func(path string) {
-		var way []string
-		for dir := filepath.Dir(path); !made[dir] && !below(dir, shown); dir = filepath.Dir(dir) {
-			made[dir] = true
-			way = append(way, dir)
-		}
-		for _, dir := range slices.Backward(way) {
-			args = append(args, "--perms", "0755", "--dir", dir)
-		}
-	}
+	l := layout{kinds: map[string]use{}, made: map[string]bool{"/": true, "/tmp": true}}
 	for _, e := range s.entries() {
-		if e.use != useHide {
-			lead(e.path)
-		}
-		switch e.use {
-		case useRead:
-			args = append(args, "--ro-bind", e.path, e.path)
-			shown = append(shown, e.path)
-		case useWrite:
-			args = append(args, "--bind", e.path, e.path)
-			shown = append(shown, e.path)
-		case useHide:
-			if !below(e.path, shown) && !below(e.path, system) {
-				continue
-			}
-			if info, err := os.Stat(e.path); err == nil && info.IsDir() {
-				args = append(args, "--perms", "0555", "--tmpfs", e.path, "--remount-ro", e.path)
-			} else {
-				args = append(args, "--ro-bind", os.DevNull, e.path)
-			}
+		if e.use == useHide {
+			l.hide(e.path)
+		} else {
+			l.show(e.path, e.use)
 		}
 	}
-	lead(s.Dir)
-	return args
+	l.lead(s.Dir)
+	for _, path := range l.masked {
+		l.args = append(l.args, "--remount-ro", path)
+	}
+	return l.args
+}
+
+// layout gathers the arguments that build a root.
+type layout struct {
+	args   []string
+	kinds  map[string]use
+	made   map[string]bool
+	masked []string // directories that hide others
+}
+
+func (l *layout) show(path string, u use) {
+	l.lead(path)
+	bind := "--ro-bind"
+	if u == useWrite {
+		bind = "--bind"
+	}
+	l.args = append(l.args, bind, path, path)
+	l.kinds[path] = u
+}
+
+// hide masks what is there to be seen; what is not shown needs no mask.
+func (l *layout) hide(path string) {
+	if u, ok := l.above(path); !below(path, system) && (!ok || u == useHide) {
+		return
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		l.args = append(l.args, "--perms", "0755", "--tmpfs", path)
+		l.masked = append(l.masked, path)
+	} else {
+		l.args = append(l.args, "--ro-bind", os.DevNull, path)
+	}
+	l.kinds[path] = useHide
+}
+
+// above is what was done to the nearest directory over a path.
+func (l *layout) above(path string) (use, bool) {
+	for dir := filepath.Dir(path); dir != "/"; dir = filepath.Dir(dir) {
+		if u, ok := l.kinds[dir]; ok {
+			return u, true
+		}
+	}
+	return 0, false
+}
+
+// lead makes the way to a path passable, which bubblewrap does only where it finds the source to be so.
+func (l *layout) lead(path string) {
+	if u, ok := l.above(path); ok && u != useHide {
+		return // it is there
+	}
+	var way []string
+	for dir := filepath.Dir(path); !l.made[dir]; dir = filepath.Dir(dir) {
+		if _, masked := l.kinds[dir]; masked {
+			break
+		}
+		l.made[dir] = true
+		way = append(way, dir)
+	}
+	for _, dir := range slices.Backward(way) {
+		l.args = append(l.args, "--perms", "0755", "--dir", dir)
+	}
 }
 
 // wrapFault is why bubblewrap did not start the program, in words that help.

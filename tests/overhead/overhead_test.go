@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,7 +121,7 @@ func cpuOf(b *testing.B, f func() float64) (own, workers float64) {
 	ownBefore, workersBefore := cpuTime(b)
 	n := f() * roundTime.Seconds()
 	ownAfter, workersAfter := cpuTime(b)
-	return float64((ownAfter-ownBefore).Microseconds()) / n, float64((workersAfter-workersBefore).Microseconds()) / n
+	return float64((ownAfter - ownBefore).Microseconds()) / n, float64((workersAfter - workersBefore).Microseconds()) / n
 }
 
 // cpuTime is what this process, and its descendants that live, have used.
@@ -248,6 +249,7 @@ func outside(b *testing.B, workers int, d time.Duration) float64 {
 	processes := make([]process, workers)
 	for i := range processes {
 		cmd := exec.CommandContext(b.Context(), python, "-c", alone, strconv.FormatFloat(d.Seconds(), 'f', 3, 64))
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // as workers, whose share of a busy machine may follow from it
 		start, err := cmd.StdinPipe()
 		require.NoError(b, err)
 		out, err := cmd.StdoutPipe()

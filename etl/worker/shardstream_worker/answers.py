@@ -34,6 +34,7 @@ class Area:
     """The part of the shared memory that results go to, filled from its beginning."""
 
     def __init__(self, memory: memoryview) -> None:
+        """Begin at the beginning of some memory."""
         self._memory = memory
         self.used = 0
 
@@ -52,19 +53,23 @@ class Echoes:
     """The blobs of a request, by identity: those that come back as they went need not travel."""
 
     def __init__(self) -> None:
+        """Know none."""
         self._places: dict[int, int] = {}
         self._held: list[bytes] = []  # while these live, their identities are theirs alone
 
     def clear(self) -> None:
+        """Forget them: another request begins."""
         self._places.clear()
         self._held.clear()
 
     def add(self, sample: int, field: int, data: bytes) -> None:
+        """Remember one."""
         if len(data) >= ECHO_FROM:
             self._places[id(data)] = ECHO | sample << 16 | field
             self._held.append(data)
 
     def place(self, data: object) -> int | None:
+        """Return which one it is, None for none."""
         return self._places.get(id(data))
 
 
@@ -72,6 +77,7 @@ class Answer:
     """One frame in the making."""
 
     def __init__(self, area: Area, echoes: Echoes, limit: int) -> None:
+        """Begin one of at most so many bytes."""
         self._area, self._echoes, self._limit = area, echoes, limit
         self._meta: list[bytes] = []
         self._inline: list[bytes] = []
@@ -107,16 +113,19 @@ class Answer:
         self._meta.append(name)
 
     def check(self, what: str) -> None:
+        """Raise ReturnError if it is too large to travel."""
         if self.fields > MAX_FIELDS:
             raise ReturnError(
                 f"the function returned {self.fields} fields; {MAX_FIELDS} are allowed", final=True
             )
         if self.size > self._limit:
             raise ReturnError(
-                f"the function returned {self.size} bytes{what}; {self._limit} are allowed (max_output)"
+                f"the function returned {self.size} bytes{what}; "
+                f"{self._limit} are allowed (max_output)"
             )
 
     def frame(self, kind: int, seq: int, key: bytes) -> bytes:
+        """All of it but what lies in the shared memory."""
         meta = b"".join(self._meta)
         head = RESULT_HEAD.pack(
             RESULT_MAGIC, kind, 0, self.fields, seq, len(meta), len(key), self._inline_size
@@ -128,7 +137,8 @@ def sample_frame(answer: Answer, seq: int, key: str, result: object) -> bytes:
     """The frame of a returned dict."""
     if not isinstance(result, dict):
         raise ReturnError(
-            f"the function returned {type(result).__name__}; it must return a dict of fields {_DICT}"
+            f"the function returned {type(result).__name__}; it must return a dict of fields "
+            f"{_DICT}"
         )
     new_key = b""
     for name, value in result.items():
@@ -147,8 +157,8 @@ def columns_frame(answer: Answer, seq: int, count: int, result: object) -> bytes
     """The frame of the columns that a batch function returned for so many samples."""
     if not isinstance(result, dict):
         raise ReturnError(
-            f"the function returned {type(result).__name__}; a batch function must return a dict of "
-            f"columns: {_COLUMN}",
+            f"the function returned {type(result).__name__}; a batch function must return a dict "
+            f"of columns: {_COLUMN}",
             final=True,
         )
     for name, value in result.items():
@@ -174,7 +184,8 @@ def _dense(name: str, value: object, count: int) -> tuple[int, tuple[int, ...], 
     """A column that is one array."""
     if isinstance(value, (bytes, bytearray, str, int, float, dict, set)) or value is None:
         raise ReturnError(
-            f"the function returned {type(value).__name__} for column {name!r}; {_COLUMN}", final=True
+            f"the function returned {type(value).__name__} for column {name!r}; {_COLUMN}",
+            final=True,
         )
     code, shape, buffer = encode_array(name, value)
     if not shape:

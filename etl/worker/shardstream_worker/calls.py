@@ -19,13 +19,14 @@ class Caller:
     """A function with the arguments that the present requests give it."""
 
     def __init__(self, function: Function) -> None:
+        """Begin without arguments."""
         self._plain = function
         self._args: dict[str, Any] = {}
         self._fault: ArgumentsError | None = None
         self._unseeded = set(_SEEDED_LATER)
 
     def take(self, text: bytes) -> None:
-        """Take the arguments of the requests that follow; what does not fit is an error of these."""
+        """Take the arguments of the requests that follow; a misfit is an error of these."""
         args = json.loads(text) if text else {}
         self._args, self._fault = args, None
         try:
@@ -39,6 +40,7 @@ class Caller:
             pass  # a builtin without a signature
 
     def check(self) -> None:
+        """Raise ArgumentsError if the present arguments do not fit."""
         if self._fault is not None:
             raise self._fault
 

@@ -1,7 +1,7 @@
 """The layout of what travels between node and worker; ``etl/frame.go`` is the text of record.
 
-Frames are little-endian: a fixed head, the key, a description of the fields, then the payloads that do not
-lie in the shared memory.
+Frames are little-endian: a fixed head, the key, a description of the fields, then the payloads that
+do not lie in the shared memory.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class ReturnError(TypeError):
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:
+        """Take what the user is told."""
         super().__init__(text)
         self.final = final
 

@@ -20,7 +20,9 @@ from .frames import MODULE, BrokenError
 Function = Callable[..., Any]
 
 #: Annotations of an object function that wants a file instead of bytes.
-_FILES = frozenset({"BinaryIO", "IO[bytes]", "RawIOBase", "BufferedIOBase", "BufferedReader", "IOBase"})
+_FILES = frozenset(
+    {"BinaryIO", "IO[bytes]", "RawIOBase", "BufferedIOBase", "BufferedReader", "IOBase"}
+)
 
 
 def load(definition: dict[str, Any]) -> Function:
@@ -54,8 +56,8 @@ def _unfit(told: str, function: Function, args: dict[str, Any], error: TypeError
     if args:
         names = ", ".join(args)
         return (
-            f"TypeError: {told} must take one argument and, by name, those that args give ({names}); "
-            f"it is {told_signature(function)}: {error}"
+            f"TypeError: {told} must take one argument and, by name, those that args give "
+            f"({names}); it is {told_signature(function)}: {error}"
         )
     return (
         f"TypeError: {told} must take one argument; others need a default, in its signature or in "
@@ -91,7 +93,7 @@ def _executed(module: types.ModuleType, filename: str, source: str, entry: str) 
 
 
 def _unpickled(definition: dict[str, Any]) -> Any:
-    """The function that cloudpickle has made bytes of: code objects, which only the same Python runs."""
+    """The function that cloudpickle has made bytes of; only the same Python runs its code."""
     here = "{}.{}".format(*sys.version_info[:2])
     made = definition["python"]
     if made and made != here:
@@ -113,8 +115,8 @@ def _unpickled(definition: dict[str, Any]) -> Any:
 def takes_file(function: Function) -> bool:
     """Whether an object function's annotation asks for a file to read from.
 
-    Annotations are compared by name: with postponed evaluation they are text, and what they name need not be
-    imported.
+    Annotations are compared by name: with postponed evaluation they are text, and what they name
+    need not be imported.
     """
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)

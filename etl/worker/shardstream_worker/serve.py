@@ -65,7 +65,8 @@ class _Worker:
         half = len(arena) // 2
         self.incoming, self.area = arena[:half], Area(arena[half:])
         self.echoes = Echoes()
-        self.pending: list[bytes] = []  # answers that wait for others, so that a crossing carries many
+        # Answers that wait for others, so that a crossing carries many.
+        self.pending: list[bytes] = []
         self.pending_size = 0
         self.shared_sent = 0  # of the area, in answers that have been sent
         self.batch: list[tuple[int, str, Fields]] = []

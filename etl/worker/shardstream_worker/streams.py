@@ -27,7 +27,8 @@ _SEND_AFTER = 0.05  # longer than this, in seconds
 class Incoming(io.RawIOBase):
     """The object, as its pieces arrive."""
 
-    def __init__(self, source: io.BufferedReader, gone: Callable[[], None]) -> None:
+    def __init__(self, source: io.BufferedReader[io.FileIO], gone: Callable[[], None]) -> None:
+        """Begin an object; gone ends the process where the node has ended."""
         self._source = source
         self._gone = gone
         self._left = 0
@@ -35,9 +36,11 @@ class Incoming(io.RawIOBase):
         self._failed = False
 
     def readable(self) -> bool:
+        """It is."""
         return True
 
     def readinto(self, buffer: object, /) -> int:
+        """Read some bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         if not view.nbytes or not self._next():
             return 0
@@ -94,7 +97,9 @@ def send_pieces(
         data = piece if type(piece) is bytes else bytes(piece)
         total += len(data)
         if total > limit:
-            raise ReturnError(f"the function yielded more than {limit} bytes; max_output allows no more")
+            raise ReturnError(
+                f"the function yielded more than {limit} bytes; max_output allows no more"
+            )
         waiting.append(data)
         size += len(data)
         now = time.monotonic()

@@ -17,7 +17,7 @@ _NUMPY_NAMES = ("", "?", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "
 _STRUCT_NAMES = ("", "?", "B", "b", "<H", "<h", "<I", "<i", "<Q", "<q", "<e", "<f", "<d")
 _ALLOWED = "allowed are bytes, str, int, float, bool and numpy arrays or scalars"
 
-#: What holds a value's bytes: bytes, or a flat memoryview of memory that user code may change later.
+#: What holds a value's bytes: bytes, or a flat memoryview of memory that user code may change.
 Buffer = Any
 Encoded = tuple[int, tuple[int, ...], Buffer]
 
