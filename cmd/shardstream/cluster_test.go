@@ -396,6 +396,15 @@ func TestETLCommands(t *testing.T) {
 	require.Len(t, document(t, run("etl", "ls", "--json"))["etls"], 1)
 	require.Contains(t, ok(t, run("etl", "show", "same")), "return sample")
 	require.Equal(t, "transform", document(t, run("etl", "show", "same", "--json"))["entry"])
+	require.Contains(t, ok(t, run("etl", "restart", "same")), "restarted etl same, ready on ")
+	shown := ok(t, run("etl", "show", "same"))
+	for _, want := range []string{"kind        function, level sample, entry transform", "isolation", "state       ready", "TARGET", "target-1"} {
+		require.Contains(t, shown, want)
+	}
+	require.Equal(t, "ready", document(t, run("etl", "restart", "same", "--json"))["state"])
+	require.Contains(t, ok(t, run("etl", "ls")), "ready")
+	require.Contains(t, ok(t, run("etl", "show", "same", "--source")), "return sample")
+	require.Contains(t, ok(t, run("etl", "logs", "same", "--target", "target-1")), "==> target-1 <==")
 	ok(t, run("etl", "logs", "same"))
 
 	bytesIn, twice := filepath.Join(dir, "note.txt"), filepath.Join(dir, "twice.py")
