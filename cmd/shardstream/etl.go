@@ -16,7 +16,7 @@ const maxSource = 1 << 20
 
 func newETL(a *app) *cobra.Command {
 	command := &cobra.Command{Use: "etl", Short: "Deploy and inspect transformations"}
-	command.AddCommand(newETLCreate(a), newETLLs(a), newETLShow(a), newETLRestart(a), newETLLogs(a), newETLTest(a), newETLRm(a))
+	command.AddCommand(newETLCreate(a), newETLLs(a), newETLShow(a), newETLRestart(a), newETLLogs(a), newETLTest(a), newETLRun(a), newETLRm(a))
 	return command
 }
 
