@@ -72,6 +72,10 @@ test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (
 	$(PY) -m pytest $(FRAMEWORK_TESTS) \
 		"tests/docs/test_documents.py::test_blocks_run[docs/guides/frameworks.md]" $(PYTEST)
 
+.PHONY: test-aistore
+test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (90 MB), and its ETL servers behind a target
+	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
+
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(GOLANGCI) run --allow-parallel-runners ./...
@@ -111,6 +115,15 @@ bench-etl: venv ## What transformations cost beside the work of their functions,
 .PHONY: bench-publish
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
+
+.PHONY: bench-etl
+bench-etl: install ## What transformations cost, and augmentation beside webdataset's workers, about 5 minutes
+	go test -run '^$$' -bench . -benchtime 1x -timeout 10m ./tests/overhead
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py
+
+.PHONY: bench-etl-publish
+bench-etl-publish: install ## Put the last run of bench-etl into docs/benchmarks.md
+	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py --publish
 
 .PHONY: build
 build: ## The shardstream binary, into build/bin
@@ -158,6 +171,13 @@ $(STAMPS)/torch-frameworks-$(TORCH): $(STAMPS)/torch-$(TORCH) tests/tools/requir
 
 $(STAMPS)/frameworks: tests/tools/requirements-frameworks.txt | $(STAMPS)/venv
 	$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar off -r tests/tools/requirements-frameworks.txt
+	@touch $@
+
+build/aistore/.stamp: tests/tools/requirements-aistore.txt | $(STAMPS)/venv
+	@rm -rf build/aistore
+	$(PY) -m venv build/aistore
+	build/aistore/bin/python -m pip install --disable-pip-version-check --quiet --progress-bar off \
+		-r tests/tools/requirements-aistore.txt
 	@touch $@
 
 dist/.built: $(SOURCES) | $(STAMPS)/venv

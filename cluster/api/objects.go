@@ -139,7 +139,7 @@ func (c *Client) StatObject(ctx context.Context, bucket, key string) (Object, er
 		if response.StatusCode >= 300 {
 			return describe(ErrorOf(response), bucket, key)
 		}
-		object = objectOf(response.Header, bucket, key)
+		object = ObjectOf(response.Header, bucket, key)
 		object.Size = response.ContentLength
 		return nil
 	})
@@ -310,8 +310,8 @@ func describe(err error, bucket, key string) error {
 	return err
 }
 
-// objectOf reads an object's properties from the headers of an answer.
-func objectOf(h http.Header, bucket, key string) Object {
+// ObjectOf reads an object's properties from the headers of an answer.
+func ObjectOf(h http.Header, bucket, key string) Object {
 	o := Object{
 		Bucket: bucket, Name: key,
 		ETag: h.Get("ETag"), ContentType: h.Get("Content-Type"), Archive: h.Get(HeaderArchive),

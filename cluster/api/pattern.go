@@ -97,6 +97,9 @@ func (p *Pattern) Name() (key string, ok bool) {
 	return p.list[0], true
 }
 
+// Tree says that the pattern stands for everything below its prefix.
+func (p *Pattern) Tree() bool { return p.tree }
+
 // Match says whether a key belongs to the pattern, and notes that a name was found.
 func (p *Pattern) Match(key string) bool {
 	if p.tree {

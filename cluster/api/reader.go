@@ -149,7 +149,7 @@ func (r *ObjectReader) request(limit int64, first bool) (url.Values, http.Header
 
 // first takes the object's description from the first answer.
 func (r *ObjectReader) first(response *http.Response) {
-	r.Object = objectOf(response.Header, r.Object.Bucket, r.Object.Name)
+	r.Object = ObjectOf(response.Header, r.Object.Bucket, r.Object.Name)
 	r.Object.Size = response.ContentLength
 	r.want, r.Cached = bodySum(response.Header), response.Header.Get(HeaderCache) == "hit"
 	if !r.plain() {

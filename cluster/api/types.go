@@ -50,10 +50,12 @@ const (
 	CodeBadChecksum  = "bad_checksum"       // 400
 	CodeIncomplete   = "incomplete_body"    // 400
 	CodeETLFailed    = "etl_failed"         // 422: user code raised
+	CodeTooManyErrs  = "too_many_errors"    // of a job or a stream: more than max_errors allows
 	CodeDecodeFailed = "decode_failed"      // of a sample: a field is not what its decoder takes
 	CodeNotFound     = "not_found"          // 404: object, member or node
 	CodeNoBucket     = "no_such_bucket"     // 404
 	CodeNoETL        = "no_such_etl"        // 404
+	CodeNoJob        = "no_such_job"        // 404
 	CodeNoSnapshot   = "no_such_snapshot"   // 404
 	CodeNoMatch      = "no_match"           // 404: a source that matches nothing
 	CodeExists       = "already_exists"     // 409

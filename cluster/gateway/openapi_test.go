@@ -28,6 +28,7 @@ func TestOpenAPIDescribesTheRoutes(t *testing.T) {
 	})
 	g.ServeETLs()
 	g.ServeStreams(nil)
+	g.ServeJobs()
 	recorder := httptest.NewRecorder()
 	g.ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/openapi.yaml", nil))
 	var document struct {

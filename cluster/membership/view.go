@@ -58,6 +58,7 @@ type table struct {
 	members  map[string]api.Node
 	live     map[string]api.Node
 	buckets  map[string]Bucket
+	made     *View // of the present state; nil where that has changed
 }
 
 func newTable(answer *clientv3.GetResponse) *table {
@@ -114,8 +115,13 @@ func (t *table) remove(key []byte) {
 	}
 }
 
+// apply takes over changes. Those of folders that are none of the view's, such as the progress of jobs, come by the
+// second: they make no view of a thousand nodes anew.
 func (t *table) apply(events []*clientv3.Event) {
 	for _, e := range events {
+		if t.concerns(e.Kv.Key) {
+			t.made = nil
+		}
 		if e.Type == clientv3.EventTypePut {
 			t.put(e.Kv)
 		} else {
@@ -124,8 +130,20 @@ func (t *table) apply(events []*clientv3.Event) {
 	}
 }
 
+func (t *table) concerns(key []byte) bool {
+	kind, _, _ := strings.Cut(strings.TrimPrefix(string(key), root), "/")
+	switch kind {
+	case "cluster", "map", "members", "live", "buckets":
+		return true
+	}
+	return false
+}
+
 // view copies the table into a View.
 func (t *table) view() *View {
+	if t.made != nil {
+		return &View{Revision: t.revision, Placer: t.made.Placer, buckets: t.made.buckets}
+	}
 	m := t.stored
 	m.Cluster = t.cluster
 	m.Nodes = make([]api.Node, len(t.stored.Nodes))
@@ -142,5 +160,6 @@ func (t *table) view() *View {
 	for name, b := range t.buckets {
 		buckets[name] = b
 	}
-	return &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets}
+	t.made = &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets}
+	return t.made
 }

@@ -32,17 +32,17 @@ type Config struct {
 	StreamMemory int64
 	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
 	// where it is new, 20 seconds where it comes back.
-	ETLWait time.Duration
-	// ETLIsolation is the least isolation of users' code that a target accepts, as etl/sandbox names it; "" or "auto": the
-	// most that the machine has.
-	ETLIsolation string
-	ETLEngine    string // that runs containers, one of engine.Names; "": podman, else docker
+	ETLWait   time.Duration
+	ETLEngine string // that runs containers, one of engine.Names; "": podman, else docker
 	// ETLCache is how many bytes of a target's first disk kept outputs of transformations may take; 0: DefaultETLCache,
 	// but no more than a tenth of that disk; negative: none are kept.
 	ETLCache int64
-	Version  string // of the software
-	Logger   *slog.Logger
-	LeaseTTL time.Duration // 0: membership.DefaultLeaseTTL
+	// ETLIsolation is the least isolation of users' code that a target accepts, as etl/sandbox names it; "" or "auto": the
+	// most that the machine has.
+	ETLIsolation string
+	Version      string // of the software
+	Logger       *slog.Logger
+	LeaseTTL     time.Duration // 0: membership.DefaultLeaseTTL
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)

@@ -80,7 +80,16 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error { return g.Serve(ctx, listener) }, nil)
+	coordinator := g.ServeJobs()
+	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
+		return err
+	}
+	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return g.Serve(ctx, listener) })
+		group.Go(func() error { return coordinator.Run(ctx) })
+		return group.Wait()
+	}, nil)
 }
 
 func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, listener net.Listener) (err error) {
@@ -107,12 +116,17 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 	if err != nil {
 		return err
 	}
-	defer transformations.Close()
+	defer transformations.Close() //nolint:contextcheck // runtimes that are let go outlive the request that did so
 	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
 	}
 	defer streams.Wait() // before the store closes
+	work, err := target.NewJobs(t, transformations, filepath.Join(c.DataDirs[0], "job-outputs"))
+	if err != nil {
+		return err
+	}
+	defer work.Wait() // likewise
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
@@ -130,7 +144,7 @@ func (c *Config) transformations(ctx context.Context, t *target.Target, addr str
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func() { //nolint:contextcheck // as there
 		if err != nil {
 			transformations.Close()
 		}

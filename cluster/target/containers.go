@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -75,31 +76,49 @@ func (e *ETLs) source(def etl.Definition, addr string) string {
 		var secret [16]byte
 		_, _ = rand.Read(secret[:]) // never fails
 		key = hex.EncodeToString(secret[:])
-		e.mu.Lock()
-		e.secrets[key] = api.ETL{Name: def.Name, Version: def.Version}
-		e.mu.Unlock()
+		e.sources.add(key, api.ETL{Name: def.Name, Version: def.Version})
 	}
 	return "http://" + addr + sourcePath + key
 }
 
 // maySource says whether a source is that of a runtime which lives, or of a server that is deployed.
 func (e *ETLs) maySource(key string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if _, ok := e.secrets[key]; ok {
+	if e.sources.has(key) {
 		return true
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	d := e.known[key]
 	return d != nil && d.definition.Kind == etl.KindServer
 }
 
-// dropSource ends the reading of a runtime that is gone. It takes mu.
-func (e *ETLs) dropSource(d *deployed) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	maps.DeleteFunc(e.secrets, func(_ string, of api.ETL) bool {
-		return of.Name == d.definition.Name && of.Version == d.definition.Version
-	})
+// sources are the secrets by which containers read objects, each of one version of a definition.
+type sources struct {
+	mu      sync.Mutex
+	secrets map[string]api.ETL
+}
+
+func (s *sources) add(secret string, of api.ETL) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.secrets == nil {
+		s.secrets = map[string]api.ETL{}
+	}
+	s.secrets[secret] = of
+}
+
+func (s *sources) has(secret string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.secrets[secret]
+	return ok
+}
+
+// drop ends the reading of a runtime that is gone.
+func (s *sources) drop(gone api.ETL) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.secrets, func(_ string, of api.ETL) bool { return of.Name == gone.Name && of.Version == gone.Version })
 }
 
 // getSource gives an object to an ETL server, as GET /v1/objects would. The path's parts may be escaped in any way, also

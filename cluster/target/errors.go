@@ -1,6 +1,7 @@
 package target
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -61,6 +62,8 @@ func AsError(err error) *api.Error {
 			return api.Errorf(http.StatusRequestTimeout, api.CodeIncomplete, "no byte of the body for %v; nothing was stored", uploadPause)
 		}
 		return message(http.StatusBadRequest, api.CodeIncomplete)
+	case errors.Is(err, context.Canceled): // of the node's own context: clients have none here
+		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the node stopped before it was done: %v", err)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return message(http.StatusBadRequest, api.CodeIncomplete)
 	}

@@ -34,14 +34,14 @@ type ETLs struct {
 	options      deploy.Options
 	light, heavy chan struct{}  // turns to be made ready: see attempt
 	outputs      *outputs.Cache // nil: none are kept
-	trials       chan struct{}  // one for each transformation under test
-	tried        atomic.Int64   // that were not deployed
-	aside        string         // where outputs lie that are being sent in parts; the system's temporary directory by default
+	sources      sources
+	trials       chan struct{} // one for each transformation under test
+	undeployed   atomic.Int64  // transformations that were tried without being deployed
+	aside        string        // where outputs lie that are being sent in parts; the system's temporary directory by default
 
 	mu         sync.Mutex
 	known      map[string]*deployed
 	candidates map[string]*candidate // by id
-	secrets    map[string]api.ETL    // by which containers read objects; see source
 	watched    bool                  // known are all there are
 	closed     bool
 	ctx        context.Context //nolint:containedctx // ends the runtimes that are being retired
@@ -61,7 +61,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 		options: deploy.Options{Logger: t.log, Dir: dir, Pool: etl.Options{Environments: environments}},
 		light:   make(chan struct{}, lightTurns), heavy: make(chan struct{}, heavyTurns),
 		trials: make(chan struct{}, maxTrials),
-		known:  map[string]*deployed{}, candidates: map[string]*candidate{}, secrets: map[string]api.ETL{},
+		known:  map[string]*deployed{}, candidates: map[string]*candidate{},
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	if err := t.metrics.WatchETLs(e.metrics); err != nil {
@@ -197,7 +197,7 @@ func (e *ETLs) forget(name string) {
 		if err := d.runtime.Shutdown(ctx); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
-		e.dropSource(d)
+		e.sources.drop(d.definition)
 	})
 }
 

@@ -66,11 +66,11 @@ func (d *deployed) note(err error) {
 	d.first.Do(func() { close(d.tried) })
 }
 
-// failure is why the last attempt failed, nil if it did not, and when that was.
-func (d *deployed) failure() (error, time.Time) { //nolint:revive // the time is the error's
+// failure is why the last attempt failed, nil if it did not, and since when that is so.
+func (d *deployed) failure() (since time.Time, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err, d.since
+	return d.since, d.err
 }
 
 // runtimeOf makes the runtime where that has not been done; it starts nothing.
@@ -134,7 +134,7 @@ func (e *ETLs) await(d *deployed) (etl.Runtime, error) {
 	case <-e.target.Context().Done():
 		return nil, e.errStopping()
 	}
-	err, since := d.failure()
+	since, err := d.failure()
 	if err == nil {
 		return d.runtime, nil
 	}

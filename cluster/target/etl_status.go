@@ -48,7 +48,7 @@ func (e *ETLs) statusOf(d *deployed) api.ETLTarget {
 
 // healthOf is the runtime's word, or what became of making one.
 func (e *ETLs) healthOf(d *deployed) api.ETLHealth {
-	failure, since := d.failure()
+	since, failure := d.failure()
 	runtime, err := e.runtimeOf(d)
 	if err != nil {
 		return api.ETLHealth{State: api.ETLFailed, Detail: firstLine(err), Since: since}

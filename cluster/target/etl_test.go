@@ -279,8 +279,10 @@ def transform(data, n=3, fail=-1):
 		require.Equal(t, c.Owner("b", "train.tar").ID, r.Target)
 		require.Positive(t, r.Version)
 		require.Equal(t, []api.ETLField{
-			{Name: "txt", DType: "text", Size: 3, Text: "ONE"}, {Name: "len", DType: "int64", Size: 8, Text: "3"},
-			{Name: "ratio", DType: "float64", Size: 8, Text: "0.5"}, {Name: "ok", DType: "bool", Size: 1, Text: "1"},
+			{Name: "txt", DType: "text", Size: 3, Text: "ONE"},
+			{Name: "len", DType: "int64", Size: 8, Text: "3"},
+			{Name: "ratio", DType: "float64", Size: 8, Text: "0.5"},
+			{Name: "ok", DType: "bool", Size: 1, Text: "1"},
 		}, r.Fields)
 		require.Equal(t, "seen s/0000\n", r.Log)
 		r = try("upper", api.ETLTrial{Address: "ss://b/train.tar", Member: "s/0002.cls", Data: true})

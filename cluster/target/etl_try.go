@@ -68,7 +68,7 @@ func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
 	if c := e.renew(id); c != nil {
 		return c, nil
 	}
-	definition.Version = -e.tried.Add(1) // which tells it from what is deployed
+	definition.Version = -e.undeployed.Add(1) // which tells it from what is deployed
 	def := etls.Definition(definition)
 	runtime, err := deploy.New(def, e.options)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing a candidate left something behind", "etl", c.name, "error", err)
 		}
-		e.dropSource(&deployed{definition: definition})
+		e.sources.drop(definition)
 	}()
 	return c, nil
 }

@@ -57,8 +57,8 @@ func (f *fake) Transform(_ context.Context, args etl.Args, in []etl.Sample, out 
 	return nil
 }
 
-// output is a transformed object from a reader, or as much of one as is told.
-func output(body io.Reader, size int64) *etl.Output {
+// outputOf is a transformed object from a reader, or as much of one as is told.
+func outputOf(body io.Reader, size int64) *etl.Output {
 	closer, ok := body.(io.ReadCloser)
 	if !ok {
 		closer = io.NopCloser(body)

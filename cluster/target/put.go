@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -44,21 +45,29 @@ func (t *Target) put(r *Request) error {
 	if err != nil {
 		return err
 	}
-	former := placer.Former(bucket, key)
-	if err := t.checkFormer(r.Context(), former, bucket, key, options.Condition); err != nil {
-		return err
-	}
-	info, err := t.store.Put(r.Context(), bucket, key, &uploadMarker{r.upload()}, options)
+	info, err := t.keep(r.Context(), before, placer.Former(bucket, key), key, &uploadMarker{r.upload()}, options)
 	if err != nil {
 		return err
 	}
-	if err := t.stillThere(r.Context(), before, info); err != nil {
-		return err
-	}
-	t.dropFormer(r.Context(), former, info)
 	setObjectHeader(r, info)
 	r.Response.Header.Del("Last-Modified")
 	return r.WriteJSON(http.StatusOK, objectOf(info))
+}
+
+// keep stores an object that this target owns, in a bucket that was there before.
+func (t *Target) keep(ctx context.Context, bucket membership.Bucket, former []api.Node, key string, body io.Reader, o store.PutOptions) (store.Info, error) {
+	if err := t.checkFormer(ctx, former, bucket.Name, key, o.Condition); err != nil {
+		return store.Info{}, err
+	}
+	info, err := t.store.Put(ctx, bucket.Name, key, body, o)
+	if err != nil {
+		return info, err
+	}
+	if err := t.stillThere(ctx, bucket, info); err != nil {
+		return info, err
+	}
+	t.dropFormer(ctx, former, info)
+	return info, nil
 }
 
 // stillThere makes sure that the bucket was not deleted while an object came in: then the object must

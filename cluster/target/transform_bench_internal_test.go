@@ -19,7 +19,7 @@ func BenchmarkInline(bb *testing.B) {
 	b.deploy("same", etl.LevelObject, &fake{object: func(_ context.Context, _ etl.Args, o etl.Object) (*etl.Output, error) {
 		data := make([]byte, o.Size)
 		_, err := io.ReadFull(o.Body, data)
-		return output(bytes.NewReader(data), o.Size), err
+		return outputOf(bytes.NewReader(data), o.Size), err
 	}})
 	for name, query := range map[string]string{"plain": "", "etl": "?etl=same", "kept": "?etl=same&cache=true"} {
 		bb.Run(name, func(bb *testing.B) {

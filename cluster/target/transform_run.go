@@ -34,7 +34,7 @@ func (x *inline) run(ctx context.Context) (*etl.Output, error) {
 			return nil, source.blame(err)
 		}
 		output.bodies = append(output.bodies, out.Body)
-		object.Size, object.Body, last = out.Size, out.Body, out
+		object.Size, object.Body, object.Derived, last = out.Size, out.Body, true, out
 	}
 	contentType := last.ContentType
 	if contentType == "" {

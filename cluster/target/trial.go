@@ -86,7 +86,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 		return nil, err
 	}
 	// A version of its own tells it from what is deployed and from other trials.
-	request.Definition.Name, request.Definition.Version = name, -e.tried.Add(1)
+	request.Definition.Name, request.Definition.Version = name, -e.undeployed.Add(1)
 	runtime, err := deploy.New(etls.Definition(*request.Definition), e.options)
 	if err != nil {
 		return nil, etlError("etl "+name, err)
@@ -96,7 +96,7 @@ func (e *ETLs) trialOf(name string, request api.ETLTrial) (*chain, error) {
 		if err := runtime.Close(); err != nil {
 			e.target.log.Warn("closing an etl left something behind", "etl", name, "error", err)
 		}
-		e.dropSource(&deployed{definition: *request.Definition})
+		e.sources.drop(*request.Definition)
 	}}
 	merged, err := definition.MergeArgs(args[0])
 	if err == nil {
@@ -135,11 +135,14 @@ func (x *trial) try(ctx context.Context) error {
 		}
 		x.result.TookS = time.Since(begun).Seconds()
 	}
-	x.result.Log = printed(before, l.runtime.Logs())
-	if err == nil {
+	var answer *api.Error
+	if err != nil {
+		answer = AsError(x.explain(err))
+	}
+	x.result.Log = x.printed(before)
+	if answer == nil {
 		return nil
 	}
-	answer := AsError(x.explain(err))
 	if answer.Code != api.CodeETLFailed && answer.Code != api.CodeUnavailable {
 		return err
 	}
@@ -227,8 +230,34 @@ func describe(f *etl.Field) api.ETLField {
 	return d
 }
 
-// printed is what a log has more than before; all of it where its beginning has been dropped since.
-func printed(before, after string) string {
+// What user code prints arrives by another way than its answer.
+const (
+	logPause = 10 * time.Millisecond
+	logWait  = 250 * time.Millisecond
+)
+
+// printed is what the log has more than before. A runtime that was made for the trial is closed for it, which brings the
+// last of its output; of another one it waits a moment for that.
+func (x *trial) printed(before string) string {
+	l := &x.chain.links[0]
+	if l.definition.Version < 0 {
+		x.close()
+		return newer(before, l.runtime.Logs())
+	}
+	text := l.runtime.Logs()
+	for begun := time.Now(); time.Since(begun) < logWait; {
+		time.Sleep(logPause)
+		now := l.runtime.Logs()
+		if now == text && now != before {
+			break
+		}
+		text = now
+	}
+	return newer(before, text)
+}
+
+// newer is what was added to a log; all of it where its beginning has been dropped since.
+func newer(before, after string) string {
 	if rest, ok := strings.CutPrefix(after, before); ok {
 		return rest
 	}

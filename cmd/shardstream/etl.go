@@ -62,7 +62,7 @@ stdin to stdout.`,
 	flags.StringVar(&definition.Image, "image", "", "OCI image of a container")
 	flags.IntVar(&definition.Port, "port", 0, "port that the container's server listens on (given to it in $PORT)")
 	flags.StringVar(&definition.URL, "url", "", "address of a server that you run; {host} and {target} stand for the target's")
-	flags.StringVar(&definition.Transport, "transport", "", "how data travels: push, redirect, proxy or stdio")
+	flags.StringVar(&definition.Transport, "transport", "", "how data travels: push, redirect, proxy or stdio (also hpush, hpull, hrev, as AIStore calls the first three)")
 	flags.StringArrayVar(&definition.Fields, "field", nil, "field that an object-level transformation is applied to in streams; may be repeated")
 	flags.StringToStringVar(&definition.Env, "env", nil, "environment variable, NAME=VALUE; may be repeated")
 	flags.StringVar(&definition.Level, "level", "", "what it takes: sample (functions), batch or object (all others)")

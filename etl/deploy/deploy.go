@@ -61,7 +61,10 @@ func New(def etl.Definition, opts Options) (etl.Runtime, error) {
 }
 
 func newFilter(def etl.Definition, opts Options) (etl.Runtime, error) {
-	f, err := filter.New(def, filter.Options{Logger: opts.Logger, Engines: opts.Engines, Labels: opts.Labels})
+	f, err := filter.New(def, filter.Options{
+		Logger: opts.Logger, Engines: opts.Engines, Labels: opts.Labels,
+		Dir: opts.Pool.Dir, Hide: opts.Pool.Hide, Isolation: opts.Pool.Isolation,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,9 +43,10 @@ var (
 type cli struct {
 	dialect
 	name string
+	temp func() (string, error) // makes a directory
 }
 
-func openCLI(ctx context.Context, d dialect) (*cli, error) {
+func openCLI(ctx context.Context, d dialect, temp func() (string, error)) (*cli, error) {
 	if _, err := exec.LookPath(d.program); err != nil {
 		return nil, fmt.Errorf("%s is not installed", d.program)
 	}
@@ -52,7 +54,7 @@ func openCLI(ctx context.Context, d dialect) (*cli, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cli{dialect: d, name: d.program + " " + version}, nil
+	return &cli{dialect: d, name: d.program + " " + version, temp: temp}, nil
 }
 
 func (c *cli) Name() string { return c.name }
@@ -112,9 +114,20 @@ func isMissing(err error) bool {
 
 func (c *cli) Start(ctx context.Context, spec Spec, stdio Stdio) (*Container, error) {
 	args, env := c.runArgs(spec, stdio.In != nil)
+	// Podman's monitor of a container leaves a file called oom where it was started, if that is how the container ends.
+	dir, err := c.temp()
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(c.program, args...)
-	cmd.Env = append(os.Environ(), env...)
-	return start(ctx, c, spec, cmd, stdio)
+	cmd.Env, cmd.Dir = append(os.Environ(), env...), dir
+	started := &Container{
+		Name: spec.Name, engine: c, cmd: cmd, selfRemoving: spec.Once, oom: filepath.Join(dir, "oom"), tidy: func() { _ = os.RemoveAll(dir) },
+	}
+	if err := started.start(ctx, stdio); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return started, nil
 }
 
 // runArgs makes the command line of run. Variables whose names mean nothing to the engine itself go by its environment,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -18,30 +19,36 @@ type Container struct {
 	Name string
 
 	engine Engine
-	tidy   func() // what is left to do where the engine has removed it by itself; nil: it does not
-	cmd    *exec.Cmd
-	tail   tail // of what it, or the engine, wrote to stderr
-	exited chan struct{}
-	exit   Exit
-	once   sync.Once
-	err    error
+	// selfRemoving says that the engine removes it when it ends; tidy removes what is this package's.
+	selfRemoving bool
+	tidy         func()
+	oom          string // a file that is there if it ran out of memory; "": not known
+	cmd          *exec.Cmd
+	tail         tail // of what it, or the engine, wrote to stderr
+	exited       chan struct{}
+	exit         Exit
+	once         sync.Once
+	err          error
 }
 
 // Exit is how a container ended.
 type Exit struct {
 	Code   int
+	Memory bool   // it was killed for want of memory; not every engine tells
 	Failed bool   // the engine could not run it at all
 	Detail string // the end of its stderr, or what the engine said
 }
 
 // Killed says whether it was killed by SIGKILL: by the kernel, where nobody here did it, for want of memory.
-func (e Exit) Killed() bool { return e.Code == 128+int(syscall.SIGKILL) }
+func (e Exit) Killed() bool { return e.Memory || e.Code == 128+int(syscall.SIGKILL) }
 
 // String says it to a person.
 func (e Exit) String() string {
 	switch {
 	case e.Failed:
 		return "the container can't be run: " + lastLine(e.Detail)
+	case e.Memory:
+		return "the container ran out of memory"
 	case e.Killed():
 		return "the container was killed (SIGKILL; out of memory?)"
 	case e.Code > 128 && e.Code < 160:
@@ -57,20 +64,18 @@ const (
 	codeNotRunnable  = 126
 	codeNotFound     = 127
 	removeAfterExit  = 20 * time.Second
-	outputAfterExit  = 5 * time.Second
+	outputAfterExit  = 2 * time.Second
 	stderrKept       = 8 << 10
 	detailOfFailures = 2 << 10
 )
 
-// start runs an attached command that is a container's life.
-func start(ctx context.Context, engine Engine, spec Spec, cmd *exec.Cmd, stdio Stdio) (*Container, error) {
+// start runs an attached command that is c's life; engine, cmd and tidy are set.
+func (c *Container) start(ctx context.Context, stdio Stdio) error {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
-	c := &Container{Name: spec.Name, engine: engine, cmd: cmd, exited: make(chan struct{})}
-	if spec.Once {
-		c.tidy = func() {}
-	}
+	c.exited = make(chan struct{})
+	cmd := c.cmd
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.In, stdio.Out, &c.tail
 	if stdio.Err != nil {
 		cmd.Stderr = io.MultiWriter(&c.tail, stdio.Err)
@@ -81,9 +86,9 @@ func start(ctx context.Context, engine Engine, spec Spec, cmd *exec.Cmd, stdio S
 	started := make(chan error, 1)
 	go c.tend(started)
 	if err := <-started; err != nil {
-		return nil, err
+		return err
 	}
-	return c, nil
+	return nil
 }
 
 // tend waits for the end. It keeps its thread, since the parent-death signal comes when the thread that started a child
@@ -104,13 +109,17 @@ func (c *Container) tend(started chan<- error) {
 	if c.exit.Code == codeEngine || (c.exit.Code == codeNotRunnable || c.exit.Code == codeNotFound) && strings.Contains(c.exit.Detail, "Error: ") {
 		c.exit.Failed = true
 	}
+	if c.oom != "" && c.exit.Code != 0 {
+		_, err := os.Stat(c.oom)
+		c.exit.Memory = err == nil
+	}
 	close(c.exited)
 }
 
 // Exited is closed when the container has ended and its output was read.
 func (c *Container) Exited() <-chan struct{} { return c.exited }
 
-// Exit is how it ended, once Exited is closed.
+// Exit is how it ended, once Exited is closed and until it is removed.
 func (c *Container) Exit() Exit {
 	<-c.exited
 	return c.exit
@@ -119,10 +128,10 @@ func (c *Container) Exit() Exit {
 // Remove kills the container, joins it and removes what the engine has of it. Idempotent.
 func (c *Container) Remove() error {
 	c.once.Do(func() {
+		defer c.tidy()
 		select {
 		case <-c.exited:
-			if c.tidy != nil && !c.exit.Failed {
-				c.tidy()
+			if c.selfRemoving && !c.exit.Failed {
 				return
 			}
 		default:

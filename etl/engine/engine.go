@@ -211,7 +211,7 @@ func (e *Engines) findCLI(ctx context.Context) (Engine, error) {
 		if e.opts.Engine != Auto && e.opts.Engine != dialect.program {
 			continue
 		}
-		c, err := openCLI(ctx, dialect)
+		c, err := openCLI(ctx, dialect, e.TempDir)
 		if err == nil {
 			return c, nil
 		}

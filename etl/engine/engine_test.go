@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/engine"
 	"github.com/shardstream/shardstream/etl/enginetest"
 )
@@ -90,15 +91,22 @@ func TestRemoveEndsWhatRuns(t *testing.T) {
 	each(t, func(t *testing.T, engines *engine.Engines, image string) {
 		e, err := engines.For(within(t), image)
 		require.NoError(t, err)
-		container, err := e.Start(within(t), spec(t, engines, e, image, "silent"), engine.Stdio{})
-		require.NoError(t, err)
-		select {
-		case <-container.Exited():
-			t.Fatal("it ended: ", container.Exit())
-		default:
+		for _, when := range []string{"at once", "when it runs"} {
+			t.Run(when, func(t *testing.T) {
+				s := spec(t, engines, e, image, "silent")
+				said := etl.NewLog(1 << 10)
+				container, err := e.Start(within(t), s, engine.Stdio{Out: said})
+				require.NoError(t, err)
+				if when != "at once" {
+					require.Eventually(t, func() bool { return said.String() != "" }, 20*time.Second, 10*time.Millisecond)
+				}
+				require.NoError(t, container.Remove())
+				require.NotZero(t, container.Exit().Code)
+				names, err := e.List(within(t), "shardstream.home", s.Labels["shardstream.home"])
+				require.NoError(t, err)
+				require.Empty(t, names)
+			})
 		}
-		require.NoError(t, container.Remove())
-		require.True(t, container.Exit().Killed(), "%v", container.Exit())
 	})
 }
 

@@ -120,11 +120,13 @@ func (r *bare) Start(ctx context.Context, spec Spec, stdio Stdio) (*Container, e
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), document, 0o600); err != nil { // environment and all
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	c, err := start(ctx, r, spec, exec.Command(Runc, "--root", r.state, "run", "--bundle", dir, spec.Name), stdio)
-	if err != nil {
+	c := &Container{
+		Name: spec.Name, engine: r, selfRemoving: true, tidy: func() { _ = os.RemoveAll(dir) },
+		cmd: exec.Command(Runc, "--root", r.state, "run", "--bundle", dir, spec.Name),
+	}
+	if err := c.start(ctx, stdio); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	c.tidy = func() { _ = os.RemoveAll(dir) } // runc removes its own, always
 	return c, nil
 }
 

@@ -149,9 +149,17 @@ func build(ctx context.Context) error {
 	return nil
 }
 
+var cleanups []func()
+
+// Cleanup has f called when Main is done.
+func Cleanup(f func()) { cleanups = append(cleanups, f) }
+
 // Main runs a package's tests and removes what this package has made.
 func Main(m *testing.M) {
 	code := m.Run()
+	for _, f := range cleanups {
+		f()
+	}
 	if shared.dir != "" {
 		_ = os.RemoveAll(shared.dir)
 	}

@@ -102,17 +102,17 @@ func (b *builder) install(ctx context.Context) error {
 		}
 		pip = []string{pythonOf(b.dir), "-m", "pip"}
 	}
-	args := append(pip, "install", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar", "off", "--no-warn-script-location")
-	args = append(args, b.spec.Requirements...)
+	pip = append(pip, "install", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--progress-bar", "off", "--no-warn-script-location")
+	pip = append(pip, b.spec.Requirements...)
 	if err := b.lend(); err != nil {
 		return err
 	}
-	return b.confined(ctx, args...)
+	return b.confined(ctx, pip...)
 }
 
 // hasPip says whether the base interpreter has a pip that can work on another environment.
 func (b *builder) hasPip(ctx context.Context) bool {
-	out, err := exec.CommandContext(ctx, b.base.Path, "-m", "pip", "--version").Output() //nolint:gosec // the node's own Python
+	out, err := exec.CommandContext(ctx, b.base.Path, "-m", "pip", "--version").Output()
 	var major, minor int
 	if err != nil {
 		return false

@@ -80,7 +80,7 @@ func (b *builder) lend() error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return os.Chmod(path, 0o777) //nolint:gosec // until takeBack; nobody but the build is shown it
+		return os.Chmod(path, 0o777) //nolint:gosec // until takeBack; nobody but the build is shown it, which has not begun
 	})
 }
 
@@ -91,7 +91,7 @@ func (e *entry) takeBack() error {
 		if err != nil {
 			return err
 		}
-		if err := os.Lchown(path, os.Getuid(), os.Getgid()); err != nil {
+		if err := os.Lchown(path, os.Getuid(), os.Getgid()); err != nil { //nolint:gosec // all that the build has started is dead
 			return err
 		}
 		if d.Type()&fs.ModeSymlink != 0 {
@@ -102,12 +102,12 @@ func (e *entry) takeBack() error {
 			return err
 		}
 		if !d.IsDir() && !info.Mode().IsRegular() {
-			return os.Remove(path) // a pipe or a device: no package needs it
+			return os.Remove(path) //nolint:gosec // a pipe or a device: no package needs it
 		}
 		if info.Mode().IsRegular() {
 			e.Size += info.Size()
 		}
-		return os.Chmod(path, info.Mode().Perm()&^0o022|0o444) // and no set-uid bit
+		return os.Chmod(path, info.Mode().Perm()&^0o022|0o444) //nolint:gosec // as above; and no set-uid bit
 	})
 }
 
@@ -149,7 +149,7 @@ func configured(env []string) []string {
 	}
 	for _, file := range files {
 		for _, path := range []string{file, filepath.Join(file, "pip.conf")} {
-			if content, err := os.ReadFile(path); err == nil {
+			if content, err := os.ReadFile(path); err == nil { //nolint:gosec // as pip itself does
 				named = append(named, paths(string(content))...)
 			}
 		}

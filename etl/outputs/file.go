@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/zeebo/xxh3"
@@ -180,7 +181,7 @@ func (w *writer) finish(m meta) error {
 	if len(document) > maxMeta {
 		return errors.New("its description is too large")
 	}
-	foot := append(w.sums, document...)
+	foot := slices.Concat(w.sums, document)
 	foot = binary.LittleEndian.AppendUint64(foot, uint64(w.size))
 	foot = binary.LittleEndian.AppendUint32(foot, uint32(len(document)))
 	foot = binary.LittleEndian.AppendUint64(foot, xxh3.Hash(foot))

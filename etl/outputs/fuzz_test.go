@@ -44,7 +44,7 @@ func FuzzEntry(f *testing.F) {
 		}
 		defer func() { _ = out.Close() }()
 		var b bytes.Buffer
-		if _, err := out.WriteRange(&b, 0, out.Size); err == nil && bytes.Equal(data, good) {
+		if _, err := out.WriteRange(&b, 0, out.Size); err == nil {
 			require.Equal(t, content(1, 1000), b.Bytes())
 		}
 	})

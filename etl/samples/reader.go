@@ -3,6 +3,7 @@ package samples
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -231,7 +232,7 @@ func (r *Reader) name(name string) error {
 		return malformed("two fields %q in a sample", clip(name))
 	}
 	r.seen[name] = struct{}{}
-	if r.limits.Answer && (name == "" || strings.HasPrefix(name, "__") || strings.ContainsAny(name, "/\x00")) {
+	if r.limits.Answer && !nameable(name) {
 		return malformed("%q can't be the name of a field", clip(name))
 	}
 	return nil
@@ -274,6 +275,29 @@ func (r *Reader) intern(b []byte) string {
 		r.names[s] = s
 	}
 	return s
+}
+
+// Answerable says why a sample can't be in an answer, nil where it can.
+func Answerable(s *etl.Sample) error {
+	if !archivable(s.Key) {
+		return fmt.Errorf("the key %q can't name a sample", clip(s.Key))
+	}
+	for i := range s.Fields {
+		name := s.Fields[i].Name
+		if !nameable(name) {
+			return fmt.Errorf("%q can't be the name of a field", clip(name))
+		}
+		if slices.ContainsFunc(s.Fields[:i], func(f etl.Field) bool { return f.Name == name }) {
+			return fmt.Errorf("two fields %q in a sample", clip(name))
+		}
+	}
+	_, _, err := measure(s)
+	return err
+}
+
+// nameable says whether a field of an answer can have this name.
+func nameable(name string) bool {
+	return name != "" && !strings.HasPrefix(name, "__") && !strings.ContainsAny(name, "/\x00")
 }
 
 // archivable says whether a key can stand in an archive. Empty means that the sample has kept its own.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -28,10 +29,9 @@ type endpoint struct {
 	client   *http.Client
 	rootOnly bool // takes PUT / alone; guarded by mu
 
-	mu     sync.Mutex
-	users  int
-	idle   chan struct{} // made by drained, closed when the last user has gone
-	closed bool
+	mu    sync.Mutex
+	users int
+	idle  chan struct{} // made by drained, closed when the last user has gone
 }
 
 // newEndpoint makes connections by dial, or to base where that is nil.
@@ -162,4 +162,10 @@ func unwrapURL(err error) error {
 		return u.Err
 	}
 	return err
+}
+
+// isDial says that no connection was made, so that nothing was sent.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }

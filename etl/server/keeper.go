@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	backoffFirst = 100 * time.Millisecond
-	backoffMax   = 30 * time.Second
-	livedWell    = time.Minute            // a container that lived so long is replaced without a pause
-	patienceDead = 2 * time.Second        // that a broken connection is waited with for the end of its container
-	retireAfter  = 5 * time.Minute        // that calls may go on with a container which was replaced
-	quietFailure = 500 * time.Millisecond // pauses longer than this are failures that callers are told of
+	backoffFirst  = 100 * time.Millisecond
+	backoffMax    = 30 * time.Second
+	backoffServed = 2 * time.Second  // at most, after a container that has served: callers wait meanwhile
+	livedWell     = time.Minute      // a container that lived so long is replaced without a pause
+	patienceDead  = 2 * time.Second  // that a broken connection is waited with for the end of its container
+	patienceGone  = 10 * time.Second // likewise where nobody listens any more: its end is certain, engines are slow
+	retireAfter   = 5 * time.Minute  // that calls may go on with a container which was replaced
 )
 
 // keeper keeps one container running: it starts it when it is first wanted, replaces it when it dies, with pauses that
@@ -52,8 +53,22 @@ type instance struct {
 	container *engine.Container
 	remove    func() // all that it took, the container included
 	giveUp    chan struct{}
+	given     sync.Once
 	suspected bool // guarded by the keeper's mu
 }
+
+// ended says whether its container has: the keeper learns of it in a moment.
+func (i *instance) ended() bool {
+	select {
+	case <-i.container.Exited():
+		return true
+	default:
+		return false
+	}
+}
+
+// abandon has the keeper replace the container although it has not ended.
+func (i *instance) abandon() { i.given.Do(func() { close(i.giveUp) }) }
 
 func newKeeper(def etl.Definition, opts Options, book *calls.Book) *keeper {
 	k := &keeper{
@@ -90,12 +105,12 @@ func (k *keeper) acquire(ctx context.Context) (*endpoint, error) {
 			k.joined.Go(k.run)
 		}
 		switch {
-		case k.current != nil:
+		case k.current != nil && !k.current.ended():
 			e := k.current.endpoint
 			e.use()
 			k.mu.Unlock()
 			return e, nil
-		case k.state.State == etl.StateFailed:
+		case k.current == nil && k.state.State == etl.StateFailed:
 			fault := k.fault
 			k.mu.Unlock()
 			return nil, fault
@@ -121,11 +136,13 @@ func (k *keeper) run() {
 			asked <- asFault(fault) // buffered
 			asked = nil
 		}
-		if fault == nil {
+		served, longest := fault == nil, backoffMax
+		if served {
 			if fault, asked = k.attend(i); asked != nil || k.ctx.Err() != nil {
 				continue
 			}
 			k.book.Restart()
+			longest = backoffServed
 			if time.Since(began) >= livedWell {
 				pause = backoffFirst
 			}
@@ -133,11 +150,12 @@ func (k *keeper) run() {
 		if k.ctx.Err() != nil {
 			return
 		}
+		pause = min(pause, longest)
 		k.log.Warn("a container of an etl failed", "error", fault.Summary, "again_in", pause)
-		k.fail(fault, pause)
+		k.fail(fault, served)
 		select {
 		case <-time.After(pause):
-			pause = min(2*pause, backoffMax)
+			pause *= 2
 		case asked = <-k.restarts:
 			pause = backoffFirst
 		case <-k.ctx.Done():
@@ -152,11 +170,12 @@ func asFault(fault *etl.UserError) error {
 	return fault
 }
 
-// fail tells callers why there is no container, or lets them wait where there soon will be one.
-func (k *keeper) fail(fault *etl.UserError, pause time.Duration) {
+// fail tells callers why there is no container. Of one that has served, what it died of was somebody's request: the others
+// wait for the next one.
+func (k *keeper) fail(fault *etl.UserError, served bool) {
 	k.set(func() {
 		k.state.State, k.state.Detail = etl.StateStarting, fault.Summary
-		if pause > quietFailure {
+		if !served {
 			k.state.State, k.fault = etl.StateFailed, fault
 		}
 	})
@@ -170,7 +189,7 @@ func (k *keeper) attend(i *instance) (fault *etl.UserError, asked chan error) {
 	case <-i.container.Exited():
 		fault = k.died(i.container.Exit())
 	case <-i.giveUp:
-		fault = &etl.UserError{ETL: k.def.Name, Summary: "the server hung: it answered neither a request nor GET /health"}
+		fault = &etl.UserError{ETL: k.def.Name, Summary: "the server in the container answers neither requests nor GET /health"}
 	case asked = <-k.restarts:
 	case <-k.ctx.Done():
 	}
@@ -211,7 +230,7 @@ func (k *keeper) lastWords() string {
 	return strings.Join(lines, "\n")
 }
 
-func (k *keeper) explain(e *endpoint, _ error) *etl.UserError {
+func (k *keeper) explain(e *endpoint, err error) *etl.UserError {
 	i := k.instanceOf(e)
 	if i == nil {
 		k.mu.Lock()
@@ -221,12 +240,19 @@ func (k *keeper) explain(e *endpoint, _ error) *etl.UserError {
 		}
 		return &etl.UserError{ETL: k.def.Name, Summary: k.state.Detail, Traceback: k.lastWords()}
 	}
+	patience, gone := patienceDead, isDial(err)
+	if gone {
+		patience = patienceGone
+	}
 	select {
 	case <-i.container.Exited():
 		return k.died(i.container.Exit())
-	case <-time.After(patienceDead):
-		return nil
+	case <-time.After(patience):
 	}
+	if gone {
+		i.abandon()
+	}
+	return nil
 }
 
 // instanceOf finds the container behind an endpoint, nil if it was replaced.
@@ -250,7 +276,7 @@ func (k *keeper) suspect(e *endpoint) {
 	i.suspected = true
 	k.joined.Go(func() {
 		if e.check(k.ctx) != nil {
-			close(i.giveUp)
+			i.abandon()
 			return
 		}
 		k.mu.Lock()

@@ -167,7 +167,19 @@ func (l *launch) prepare() error {
 	if l.port != 0 {
 		env["PORT"] = strconv.Itoa(l.port)
 	}
+	if k.def.Network == etl.NetworkHost {
+		env["SHARDSTREAM_LISTEN"] = l.direct() // and at no other address of this machine
+	}
 	return nil
+}
+
+// direct is where a server on the host's network is asked.
+func (l *launch) direct() string {
+	host := "127.0.0.1"
+	if l.keeper.def.Transport == etl.TransportRedirect {
+		host = l.keeper.opts.Host
+	}
+	return net.JoinHostPort(host, strconv.Itoa(l.port))
 }
 
 // publishOn is the address at which a container on a bridge is reached: by this node alone, or by clients too.
@@ -272,7 +284,7 @@ func (l *launch) ways(ctx context.Context, last *error) []*endpoint {
 	if l.port == 0 {
 		return list
 	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(l.port))
+	address := l.direct()
 	if l.spec.Network == engine.NetworkBridge {
 		published, err := l.engine.Port(ctx, l.spec.Name, l.port)
 		if err != nil {

@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -46,8 +44,11 @@ func (r *remote) acquire(ctx context.Context) (*endpoint, error) {
 	if r.ctx.Err() != nil {
 		return nil, etl.ErrClosed
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	r.endpoint.use()
-	return r.endpoint, ctx.Err()
+	return r.endpoint, nil
 }
 
 // check asks for the server's health and remembers the answer.
@@ -91,8 +92,7 @@ func (r *remote) checkLater() {
 
 func (r *remote) explain(e *endpoint, err error) *etl.UserError {
 	r.checkLater()
-	var unreachable *net.OpError
-	if errors.As(err, &unreachable) && unreachable.Op == "dial" {
+	if isDial(err) {
 		return &etl.UserError{Summary: "the server at " + e.base + " can't be reached: " + err.Error()}
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -119,7 +118,7 @@ func (r *request) send() (*etl.Output, error) {
 		if err != nil {
 			return nil, r.because(err)
 		}
-		answer, err := r.try(e)
+		answer, err := r.try(e) //nolint:bodyclose // the output closes it
 		if err == nil {
 			return r.output(e, answer), nil
 		}
@@ -160,7 +159,7 @@ func (r *request) try(e *endpoint) (*http.Response, error) {
 		r.attach(request)
 	}
 	r.stall.Await(true)
-	answer, err := e.client.Do(request) //nolint:bodyclose // the caller's, or closed by refused
+	answer, err := e.client.Do(request)
 	r.stall.Await(false)
 	if err != nil {
 		r.stall.Stop()
@@ -276,8 +275,7 @@ func (r *request) failed(e *endpoint, err error) error {
 	if cause := r.call.Cause(); cause != nil {
 		return r.stalled(e, cause, "no answer within ")
 	}
-	var op *net.OpError
-	r.unsent = errors.As(err, &op) && op.Op == "dial" || r.body != nil && !r.body.touched()
+	r.unsent = isDial(err) || r.body != nil && !r.body.touched()
 	return r.explained(e, err, "the server did not answer: ")
 }
 

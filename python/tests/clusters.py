@@ -20,15 +20,15 @@ COMMAND = Path(sysconfig.get_path("scripts")) / "shardstream"
 
 
 class Cluster:
-    """One gateway and three targets with two disks each, in a directory of their own."""
+    """One gateway and some targets with two disks each, in a directory of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, targets: int = 3) -> None:
         if not COMMAND.exists():
             raise RuntimeError(f"{COMMAND} is missing: install the package first (make install)")
         self.folder = folder
         self.environment = {**os.environ, "SHARDSTREAM_PYTHON": sys.executable}
         answer = self.run(
-            "up", "--dir", str(folder), "--port", "0", "--targets", "3", "--gateways", "1",
+            "up", "--dir", str(folder), "--port", "0", "--targets", str(targets), "--gateways", "1",
             "--disks", "2", "--detach", "--json",
         )  # fmt: skip
         self.endpoint: str = json.loads(answer)["endpoint"]

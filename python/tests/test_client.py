@@ -7,13 +7,14 @@ import io
 import os
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 import shardstream as ss
-from clusters import Cluster, payload, tar_of, wait_for
+from clusters import Cluster, payload, shard, tar_of, wait_for
 from shardstream._client import _Body
 
 
@@ -262,6 +263,7 @@ def test_life_of_a_transformation(client: ss.Client, bucket: ss.Bucket) -> None:
     made = client.etl.create("upper", upper, level="object")
     assert (made.name, made.entry, made.level) == ("upper", "upper", "object")
     assert "data.upper()" in made.source
+    wait_for(lambda: client.etl.status("upper").state == "ready")  # of the very version
     shown = client.etl.show("upper")
     assert shown.status is not None and shown.status.state == "ready"
     assert dataclasses.replace(shown, status=None) == made
@@ -284,6 +286,88 @@ def test_life_of_a_transformation(client: ss.Client, bucket: ss.Bucket) -> None:
         with pytest.raises(ss.NotFoundError) as caught:
             call("upper")
         assert caught.value.code == "no_such_etl"
+
+
+def repeat(data: bytes, times: int = 2) -> bytes:
+    print("repeating", len(data))
+    return data * times
+
+
+def pieces(data: bytes, count: int = 3, fail: int = -1) -> Iterator[bytes]:
+    for number in range(count):
+        if number == fail:
+            raise ValueError(f"at piece {number}")
+        yield b"x" * 100_000
+
+
+def test_reads_through_transformations(
+    client: ss.Client, bucket: ss.Bucket, tmp_path: Path
+) -> None:
+    bucket.put("k", b"text")
+    client.etl.create("repeat", repeat, level="object")
+    client.etl.create("upper", upper, level="object")
+    client.etl.create("pieces", pieces, level="object")
+    assert bucket.get("k", etl="repeat", etl_args={"times": 3}) == b"text" * 3
+    assert bucket.get("k", etl=["repeat", "upper"]) == b"TEXTTEXT"
+    assert bucket.get("k", etl="repeat,upper", etl_args=[{"times": 1}, None]) == b"TEXT"
+    assert bucket.get("k", etl="repeat", offset=2, length=3) == b"xtt"
+    assert bucket.get("k", etl="repeat", offset=-2) == b"xt"
+    for _ in range(2):
+        assert bucket.get("k", etl="repeat", cache=True) == b"texttext"
+    assert bucket.get("k", etl="pieces", etl_args={"count": 50}) == b"x" * 5_000_000
+    path = tmp_path / "pieces"
+    bucket.download("k", path, etl="pieces", etl_args={"count": 50}, cache=True)
+    assert path.stat().st_size == 5_000_000
+    with pytest.raises(ss.ETLError, match="at piece 0"):
+        bucket.get("k", etl="pieces", etl_args={"fail": 0})
+    with pytest.raises(ss.IntegrityError, match="ended early"):
+        bucket.get("k", etl="pieces", etl_args={"count": 50, "fail": 40})
+    with pytest.raises(ss.RequestError, match="must be an array"):
+        bucket.get("k", etl=["repeat", "upper"], etl_args={"times": 1})
+    with pytest.raises(ss.RangeError):
+        bucket.get("k", etl="repeat", offset=100)
+    for name in ("repeat", "upper", "pieces"):
+        client.etl.delete(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"etl_args": {"a": 1}}, "go with etl"),
+        ({"cache": True}, "go with etl"),
+        ({"etl": "x", "etl_args": "a"}, "etl_args is a dict"),
+        ({"etl": "x", "etl_args": [1]}, "etl_args is a dict"),
+        ({"etl": "x", "etl_args": {"a": b""}}, "what JSON can hold"),
+        ({"etl": "x", "cache": 1}, "cache must be"),
+        ({"etl": 7}, "etl is a list of names"),
+    ],
+)
+def test_bad_arguments_of_transformed_reads(arguments: dict[str, Any], says: str) -> None:
+    bucket = ss.Client("http://127.0.0.1:1").bucket("b")
+    with pytest.raises((TypeError, ValueError), match=says):
+        bucket.get("k", **arguments)
+
+
+def test_trials(client: ss.Client, bucket: ss.Bucket) -> None:
+    bucket.put("train.tar", shard(0, 3))
+    bucket.put("k", b"text")
+    address = f"ss://{bucket.name}"
+    trial = client.etl.test("label", f"{address}/train.tar", function=label)
+    assert not trial.error and trial.version == 0 and trial.level == "sample"
+    assert [(f.name, f.dtype, f.text) for f in trial.fields] == [("label", "int64", "0")]
+    assert trial.log.startswith("labelling ")
+    with pytest.raises(ss.NotFoundError):
+        client.etl.show("label")
+    client.etl.create("repeat", repeat, level="object")
+    trial = client.etl.test("repeat", f"{address}/k", args={"times": 3}, data=True)
+    assert (trial.data, trial.size, trial.log) == (b"text" * 3, 12, "repeating 4\n")
+    trial = client.etl.test("repeat", f"{address}/k", args={"times": "many"})
+    assert "TypeError" in trial.error and trial.data is None
+    with pytest.raises(ss.NotFoundError):
+        client.etl.test("repeat", f"{address}/missing")
+    with pytest.raises(ValueError, match="go with function"):
+        client.etl.test("repeat", f"{address}/k", level="object")
+    client.etl.delete("repeat")
 
 
 def test_bad_transformations(client: ss.Client) -> None:

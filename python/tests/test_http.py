@@ -8,6 +8,7 @@ import pickle
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -255,3 +256,52 @@ def test_a_transport_pickles_without_its_connections(server: Server) -> None:
     assert server.connections == 2
     http.close()
     copy.close()
+
+
+def chunks(*parts: bytes, trailer: str = "", end: bool = True) -> Reply:
+    def reply(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for part in parts:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        if end:
+            handler.wfile.write(b"0\r\n" + trailer.encode() + b"\r\n")
+        handler.close_connection = not end
+
+    return reply
+
+
+def test_checksums_behind_a_chunked_body(server: Server) -> None:
+    good = f"X-Shardstream-Body-Checksum: crc32={zlib.crc32(b'hello'):08x}\r\n"
+    bad = "X-Shardstream-Body-Checksum: crc32=00000001\r\n"
+    server.replies = [
+        chunks(b"hel", b"lo", trailer=good),
+        chunks(b"hel", b"lo"),
+        chunks(b"hel", b"lo", trailer=bad),
+        chunks(b"hel", end=False),
+    ]
+    bucket = ss.Client(server.url, retry_for=0).bucket("b")
+    assert bucket.get("k", etl="x") == b"hello"
+    assert bucket.get("k", etl="x") == b"hello"
+    with pytest.raises(ss.IntegrityError, match="promised"):
+        bucket.get("k", etl="x")
+    with pytest.raises(ss.IntegrityError, match="ended early"):
+        bucket.get("k", etl="x")
+    assert server.connections == 1  # the trailer was read, so the connection was kept
+
+
+def test_a_redirect_to_another_host_gets_no_token(server: Server) -> None:
+    other = Server()
+    threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        other.replies = [lambda handler: handler.answer(200, b"made there")]
+        server.replies = [lambda h: h.answer(307, Location=f"{other.url}/b/k?etl_args=%7B%7D")]
+        with ss.Client(server.url, token="secret") as client:
+            assert client.bucket("b").get("k", etl="x") == b"made there"
+        assert server.requests[0].headers["Authorization"] == "Bearer secret"
+        assert "Authorization" not in other.requests[0].headers
+        assert other.requests[0].path == "/b/k?etl_args=%7B%7D"
+    finally:
+        other.shutdown()
+        other.server_close()

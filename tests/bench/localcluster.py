@@ -18,12 +18,13 @@ class Cluster:
     The folder is made empty before, and removed after.
     """
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, targets: int = 3) -> None:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.up_s = 0.0  # until it was ready
         self._binary = binary
         self._folder = folder
+        self._targets = targets
 
     def environment(self) -> dict[str, str]:
         """For clients: the endpoint, and no proxy on the way to it."""
@@ -45,7 +46,7 @@ class Cluster:
         return done.stdout
 
     def __enter__(self) -> Cluster:
-        layout = ["--targets", "3", "--gateways", "1", "--disks", "2"]
+        layout = ["--targets", str(self._targets), "--gateways", "1", "--disks", "2"]
         place = ["--dir", str(self._folder), "--port", str(self.port), "--detach"]
         if self._folder.exists():  # of a run that was killed
             self.__exit__()

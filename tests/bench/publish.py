@@ -76,15 +76,20 @@ def write_report(raw: Path, out: Path) -> str:
     return text
 
 
+def between(document: str, begin: str, end: str, text: str) -> str:
+    """The document with the text between its two marks."""
+    head, opening, rest = document.partition(begin)
+    _, closing, tail = rest.partition(end)
+    if not opening or not closing:
+        raise SystemExit(f"the document has no lines {begin!r} and {end!r}")
+    return f"{head}{begin}\n\n{text}\n\n{end}{tail}"
+
+
 def publish(raw: Path, document: Path) -> None:
     """Puts the report into the document, and the plot beside it."""
     run = Run.load(raw)
-    text = document.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{document} has no lines {BEGIN!r} and {END!r}")
-    document.write_text(f"{head}{BEGIN}\n\n{report(run, PLOT)}\n\n{END}{tail}")
+    text = between(document.read_text(), BEGIN, END, report(run, PLOT))
+    document.write_text(text)
     (document.parent / PLOT).write_text(plot.draw(run))
 
 

@@ -36,4 +36,10 @@ if ! cmp -s "$here/requirements.txt" "$work/venv/installed.txt"; then
 	peers || echo "bench: some peers could not be installed, the run goes without them" >&2
 fi
 (cd "$root" && CGO_ENABLED=0 go build -o "$work/bin/" ./tests/bench/loopback ./tests/bench/members)
-PATH="$base/bin:$PATH" exec "$python" "$here/bench.py" --helpers "$work/bin" "$@"
+# A first argument that names a benchmark chooses it.
+bench=bench.py
+if [[ ${1:-} == *.py ]]; then
+	bench=$1
+	shift
+fi
+PATH="$base/bin:$PATH" exec "$python" "$here/$bench" --helpers "$work/bin" "$@"

@@ -1,4 +1,4 @@
-"""Generated WebDataset shards: incompressible members of log-normal sizes, with or without a label.
+"""Generated WebDataset shards: incompressible members of log-normal sizes, or pictures.
 
 Three data sets stand for three kinds of training data: photos, small images, and tokens or rows of
 a table. Each fits in the page cache many times over, so no pass waits for a disk.
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from photos import Photographer
 
 SIGMA = 0.45
 CLASSES = 1000
@@ -31,6 +32,7 @@ class Spec:
     shard_bytes: int = 64 << 20
     batch: int = 256  # what loaders are asked for
     seed: int = 7
+    photos: bool = False  # JPEGs that can be decoded, whatever size they come to
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -46,6 +48,9 @@ SPECS = {
         Spec("1kB", 1_000, label=False, shard_bytes=16 << 20, batch=1024),
     )
 }
+
+#: What transformations are measured on.
+PHOTOS = Spec("photos", shards=8, shard_bytes=24 << 20, batch=128, photos=True)
 
 
 @dataclass
@@ -118,26 +123,42 @@ def generate(folder: Path, spec: Spec) -> Manifest:
     path.unlink(missing_ok=True)
     manifest = Manifest(spec)
     rng = np.random.default_rng(spec.seed)
+    source = Photographer(rng) if spec.photos else Noise(rng, spec.mean_bytes)
     first = 0
     for i in range(spec.shards):
         shard = Shard(f"train-{i:04d}.tar")
-        _write_shard(folder / shard.name, rng, spec, shard, first)
+        _write_shard(folder / shard.name, rng, source, spec, shard, first)
         manifest.shards.append(shard)
         first += shard.samples
     manifest.save(path)
     return manifest
 
 
+class Noise:
+    """Incompressible bytes of log-normal sizes."""
+
+    def __init__(self, rng: np.random.Generator, mean: int) -> None:
+        self._rng = rng
+        self._mu = math.log(mean) - SIGMA**2 / 2
+
+    def take(self) -> bytes:
+        return self._rng.bytes(max(1, int(self._rng.lognormal(self._mu, SIGMA))))
+
+
 def _write_shard(
-    path: Path, rng: np.random.Generator, spec: Spec, shard: Shard, first: int
+    path: Path,
+    rng: np.random.Generator,
+    source: Noise | Photographer,
+    spec: Spec,
+    shard: Shard,
+    first: int,
 ) -> None:
-    mu = math.log(spec.mean_bytes) - SIGMA**2 / 2
     with path.open("wb") as out:
         while True:
-            size = max(1, int(rng.lognormal(mu, SIGMA)))
-            if out.tell() + size + 8 * BLOCK > spec.shard_bytes:
+            content = source.take()
+            if out.tell() + len(content) + 8 * BLOCK > spec.shard_bytes:
                 break
-            contents = [rng.bytes(size)]
+            contents = [content]
             if spec.label:
                 contents.append(str(rng.integers(CLASSES)).encode())
             for ending, content in zip(spec.fields, contents, strict=True):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import augment
 import clients
 import goals
 import passes
@@ -23,9 +24,10 @@ import pytest
 import report
 import suite
 from cases import CASES
+from PIL import Image
 from publish import BEGIN, END, publish, write_report
 from quality import judge
-from shards import SPECS, Manifest, Shard, ShardOf, Spec, generate
+from shards import PHOTOS, SPECS, Manifest, Shard, ShardOf, Spec, generate
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -315,3 +317,55 @@ def test_a_small_run(tmp_path: Path) -> None:
     assert "shardstream, TCP" in (tmp_path / "report.md").read_text()
     ET.fromstring((tmp_path / "report.svg").read_text())
     assert not (tmp_path / "cluster").exists()
+
+
+def test_a_small_run_of_augmentation(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed (TORCH=none)")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, str(HERE / "augment.py"), "--quick", "--out", str(tmp_path)],
+        env={**os.environ, "PATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = augment.Run(tmp_path / augment.RAW)
+    assert set(run.rows) == set(augment.TITLES)
+    text = (tmp_path / augment.REPORT).read_text()
+    for title in augment.TITLES.values():
+        assert f"| {title} |" in text
+    assert not (tmp_path / "cluster-etl").exists()
+
+
+def test_a_report_of_augmentation_has_ratios_of_the_same_round(tmp_path: Path) -> None:
+    about = lines()[0]["about"]
+    data = {"samples": 100, "batch": 10, "payload_bytes": 10**7, "shards": 2}
+    rows = []
+    for round_, slow in enumerate([1, 1, 10, 2]):
+        for case, wall, cpu in (("shardstream", 2, 0.5), ("webdataset", 4, 20), ("alone", 1.9, 4)):
+            span = {"wall_s": wall * slow, "cpu_s": cpu * slow, "samples": 1000, "bytes": 1}
+            rows.append({"row": {
+                "case": case, "round": round_, "load": 1.0, "version": "1", "server_cpu_s": 4.0,
+                "samples": 2000, "steady": span, "first": span, "first_batch_s": 0.1,
+            }})  # fmt: skip
+    raw = tmp_path / augment.RAW
+    told = [{"about": about}, {"data": data}, *rows, {"took_s": 60.0}]
+    raw.write_text("".join(json.dumps(line) + "\n" for line in told))
+    text = augment.report(augment.Run(raw))
+    assert "| trainer's CPU <= 0.1 of webdataset's | 0.025 | met |" in text
+    assert "in as many processes | 0.95 | met |" in text
+    assert "| samples/s to webdataset's | 2.00 | - |" in text
+    assert "| 250 (50-500) | 1.000 | 2.000 |" in text
+
+
+def test_photos_are_jpegs_of_about_the_size(tmp_path: Path) -> None:
+    manifest = generate(tmp_path, replace(PHOTOS, shards=1, shard_bytes=6 << 20))
+    sizes = []
+    with tarfile.open(tmp_path / manifest.files[0]) as tar:
+        for member in tar:
+            if member.name.endswith(".jpg"):
+                picture = Image.open(tar.extractfile(member))
+                picture.load()
+                assert picture.mode == "RGB"
+                assert 390 <= max(picture.size) <= 700
+                sizes.append(member.size)
+    assert 80_000 < sum(sizes) / len(sizes) < 140_000
+    assert len(set(sizes)) > len(sizes) / 2

@@ -22,12 +22,7 @@ import (
 // good as new once there is room.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	disk := filepath.Join(dir, "data", "target-1", "disk-1")
-	require.NoError(t, os.MkdirAll(disk, 0o700))
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=48m"); err != nil {
-		t.Skipf("needs the right to mount a tmpfs (%v)", err)
-	}
-	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, unix.MNT_DETACH)) })
+	disk := smallDisk(t, dir)
 	c := start(t, dir, "--targets", "1", "--disks", "1")
 	c.mustRun("bucket", "create", "full")
 
@@ -64,6 +59,18 @@ func TestFullDisk(t *testing.T) {
 	_, body := c.read("full", "again")
 	require.True(t, bytes.Equal(stored[0].body, body))
 	require.EqualValues(t, len(stored), c.sound())
+}
+
+// smallDisk makes the one disk of a cluster's one target a small one, where the test may.
+func smallDisk(t *testing.T, dir string) string {
+	t.Helper()
+	disk := filepath.Join(dir, "data", "target-1", "disk-1")
+	require.NoError(t, os.MkdirAll(disk, 0o700))
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=48m"); err != nil {
+		t.Skipf("needs the right to mount a tmpfs (%v)", err)
+	}
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(disk, unix.MNT_DETACH)) })
+	return disk
 }
 
 func filesBelow(t *testing.T, dir string) (n int) {

@@ -128,7 +128,7 @@ func handle(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "1000000")
 		_, _ = w.Write(make([]byte, 1000))
 		_ = http.NewResponseController(w).Flush()
-		os.Exit(7)
+		_ = misbehave("die")
 	case "flood":
 		block := make([]byte, 1<<20)
 		for {

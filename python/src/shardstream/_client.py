@@ -16,6 +16,7 @@ from ._arguments import integer
 from ._etls import ETLArgs, ETLs, etl_query
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
+from ._jobs import Jobs
 from ._models import BucketInfo, Explanation, Location, ObjectInfo, checksums
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
@@ -80,6 +81,11 @@ class Client:
     def etl(self) -> ETLs:
         """The cluster's transformations."""
         return ETLs(self._http)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The cluster's jobs."""
+        return Jobs(self._http)
 
     def bucket(self, name: str) -> Bucket:
         """A handle for a bucket; nothing is asked or made yet."""

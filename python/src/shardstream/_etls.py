@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ._arguments import amount, choice, integer, names, seconds, text
 from ._etl_models import ETLInfo, ETLStatus
 from ._http import Transport
+from ._jobs import Job, Jobs, transform_spec
 from ._models import ETLTrial
 from ._source import pickle_of, source_of
 
@@ -91,10 +92,11 @@ class ETLs:
 
         Args:
             name: what streams and reads call it by.
-            function: a function, a path to a Python file (Path, or a str that ends in .py), or
-                source text. A function's text is sent, with the imports, constants and other
-                functions of its module that it uses. Other modules are imported there, so they
-                must be installed for the nodes' Python: a module beside your script is not.
+            function: a function, a `shardstream.transforms.Compose`, a path to a Python file
+                (Path, or a str that ends in .py), or source text. A function's text is sent, with
+                the imports, constants and other functions of its module that it uses. Other modules
+                are imported there, so they must be installed for the nodes' Python: a module
+                beside your script is not.
             by: how a function travels: "source" (its text), or "cloudpickle" for closures and
                 whatever else has no text: the nodes' Python then needs cloudpickle too, and must
                 be of this one's version.
@@ -184,6 +186,61 @@ class ETLs:
             return ETLInfo.from_json(patient.json("PUT", _etl_path(name), document))
         finally:
             patient.close()
+
+    def run(
+        self,
+        name: str,
+        source: str,
+        destination: str,
+        *,
+        args: Mapping[str, Any] | None = None,
+        strip_prefix: str = "",
+        prepend: str = "",
+        extensions: Mapping[str, str] | None = None,
+        only_new: bool = False,
+        max_errors: int | None = None,
+        patience: float = 3600.0,
+    ) -> Job:
+        """Start a job that transforms objects and stores what comes out, on all targets.
+
+        An output has its source's name behind the destination's prefix. It is stored whole or not
+        at all, and once, whatever dies meanwhile.
+
+        Args:
+            name: the transformation.
+            source: "ss://bucket/", with a prefix that ends in "/", or braces and globs.
+            destination: "ss://bucket/" or "ss://bucket/prefix/".
+            args: arguments of the transformation.
+            strip_prefix: taken off the names of sources.
+            prepend: put before the names of outputs.
+            extensions: to replace, such as {"jpg": "npy"}.
+            only_new: leave outputs be that the same version of the source and of the
+                transformation made, with the same arguments.
+            max_errors: more objects that fail than this fail the job; any number may by default.
+            patience: seconds to wait for a node that is away.
+
+        Raises:
+            NotFoundError: there is no such transformation or bucket.
+            RequestError: outputs would be sources of the job, or something else is wrong.
+
+        Example:
+            >>> job = client.etl.run("resize", "ss://photos/", "ss://small/")
+            >>> job.wait(progress=True).done
+            2000
+        """
+        spec = transform_spec(
+            name,
+            source,
+            destination,
+            args=args,
+            strip_prefix=strip_prefix,
+            prepend=prepend,
+            extensions=extensions,
+            only_new=only_new,
+            max_errors=max_errors,
+            patience=patience,
+        )
+        return Jobs(self._http).start("transform", **spec)
 
     def list(self) -> Sequence[ETLInfo]:
         """All transformations, sorted by name."""

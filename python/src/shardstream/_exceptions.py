@@ -6,7 +6,7 @@
     ├── RequestError                 the cluster refused the request as it stands
     │   ├── BadArchiveError          an archive that can't be indexed: names the byte offset
     │   └── RangeError               a range that lies outside the object
-    ├── NotFoundError                no such object, member, bucket or ETL; no match
+    ├── NotFoundError                no such object, member, bucket, ETL or job; no match
     ├── ConflictError                it exists already, or a bucket is not empty
     │   ├── PreconditionError        If-Match or If-None-Match did not hold
     │   └── SnapshotChangedError     an object was overwritten since the epoch's snapshot
@@ -22,6 +22,7 @@
     │   ├── BusyError                too many requests
     │   └── NoSpaceError             a disk is full
     ├── DeadlineError                nothing came in time (also a TimeoutError)
+    ├── JobAbortedError              a job was aborted before its end
     ├── ForkedError                  Go was in use before this process was forked (RuntimeError)
     ├── ClosedError                  the dataset or the client was closed (RuntimeError)
     └── InternalError                a fault of shardstream's own
@@ -68,7 +69,7 @@ class RangeError(RequestError):
 
 
 class NotFoundError(ShardstreamError):
-    """No such object, member, bucket, ETL or snapshot, or a source that matches nothing."""
+    """No such object, member, bucket, ETL, job or snapshot, or a source that matches nothing."""
 
     default_code = "not_found"
 
@@ -163,6 +164,12 @@ class DeadlineError(ShardstreamError, TimeoutError):
     default_code = "timeout"
 
 
+class JobAbortedError(ShardstreamError):
+    """A job was aborted before its end."""
+
+    default_code = "aborted"
+
+
 class ForkedError(ShardstreamError, RuntimeError):
     """The native loader was in use before this process was forked."""
 
@@ -194,6 +201,7 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "not_found": NotFoundError,
     "no_such_bucket": NotFoundError,
     "no_such_etl": NotFoundError,
+    "no_such_job": NotFoundError,
     "no_such_snapshot": NotFoundError,
     "no_match": NotFoundError,
     "already_exists": ConflictError,
@@ -212,6 +220,7 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "no_space": NoSpaceError,
     "timeout": DeadlineError,
     "closed": ClosedError,
+    "aborted": JobAbortedError,
 }
 
 _BY_STATUS: dict[int, type[ShardstreamError]] = {

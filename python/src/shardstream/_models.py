@@ -211,6 +211,113 @@ class ETLTrial:
 
 
 @dataclass(frozen=True)
+class JobStatus:
+    """A job and how far it is.
+
+    Attributes:
+        id: its name.
+        kind: "transform".
+        state: "queued", "running", "done", "failed" or "aborted".
+        spec: what it does, as it was described.
+        total: objects, None until they are counted.
+        done: outputs that are stored.
+        skipped: objects that were up to date, or gone before their turn.
+        failed: objects that it could not deal with.
+        bytes_in: bytes of the sources that are dealt with.
+        bytes_out: bytes of the outputs.
+        rate: objects a second.
+        eta: seconds to go, None where that can't be told.
+        waiting: what it waits for, a sentence each.
+        error: why it failed, else "".
+        error_code: the stable code of that, else "".
+        runner: the gateway that coordinates it.
+        created: when it was started by a client.
+        started: when a gateway began with it.
+        ended: when it was over.
+    """
+
+    id: str
+    kind: str
+    state: str
+    spec: Mapping[str, Any]
+    total: int | None
+    done: int
+    skipped: int
+    failed: int
+    bytes_in: int
+    bytes_out: int
+    rate: float
+    eta: float | None
+    waiting: tuple[str, ...]
+    error: str
+    error_code: str
+    runner: str
+    created: datetime | None
+    started: datetime | None
+    ended: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has come to its end."""
+        return self.state in ("done", "failed", "aborted")
+
+    @property
+    def finished_objects(self) -> int:
+        """Objects that are dealt with."""
+        return self.done + self.skipped + self.failed
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> JobStatus:
+        """From the answer to a GET of the job."""
+        counts, rate = document.get("counts") or {}, document.get("rate") or {}
+        error = document.get("error") or {}
+        kind, total = str(document["kind"]), int(counts.get("total", -1))
+        return cls(
+            id=document["id"],
+            kind=kind,
+            state=document["state"],
+            spec=dict(document.get(kind) or {}),
+            total=None if total < 0 else total,
+            **{
+                name: int(counts.get(name) or 0)
+                for name in ("done", "skipped", "failed", "bytes_in", "bytes_out")
+            },
+            rate=float(rate.get("objects_per_s") or 0),
+            eta=rate.get("eta_s"),
+            waiting=tuple(document.get("waiting") or ()),
+            error=error.get("message", ""),
+            error_code=error.get("code", ""),
+            runner=document.get("runner", ""),
+            created=_time(document.get("created")),
+            started=_time(document.get("started")),
+            ended=_time(document.get("ended")),
+        )
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """An object that a job could not deal with.
+
+    Attributes:
+        object: ss://bucket/key.
+        node: the target that tried.
+        code: the stable code of the error.
+        message: why; of user code with its traceback.
+    """
+
+    object: str
+    node: str
+    code: str
+    message: str
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> JobFailure:
+        """From an entry of the job's failures."""
+        error = document["error"]
+        return cls(document["object"], document["node"], error["code"], error["message"])
+
+
+@dataclass(frozen=True)
 class SampleOrigin:
     """Where one sample of a batch comes from.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import dataclasses
 import inspect
 import linecache
 import math
@@ -22,6 +23,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from . import _ready
 
 #: Plain values, whose repr is their source text.
 _CONSTANTS = (str, bytes, int, bool, type(None))
@@ -44,12 +47,14 @@ def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> t
         if "\n" not in function and function.endswith(".py"):
             return Path(function).read_text(encoding="utf-8"), entry or "transform"
         return function, entry or "transform"
+    parts = _Parts()
+    if _ready.is_chain(function) and entry is None:
+        return parts.chain(function)
     if entry is not None:
         raise ValueError("entry is for source text or a file; of a callable it is its own name")
     function = inspect.unwrap(function)  # a decorator's line is part of the source
     _refuse(function)
     assert isinstance(function, types.FunctionType)
-    parts = _Parts()
     parts.add(function)
     return parts.text(), function.__name__
 
@@ -57,7 +62,7 @@ def source_of(function: Callable[..., Any] | str | Path, entry: str | None) -> t
 def pickle_of(function: Any, python: str | None) -> tuple[str, str]:
     """Return a function as cloudpickle makes it, in base64, and the version of Python it is for.
 
-    Its module travels by value: the nodes do not have it.
+    Its module and the ready transforms travel by value: the nodes do not have them.
 
     Raises:
         TypeError: it is not a callable, or can't be pickled.
@@ -78,14 +83,15 @@ def pickle_of(function: Any, python: str | None) -> tuple[str, str]:
             "by='cloudpickle' needs cloudpickle: pip install 'shardstream[cloudpickle]'"
         ) from error
     module = inspect.getmodule(function)
-    by_value = module is not None and module.__name__ not in ("__main__", "builtins")
-    if by_value:
-        cloudpickle.register_pickle_by_value(module)
+    by_value = {module, sys.modules.get(_ready.HOME)}
+    by_value = {m for m in by_value if m and m.__name__ not in ("__main__", "builtins")}
+    for each in by_value:
+        cloudpickle.register_pickle_by_value(each)
     try:
         return base64.b64encode(cloudpickle.dumps(function)).decode(), here
     finally:
-        if by_value:
-            cloudpickle.unregister_pickle_by_value(module)
+        for each in by_value:
+            cloudpickle.unregister_pickle_by_value(each)
 
 
 def _refuse(function: Any) -> None:
@@ -114,9 +120,21 @@ class _Parts:
         self._imports: dict[str, str] = {}
         self._constants: dict[str, str] = {}
         self._definitions: dict[str, str] = {}
+        self._uses_ready = False
+
+    def chain(self, chain: Any) -> tuple[str, str]:
+        """The text that makes a chain of ready transforms, and the name that it has there."""
+        made = self._made(chain)
+        name = "chain"
+        while name in self._definitions:
+            name += "_"
+        self._definitions[name] = f"{name} = {made}\n{name}.load()"
+        return self.text(), name
 
     def text(self) -> str:
         blocks = ["from __future__ import annotations"]
+        if self._uses_ready:
+            blocks.append(_ready.packed())
         if self._imports:
             blocks.append("\n".join(sorted(self._imports.values())))
         if self._constants:
@@ -148,7 +166,12 @@ class _Parts:
 
     def _need(self, user: types.FunctionType | type, text: str, name: str, value: Any) -> None:
         home = getattr(value, "__module__", None)
-        if isinstance(value, types.ModuleType):
+        if _ready.is_part(value):
+            self._uses_ready = True
+            self._imports[name] = _ready.import_of(value, name)
+        elif _ready.is_step(value) or _ready.is_chain(value):
+            self._definitions.setdefault(name, f"{name} = {self._made(value)}")
+        elif isinstance(value, types.ModuleType):
             self._imports[name] = _import(value.__name__, name)
             for submodule in _submodules(text, name, value):
                 self._imports[submodule] = f"import {submodule}"
@@ -172,6 +195,32 @@ class _Parts:
                 f"{user.__qualname__} uses the global {name!r} ({type(value).__name__}), which "
                 "can't be sent as text: make it inside the function, or pass a file as function="
             )
+
+    def _made(self, value: Any) -> str:
+        """The expression that makes a ready transform, or an argument of one."""
+        if _ready.is_step(value) or _ready.is_chain(value):
+            kind = type(value)
+            if _ready.is_part(kind):
+                self._uses_ready = True
+                self._imports[_ready.PACKAGE] = f"import {_ready.PACKAGE}"
+                name = f"{_ready.PACKAGE}.{kind.__name__}"
+            else:
+                self.add(kind)
+                name = kind.__name__
+            given = ((f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init)
+            told = [f"{f.name}={self._made(v)}" for f, v in given if v != f.default]
+            return f"{name}({', '.join(told)})"
+        if (constant := _literal(value)) is not None:
+            return constant
+        if type(value) in (list, tuple):
+            return f"[{', '.join(map(self._made, value))}]"
+        if _importable(value) and not inspect.isfunction(value):
+            self._imports[value.__module__] = f"import {value.__module__}"
+            return f"{value.__module__}.{value.__qualname__}"
+        function = inspect.unwrap(value)
+        _refuse(function)
+        self.add(function)
+        return str(function.__name__)
 
 
 def _text_of(thing: types.FunctionType | type) -> str:

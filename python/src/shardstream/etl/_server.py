@@ -12,8 +12,9 @@ import stat
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from ._function import Function
 from ._handler import Handler
@@ -23,6 +24,7 @@ BACKLOG = 512
 MAX_CONNECTIONS = 256
 OVERFLOW_S = 0.05  # a process that is busy leaves connections to others for as long
 LINGER_S = 2.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_S = 8.0  # container engines kill 10 s after SIGTERM
 
 
@@ -224,8 +226,9 @@ def _linger(connection: socket.socket) -> None:
 
 def run_until_signal(server: Server, *, until: int | None = None) -> None:
     """Serve in the main thread until SIGTERM or SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, lambda *_: server.stop())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     server.run(until=until)
 
 
@@ -242,25 +245,24 @@ def run_processes(make: Callable[[], Server], listener: socket.socket, count: in
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
+    def start() -> None:
+        # A signal waits until the child can take it, and the parent knows the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if not stopping:
+            pid = os.fork()
+            if pid == 0:
+                os.close(told)
+                _be_child(make, alive)
+            children[pid] = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
     gc.freeze()  # what is loaded now stays shared between the processes
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, stop)
     pause = 0.0
     while not stopping or children:
         while not stopping and len(children) < count:
-            if (pid := os.fork()) == 0:
-                os.close(told)
-                code = 1
-                try:
-                    run_until_signal(make(), until=alive)
-                    code = 0
-                finally:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(code)
-            children[pid] = time.monotonic()
-        if stopping:
-            stop()  # one may have been started while the signal came
+            start()
         try:
             pid, status = os.wait()
         except ChildProcessError:
@@ -272,3 +274,17 @@ def run_processes(make: Callable[[], Server], listener: socket.socket, count: in
         pause = min(max(0.1, 2 * pause), 5.0) if time.monotonic() - begun < 5 else 0.0
         time.sleep(pause)
     listener.close()
+
+
+def _be_child(make: Callable[[], Server], alive: int) -> NoReturn:
+    """Serve, and end without what the parent's code would do at its end."""
+    code = 1
+    try:
+        run_until_signal(make(), until=alive)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
