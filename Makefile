@@ -108,10 +108,6 @@ fuzz: ## Every fuzzer for FUZZTIME (5m), one after the other; FUZZ=NAME picks so
 bench: install ## Streams beside this machine's own limits and beside other loaders, about 15 minutes
 	VENV="$(abspath $(VENV))" tests/bench/run.sh
 
-.PHONY: bench-etl
-bench-etl: venv ## What transformations cost beside the work of their functions, about a minute
-	go test ./tests/overhead -run '^$$' -bench . -benchtime 1x
-
 .PHONY: bench-publish
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
