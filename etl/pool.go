@@ -15,6 +15,7 @@ import (
 
 const (
 	chunkTime    = 20 * time.Millisecond // work that a worker should take at a time
+	chunkLeast   = time.Millisecond      // and, near the end of a call, the least that is worth a crossing
 	chunkSamples = 128
 	chunkBytes   = 1 << 20
 	chunkFirst   = 4 // samples in a chunk while nothing is known of the function's speed
@@ -198,12 +199,15 @@ func (p *Pool) transform(ctx context.Context, kind uint8, args Args, in []Sample
 }
 
 // chunkSize says how many of the samples left make a chunk: enough work that the crossing costs little, little
-// enough that all workers have some. A batch function gets as many at a time as that leaves to each worker.
+// enough that all workers have some. Chunks shrink towards the end of a call, so that workers end together (guided
+// self-scheduling, Polychronopoulos and Kuck 1987). A batch function gets as many at a time as that leaves to each
+// worker.
 func (p *Pool) chunkSize(kind uint8, left []Sample, all int) int {
-	most, limit := max(1, all/(2*p.size)), int64(chunkBytes)
+	most, limit := max(1, len(left)/(2*p.size)), int64(chunkBytes)
 	if kind == requestBatch {
 		most, limit = min((all+p.size-1)/p.size, maxBatchSamples), maxBatchBytes
 	} else if estimate := p.estimate.Load(); estimate > 0 {
+		most = max(most, int(int64(chunkLeast)/estimate))
 		most = min(most, max(1, int(int64(chunkTime)/estimate)), chunkSamples)
 	} else {
 		most = min(most, chunkFirst)
