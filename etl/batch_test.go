@@ -97,10 +97,10 @@ func TestWrongColumns(t *testing.T) {
 		"objects":       {`{"a": np.array(["x"] * 8)}`, "numpy.ndarray of dtype <U1 for field 'a'"},
 		"reserved":      {`{"__mask__": [1] * 8}`, "names that begin with __ are reserved"},
 		"keys":          {`{"__key__": "abcdefgh"}`, "returned str for column '__key__'; it must be a list of str"},
-		"key":           {`{"__key__": ["../x"] * 8}`, "returned the key '../x', which can't name a sample"},
+		"key":           {`{"__key__": ["../x"] * n}`, "returned the key '../x', which can't name a sample"},
 		"name":          {`{"a/b": [1] * 8}`, "a field named 'a/b'"},
 	}
-	pool := newPool(t, "import numpy as np\ndef transform(samples):\n    return eval(samples[0]['x'], {'np': np})\n", batch)
+	pool := newPool(t, "import numpy as np\ndef transform(samples):\n    return eval(samples[0]['x'], {'np': np, 'n': len(samples)})\n", batch)
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			var in []etl.Sample

@@ -93,7 +93,7 @@ func TestBrokenContainersHarmNobodyElse(t *testing.T) {
 			}
 			c := *c
 			c.t = t
-			c.deploy(e.etl)
+			c.store(e.etl)
 			status, body, _, err := c.get("/v1/objects/b/k?etl=" + e.etl.Name + `&etl_args={"mode":"` + e.args + `"}`)
 			if err == nil { // a flood may have got a beginning of its answer out, which is then cut off
 				require.Equal(t, 422, status, body)

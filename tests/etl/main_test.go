@@ -122,6 +122,13 @@ func (c *cluster) deploy(e api.ETL) api.ETL {
 	return out
 }
 
+// store deploys what need not work.
+func (c *cluster) store(e api.ETL) {
+	c.t.Helper()
+	_, err := c.client.StoreETL(c.t.Context(), e)
+	require.NoError(c.t, err)
+}
+
 // get fetches a path through the gateway, redirects followed, and says where the answer came from.
 func (c *cluster) get(path string) (status int, body, from string, err error) {
 	c.t.Helper()
