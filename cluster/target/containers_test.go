@@ -22,7 +22,8 @@ func TestSourceOfServers(t *testing.T) {
 	put(t, c, "b", "dir/a b%.txt", []byte("hello"))
 	put(t, c, "b", "train.tar", shard(t, "one", "two"))
 	put(t, c, "b", "odd;member=x", []byte("no member"))
-	deploy(t, c, api.ETL{Name: "mine", Kind: "server", URL: "http://127.0.0.1:9"})
+	_, err = c.Client.StoreETL(t.Context(), api.ETL{Name: "mine", Kind: "server", URL: "http://127.0.0.1:9"}) // where none is
+	require.NoError(t, err)
 	deploy(t, c, api.ETL{Name: "function", Source: "def transform(s):\n    return s\n"})
 	node := "http://" + c.Targets[0].Addr() + "/v1/etl-objects/"
 	for _, r := range []struct {
@@ -77,6 +78,9 @@ func TestServerOfTheUserReadsItsNode(t *testing.T) {
 		if r.Method == http.MethodPut {
 			_, _ = io.WriteString(w, "pushed ")
 			_, _ = io.Copy(w, r.Body)
+			return
+		}
+		if r.URL.Path == "/health" {
 			return
 		}
 		answer, err := http.Get(node + "pull" + r.URL.EscapedPath())
