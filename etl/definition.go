@@ -58,7 +58,8 @@ const (
 	MaxSource      = 1 << 20
 	MaxTimeout     = time.Hour
 	MaxWorkers     = 256
-	MaxOutput      = 1 << 40 // of an answer that streams; one that is held in memory is bounded by the node too
+	MaxOutput      = 1 << 40 // of an answer that streams
+	MaxHeld        = 1 << 30 // of one that is held in memory, whatever the definition allows
 	MaxArgs        = 64 << 10
 )
 

@@ -461,3 +461,23 @@ func TestPortsAreNotShared(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "HELLO", got)
 }
+
+// TestAnswersBeyondMemory: an answer that is held in memory is bounded by more than the definition, and no memory is taken
+// for what was only announced.
+func TestAnswersBeyondMemory(t *testing.T) {
+	user := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(etl.MaxHeld+1))
+		_, _ = io.WriteString(w, "hello")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer user.Close()
+	for _, level := range []string{etl.LevelObject, etl.LevelSample} {
+		def := etl.Definition{Name: "huge", Kind: etl.KindServer, URL: user.URL, Level: level}
+		def.Limits.Output = etl.MaxOutput
+		runtime := start(t, def)
+		out := make([]etl.Result, 1)
+		require.NoError(t, runtime.Transform(within(t), nil, []etl.Sample{{Key: "s", Fields: []etl.Field{{Name: "txt", Value: etl.BytesValue([]byte("x"))}}}}, out))
+		require.ErrorContains(t, out[0].Err, strconv.Itoa(etl.MaxHeld))
+	}
+}
