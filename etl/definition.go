@@ -58,7 +58,8 @@ const (
 	MaxSource      = 1 << 20
 	MaxTimeout     = time.Hour
 	MaxWorkers     = 256
-	MaxOutput      = 1 << 40 // of an answer that streams; one that is held in memory is bounded by the node too
+	MaxOutput      = 1 << 40 // of an answer that streams
+	MaxHeld        = 1 << 30 // of one that is held in memory, whatever the definition allows
 	MaxArgs        = 64 << 10
 )
 
@@ -140,7 +141,21 @@ func (d Definition) WithDefaults() Definition {
 	d.Timeout = or(d.Timeout, DefaultTimeout)
 	d.Limits.Memory = or(d.Limits.Memory, DefaultMemory)
 	d.Limits.Output = or(d.Limits.Output, DefaultOutput)
+	d.Args = canonical(d.Args)
 	return d
+}
+
+// canonical writes arguments as MergeArgs does, so that a request without any has the same bytes wherever these are
+// compared or written down. Those that are no arguments stay as they are, for Validate to refuse.
+func canonical(args Args) Args {
+	if ValidateArgs(args) != nil {
+		return args
+	}
+	same, err := Definition{}.MergeArgs(args)
+	if err != nil {
+		return args
+	}
+	return same
 }
 
 func or[T comparable](value, otherwise T) T {

@@ -78,3 +78,23 @@ func TestArgumentsOfARequestGoBeforeThoseOfTheDefinition(t *testing.T) {
 	_, err = def.MergeArgs(json.RawMessage(`7`))
 	require.ErrorContains(t, err, "are not a JSON object")
 }
+
+// TestArgsHaveOneForm: what goes into a key or a mark is the same for the same arguments, and survives being written down as
+// a part of a document.
+func TestArgsHaveOneForm(t *testing.T) {
+	def := etl.Definition{Args: etl.Args(`{"pattern": "<b>&", "a": [1, 2]}`)}.WithDefaults()
+	bare, err := def.MergeArgs(nil)
+	require.NoError(t, err)
+	for _, request := range []string{`{}`, `{"a":[1,2]}`, ` {"pattern" : "<b>&"} `} {
+		got, err := def.MergeArgs(etl.Args(request))
+		require.NoError(t, err)
+		require.Equal(t, string(bare), string(got))
+	}
+	document, err := json.Marshal(map[string]etl.Args{"args": bare})
+	require.NoError(t, err)
+	require.Contains(t, string(document), string(bare))
+	require.Nil(t, etl.Definition{Args: etl.Args(`{}`)}.WithDefaults().Args)
+	for _, none := range []string{`null`, `[1]`, `{"a b": 1}`} {
+		require.Equal(t, none, string(etl.Definition{Args: etl.Args(none)}.WithDefaults().Args))
+	}
+}

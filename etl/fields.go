@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -45,13 +44,9 @@ func transformFields(ctx context.Context, runtime Runtime, def Definition, args 
 		if err != nil {
 			return nil, err
 		}
-		data, err := io.ReadAll(io.LimitReader(answer.Body, def.Limits.Output+1))
-		_ = answer.Body.Close()
+		data, err := answer.ReadAll(object.Key, def.Limits.Output)
 		if err != nil {
 			return nil, err
-		}
-		if int64(len(data)) > def.Limits.Output {
-			return nil, &SizeError{Key: object.Key, Size: int64(len(data)), Limit: def.Limits.Output}
 		}
 		f.Value = BytesValue(data)
 	}

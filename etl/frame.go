@@ -63,6 +63,8 @@ const (
 	copyBelow   = 8 << 10   // smaller inline payloads are copied next to their heads, larger ones go out from where they are
 	flushAbove  = 256 << 10 // bytes gathered before a write
 	maxInterned = 1024
+	// internedName is the longest name that is kept: a worker may make up as long ones as frames take.
+	internedName = 256
 )
 
 var errFrame = errors.New("malformed frame from an etl worker")

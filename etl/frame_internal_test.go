@@ -269,3 +269,23 @@ func TestLogKeepsTheEnd(t *testing.T) {
 		require.Equal(t, string(all[max(0, len(all)-size):]), l.String())
 	})
 }
+
+// TestEchoesCount: what comes back unchanged is a part of the result like any other, under however many names.
+func TestEchoesCount(t *testing.T) {
+	blob := make([]byte, 1<<10)
+	given := func(sample, field int) (Value, bool) { return BytesValue(blob), sample == 0 && field == 0 }
+	frame := func(names int) []byte {
+		b := frameOf(resultSample, 7, "", make([]Field, names))
+		for i := range names {
+			field := b[resultHead+i*fieldHead:]
+			binary.LittleEndian.PutUint64(field[4:], uint64(len(blob)))
+			binary.LittleEndian.PutUint64(field[12:], placeEcho)
+		}
+		return b
+	}
+	res, err := newFrameReader(bytes.NewReader(frame(4)), nil, 4<<10).next(0, given)
+	require.NoError(t, err)
+	require.Len(t, res.fields, 4)
+	_, err = newFrameReader(bytes.NewReader(frame(5)), nil, 4<<10).next(0, given)
+	require.ErrorIs(t, err, errFrame)
+}

@@ -119,7 +119,6 @@ func (p *Pool) Health() Health {
 		h = Health{State: StateReady, Since: c.since}
 	}
 	c.mu.Unlock()
-	h.Isolation, h.Confined = p.spawn.confined()
 	p.spawn.mu.Lock()
 	if p.spawn.python != nil {
 		h.Python = p.spawn.python.Version

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -201,4 +202,42 @@ func (v victims) judge(t *testing.T, a attack, r etl.Result) {
 		}
 	}
 	require.Fail(t, "not the error that was expected", "%s; expected one of %q", summary, a.want)
+}
+
+// TestAnswersWithoutReading: a function that answers by itself, on the node's socket, and never reads what is being sent to
+// it holds up nobody: its call ends within its time limit, and the pool works on and closes.
+func TestAnswersWithoutReading(t *testing.T) {
+	const answering = `
+import os, time
+from shardstream_worker import frames as f
+def answer(kind, seq):
+    os.write(f.SOCKET_FD, f.RESULT_HEAD.pack(f.RESULT_MAGIC, kind, 0, 0, seq, 0, 0, 0))
+    time.sleep(1000)
+`
+	t.Run("an object", func(t *testing.T) {
+		pool := newPool(t, answering+`
+def transform(file: "BinaryIO"):
+    if file.read(1) == b"x":
+        answer(f.RESULT_DONE, 1)
+    return b"well"
+`, objects, timeout(time.Second))
+		endless := io.MultiReader(strings.NewReader("x"), zeros(1<<40))
+		ended := make(chan error, 1)
+		go func() {
+			out, err := pool.TransformObject(t.Context(), nil, etl.Object{Key: "k", Size: 1 + 1<<40, Body: endless})
+			if err == nil {
+				err = out.Body.Close()
+			}
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			require.ErrorContains(t, err, "timed out")
+		case <-time.After(time.Minute):
+			t.Fatal("the call never ends")
+		}
+		got, err := transformWhole(t.Context(), pool, "abc")
+		require.NoError(t, err)
+		require.Equal(t, "well", got)
+	})
 }

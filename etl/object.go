@@ -35,6 +35,7 @@ type objectCall struct {
 	seen     int64                 // of these, by the watch
 	waits    atomic.Bool           // for the object's next bytes
 	unread   atomic.Pointer[error] // why the object can't be read to its end
+	missing  bool                  // a piece of the answer went nowhere: what was read of it is not the whole
 	consumed atomic.Bool           // the object can't be read again
 }
 
@@ -115,7 +116,7 @@ func (c *objectCall) alloc(n int64) []byte {
 	return c.block
 }
 
-// piece hands a piece to the caller; once that is gone, pieces go nowhere.
+// piece hands a piece to the caller; once the call is given up, pieces go nowhere.
 func (c *objectCall) piece(data []byte) {
 	c.out += int64(len(data))
 	if !c.answered {
@@ -125,6 +126,7 @@ func (c *objectCall) piece(data []byte) {
 	select {
 	case c.pieces <- data:
 	case <-c.ctx.Done():
+		c.missing = true
 	}
 }
 
@@ -132,7 +134,9 @@ func (c *objectCall) piece(data []byte) {
 func (c *objectCall) end(err error) {
 	switch {
 	case c.answered:
-		c.err = err
+		if c.err = err; err == nil && c.missing {
+			c.err = context.Cause(c.ctx)
+		}
 	default:
 		if err == nil { // no piece came: the answer is empty
 			c.whole(nil)

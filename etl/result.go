@@ -121,6 +121,7 @@ type payload struct {
 	given  echo
 
 	size   int64  // of all values but echoes
+	echoed int64  // of those
 	places []spot // of the values, in order
 }
 
@@ -241,14 +242,20 @@ func (p *payload) locate(v *Value, size int64, place uint64) error {
 			return frameError("echo of %d bytes that were not sent", size)
 		}
 		v.Data = echoed.Data
-		return nil
+		p.echoed += size // one blob under many names is so many blobs wherever the result goes
+		return p.check()
 	case size > area || int64(place) > area-size:
 		return frameError("%d bytes at %d of a shared memory of %d", size, place, area)
 	}
-	if p.size += size; p.size > p.limit {
-		return frameError("%d bytes of payload, more than %d (max_output)", p.size, p.limit)
-	}
+	p.size += size
 	p.places = append(p.places, spot{value: v, size: size, place: place})
+	return p.check()
+}
+
+func (p *payload) check() error {
+	if all := p.size + p.echoed; all > p.limit {
+		return frameError("%d bytes of payload, more than %d (max_output)", all, p.limit)
+	}
 	return nil
 }
 
@@ -276,7 +283,7 @@ func (fr *frameReader) intern(b []byte) string {
 		return s
 	}
 	s := string(b)
-	if len(fr.names) < maxInterned {
+	if len(fr.names) < maxInterned && len(b) <= internedName {
 		fr.names[s] = s
 	}
 	return s

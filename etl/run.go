@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -66,25 +65,34 @@ func (p *process) run(c *chunk, todo []int, timeout time.Duration, closed <-chan
 // process was killed; ended says how it had ended before, if it had.
 func (p *process) exchange(w *watch, size int64, send func(stop *atomic.Bool) error, receive func() error) (ended string, err error) {
 	defer func() { p.arena.trim(p.writer.used) }()
-	if err = p.tick.watch(min(max(w.timeout/10, 5*time.Millisecond), 100*time.Millisecond), w.check); err == nil {
-		err = p.conn.SetWriteDeadline(time.Now().Add(w.most())) // a worker that does not read is found out
+	limit := w.most()
+	if size <= sendAtOnce {
+		limit = min(limit, chunkSlack) // nothing asks meanwhile whether the chunk is still wanted
+	}
+	if err = p.tick.watch(w.every(), w.check); err == nil {
+		err = p.conn.SetWriteDeadline(time.Now().Add(limit)) // a worker that does not read is found out
 	}
 	if err != nil {
 		return p.ended(), err
 	}
 	var stop atomic.Bool
 	var unsent error
-	var writing sync.WaitGroup
-	if size <= sendAtOnce {
+	written := make(chan struct{})
+	sending := func() {
+		defer close(written)
 		unsent = send(&stop)
+	}
+	if size <= sendAtOnce {
+		sending()
 	} else { // beside receive, so that neither side waits with full buffers
-		writing.Go(func() { unsent = send(&stop) })
+		go sending()
 	}
 	if err = receive(); err == nil {
 		stop.Store(true)
-		writing.Wait()
-		if err = unsent; err == nil {
-			return "", nil
+		if err = w.await(written); err == nil { // it may have answered what it never read
+			if err = unsent; err == nil {
+				return "", nil
+			}
 		}
 	}
 	if !errors.Is(err, errGivenUp) && !errors.Is(err, errTimedOut) && !errors.Is(err, errFrame) {
@@ -93,7 +101,7 @@ func (p *process) exchange(w *watch, size int64, send func(stop *atomic.Bool) er
 	stop.Store(true)
 	p.kill()
 	_ = p.conn.SetWriteDeadline(time.Now()) // the writer may be blocked on a worker that no longer reads
-	writing.Wait()
+	<-written
 	return ended, err
 }
 

@@ -1,6 +1,7 @@
 package etl
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"time"
@@ -67,6 +68,29 @@ type Output struct {
 	Body        io.ReadCloser
 	Size        int64  // -1: not known yet
 	ContentType string // empty: not told
+}
+
+// ReadAll reads what a field becomes into memory, as far as both the limit and MaxHeld allow, and closes the output.
+func (o *Output) ReadAll(key string, limit int64) ([]byte, error) {
+	defer func() { _ = o.Body.Close() }() // what matters of it was read
+	limit = min(limit, MaxHeld)
+	if o.Size > limit {
+		return nil, &SizeError{Key: key, Size: o.Size, Limit: limit}
+	}
+	var data bytes.Buffer
+	if o.Size > 0 {
+		data.Grow(int(o.Size) + bytes.MinRead) // which ReadFrom wants at the end
+	}
+	n, err := data.ReadFrom(io.LimitReader(o.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case n > limit:
+		return nil, &SizeError{Key: key, Size: n, Limit: limit}
+	case o.Size >= 0 && n != o.Size:
+		return nil, io.ErrUnexpectedEOF
+	}
+	return data.Bytes(), nil
 }
 
 // States of a runtime.

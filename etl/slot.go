@@ -196,6 +196,9 @@ func (s *slot) serveSamples(c *chunk) error {
 		}
 		rest, l := s.proc.run(c, now, s.pool.def.Timeout, s.pool.ctx.Done())
 		if c.fault != nil {
+			if l != nil {
+				s.retire()
+			}
 			return c.fault
 		}
 		if l == nil {

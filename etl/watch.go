@@ -42,6 +42,35 @@ func (w *watch) most() time.Duration {
 	return time.Duration(w.n)*w.timeout + chunkSlack
 }
 
+// every is how often check is asked.
+func (w *watch) every() time.Duration {
+	return min(max(w.timeout/10, 5*time.Millisecond), 100*time.Millisecond)
+}
+
+// await waits until all was sent, for as long as check allows.
+func (w *watch) await(written <-chan struct{}) error {
+	select {
+	case <-written:
+		return nil
+	default:
+	}
+	tick := time.NewTicker(w.every())
+	defer tick.Stop()
+	for {
+		select {
+		case <-written:
+			return nil
+		case <-tick.C:
+			if call := w.c.object; call != nil && call.waits.Load() {
+				continue // for this side: its end would change nothing
+			}
+			if err := w.check(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
 func (w *watch) check() error {
 	now := time.Now()
 	select {

@@ -76,22 +76,23 @@ func (c *Coordinator) take(ctx context.Context) {
 	defer c.mu.Unlock()
 	for i := range c.known {
 		j := &c.known[i]
+		id := j.ID
 		if ctx.Err() != nil || len(c.running) >= maxRunning {
 			return
 		}
-		if c.running[j.ID] != nil || !c.free(j) {
+		if c.running[id] != nil || !c.free(j) {
 			continue
 		}
 		r := &jobRun{coordinator: c, job: *j}
 		// The run's own context ends with an abort; what has to be written down then outlives it.
 		r.ctx, r.cancel = context.WithCancelCause(ctx)
-		c.running[j.ID] = r
+		c.running[id] = r
 		c.work.Go(func() {
 			defer r.cancel(nil)
 			r.run(ctx)
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			delete(c.running, r.job.ID)
+			delete(c.running, id)
 		})
 	}
 }

@@ -355,7 +355,9 @@ func (r *jobRun) end(ctx context.Context, cause error) {
 			r.finish(j, now, cause)
 			return nil
 		})
-		r.job = j
+		if err == nil { // else it is no job
+			r.job = j
+		}
 		return err
 	})
 	if err == nil {

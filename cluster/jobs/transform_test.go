@@ -407,3 +407,24 @@ func TestReplacedETLEndsTheJob(t *testing.T) {
 	require.Equal(t, api.CodeChanged, job.Error.Code)
 	require.Contains(t, job.Error.Message, "slow")
 }
+
+// TestJobWaitsForTheETL: a transformation that takes longer to come up than a request would wait for it, as after a node's
+// restart, does not fail the job.
+func TestJobWaitsForTheETL(t *testing.T) {
+	t.Parallel()
+	f := start(t, clustertest.Options{Targets: 1})
+	f.put("in", "a", "text")
+	_, err := f.Client.StoreETL(t.Context(), api.ETL{
+		Name: "late", Source: "import time\ntime.sleep(23)\ndef transform(data):\n    return data\n", Level: api.LevelObject, Workers: 1,
+	})
+	require.NoError(t, err)
+	job := f.begin(api.TransformSpec{ETL: "late", Source: "ss://in/", Destination: "ss://out/"})
+	f.Await("the job says what it waits for", func() bool {
+		j, err := f.Client.Job(t.Context(), job.ID)
+		require.NoError(t, err)
+		return slices.ContainsFunc(j.Waiting, func(s string) bool { return strings.Contains(s, "late") })
+	})
+	job = f.wait(job.ID)
+	require.Equal(t, api.JobDone, job.State, "%v", job.Error)
+	require.Equal(t, "text", f.get("out", "a"))
+}

@@ -79,7 +79,9 @@ func (e *ETLs) candidate(id string, definition api.ETL) (*candidate, error) {
 	c.health = func() api.ETLHealth { return healthOf(runtime.Health()) }
 	if err := e.admit(id, c); err != nil {
 		cancel()
-		return nil, errors.Join(err, runtime.Close())
+		err = errors.Join(err, runtime.Close())
+		e.sources.drop(definition)
+		return nil, err
 	}
 	for _, spec := range etl.Environments([]etl.Definition{def}) {
 		e.environments.Retry(spec) // whoever deploys wants to know how it is now

@@ -136,7 +136,7 @@ func (p *part) forgotten() bool {
 
 // process deals with all objects; errPartDone at the end.
 func (p *part) process(ctx context.Context) error {
-	rt, err := p.runtime(ctx)
+	rt, err := p.bringUp(ctx)
 	if err != nil {
 		return err
 	}
@@ -144,10 +144,6 @@ func (p *part) process(ctx context.Context) error {
 	p.transform.Level = definition.Level
 	if p.args, err = definition.MergeArgs(p.transform.Args); err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
-	}
-	p.setStuck("target " + p.jobs.target.id + " brings etl " + definition.Name + " up")
-	if err := rt.Prepare(ctx); err != nil {
-		return err
 	}
 	workers := max(rt.Stats().Workers, definition.Workers)
 	if workers == 0 {
@@ -167,6 +163,28 @@ func (p *part) process(ctx context.Context) error {
 		return err
 	}
 	return errPartDone
+}
+
+// bringUp makes the transformation ready, and waits where it is not yet: a node that has just come back may have to build
+// its environment anew.
+func (p *part) bringUp(ctx context.Context) (etl.Runtime, error) {
+	p.setStuck("target " + p.jobs.target.id + " brings etl " + p.transform.ETL + " up")
+	for since := time.Now(); ; {
+		rt, err := p.runtime(ctx)
+		if err == nil {
+			err = rt.Prepare(ctx)
+		}
+		switch {
+		case err == nil:
+			return rt, nil
+		case ctx.Err() != nil, !passes(err), time.Since(since) > p.transform.Patience():
+			return nil, err
+		}
+		p.setStuck(etlError("target "+p.jobs.target.id, err).Message)
+		if !sleepFor(ctx, lastRetry) {
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // list begins the objects that lie here, in the order of their names.

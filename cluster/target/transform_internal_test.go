@@ -293,10 +293,10 @@ func TestArguments(t *testing.T) {
 		`o?etl=x`:                              `hello `,
 		`o?etl=x&etl_args={"a":1}`:             `hello {"a":1}`,
 		`o?etl=x&etl_args=[{"a":1}]`:           `hello {"a":1}`,
-		`o?etl=y`:                              `hello {"size": 1, "flip": true}`,
+		`o?etl=y`:                              `hello {"flip":true,"size":1}`,
 		`o?etl=y&etl_args={"size":2}`:          `hello {"flip":true,"size":2}`,
 		`o?etl=x,y&etl_args=[null,{"size":2}]`: `hello  {"flip":true,"size":2}`,
-		`o?etl=x,y&etl_args=[{"a":1},+null+]`:  `hello {"a":1} {"size": 1, "flip": true}`,
+		`o?etl=x,y&etl_args=[{"a":1},+null+]`:  `hello {"a":1} {"flip":true,"size":1}`,
 	} {
 		_, body := b.get(200, path)
 		require.Equal(t, want, string(body), path)
@@ -321,7 +321,7 @@ func TestArguments(t *testing.T) {
 	require.NoError(t, err)
 	data, err := io.ReadAll(reader)
 	require.NoError(t, err)
-	require.Equal(t, `hello {"a":1} {"size": 1, "flip": true}`, string(data))
+	require.Equal(t, `hello {"a":1} {"flip":true,"size":1}`, string(data))
 }
 
 // samplesOf makes a tar of n samples.

@@ -109,8 +109,7 @@ func (f *Filter) Transform(ctx context.Context, args etl.Args, in []etl.Sample, 
 		if err != nil {
 			return nil, err
 		}
-		defer output.Body.Close()
-		return io.ReadAll(output.Body)
+		return output.ReadAll(name, f.def.Limits.Output)
 	})
 }
 

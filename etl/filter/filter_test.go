@@ -189,3 +189,33 @@ func TestProgramsThatAreNotThere(t *testing.T) {
 	_, err = f.TransformObject(within(t), nil, etl.Object{Key: "k", Body: strings.NewReader("x")})
 	failed(t, err, "no-such-program")
 }
+
+// TestEscapedReaders: what a program leaves behind with its stdin open holds up nobody who closes the answer.
+func TestEscapedReaders(t *testing.T) {
+	def := etl.Definition{
+		Name: "escapes", Kind: etl.KindCommand, Transport: etl.TransportStdio, Isolation: sandbox.None,
+		Command: []string{"sh", "-c", "exec 3<&0; setsid sleep 100 >/dev/null 2>&1 & echo well"},
+	}
+	f, err := filter.New(def, filter.Options{Dir: t.TempDir(), Isolation: sandbox.None})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, f.Close()) })
+	output, err := f.TransformObject(within(t), nil, etl.Object{Key: "k", Size: -1, Body: endless{}})
+	require.NoError(t, err)
+	got, err := io.ReadAll(output.Body)
+	require.NoError(t, err)
+	require.Equal(t, "well\n", string(got))
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = output.Body.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Fatal("closing the answer never ends")
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }

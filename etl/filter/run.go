@@ -100,9 +100,10 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// abandon ends the run before its time. What has escaped from the program may hold its stdout open.
+// abandon ends the run before its time. What has escaped from the program may hold its stdin and stdout open.
 func (r *run) abandon() {
 	r.process.kill()
+	_ = r.stdin.SetWriteDeadline(time.Now())
 	_ = r.stdout.SetReadDeadline(time.Now())
 }
 

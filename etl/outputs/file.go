@@ -85,7 +85,7 @@ func (c *Cache) commit(aside string, id Identity, w *writer) error {
 	if err := os.Rename(aside, c.path(k)); err != nil {
 		return &NoRoomError{err.Error()}
 	}
-	c.add(&entry{key: k, id: id, size: onDisk(w.written)})
+	c.add(&entry{key: k, id: id.origin(), size: onDisk(w.written)})
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 )
 
 // Identity says what an output was made of. Two outputs of one identity are taken for the same bytes.
@@ -20,7 +21,16 @@ type Identity struct {
 type Step struct {
 	ETL     string          `json:"etl"`
 	Version int64           `json:"version"`
-	Args    json.RawMessage `json:"args,omitempty"` // merged with the definition's; names in order
+	Args    json.RawMessage `json:"args,omitempty"` // merged with the definition's, as json.Marshal writes them
+}
+
+// origin is the identity without what may be long and says nothing of whether an output is stale.
+func (id Identity) origin() Identity {
+	id.Chain = slices.Clone(id.Chain)
+	for i := range id.Chain {
+		id.Chain[i].Args = nil
+	}
+	return id
 }
 
 // Key is the hash of an identity.

@@ -76,8 +76,8 @@ type Cache struct {
 // entry is a file that is there.
 type entry struct {
 	key     Key
-	id      Identity
-	size    int64 // on disk
+	id      Identity // without arguments: there are many entries
+	size    int64    // on disk
 	touched time.Time
 }
 
@@ -213,7 +213,7 @@ func (c *Cache) use(k Key, out *Output) {
 	defer c.mu.Unlock()
 	at := c.entries[k]
 	if at == nil {
-		at = c.add(&entry{key: k, id: out.meta.Identity, size: out.onDisk})
+		at = c.add(&entry{key: k, id: out.meta.origin(), size: out.onDisk})
 	}
 	c.recent.MoveToFront(at)
 	e := at.Value.(*entry) //nolint:forcetypeassert // nothing else is in the list

@@ -284,3 +284,28 @@ func TestSweep(t *testing.T) {
 	require.False(t, has(c, 4))
 	require.True(t, has(c, 5))
 }
+
+// TestEntriesHoldNoArguments: an entry in memory is as small for a request with long arguments as for one without.
+func TestEntriesHoldNoArguments(t *testing.T) {
+	dir := t.TempDir()
+	id := identity(1)
+	id.Chain[0].Args = []byte(`{"text":"as long as arguments may be"}`)
+	c := open(t, dir, 10*mib)
+	out, _, err := c.Do(t.Context(), id, producer([]byte("made")))
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+	for _, c := range []*outputs.Cache{c, open(t, dir, 10*mib)} { // the second one finds it on disk
+		swept := 0
+		c.Sweep(func(of outputs.Identity) bool {
+			require.Equal(t, identity(1), of)
+			swept++
+			return false
+		})
+		require.Equal(t, 1, swept)
+		out := c.Get(id)
+		require.NotNil(t, out)
+		require.Equal(t, "made", string(all(t, out)))
+	}
+	c.Sweep(func(outputs.Identity) bool { return true })
+	require.Nil(t, c.Get(id))
+}

@@ -84,10 +84,10 @@ func stat(path, name string) (e entry, used time.Time, err error) {
 	if err != nil {
 		return e, used, err
 	}
-	return entry{key: k, id: out.meta.Identity, size: out.onDisk}, info.ModTime(), nil
+	return entry{key: k, id: out.meta.origin(), size: out.onDisk}, info.ModTime(), nil
 }
 
-// Sweep drops the entries that stale says so of. Nobody asks for those any more, so they would only wait to be evicted.
+// Sweep drops the entries that stale says so of, by their identity without arguments. Nobody asks for those any more, so they would only wait to be evicted.
 func (c *Cache) Sweep(stale func(Identity) bool) {
 	c.mu.Lock()
 	all := make([]*entry, 0, len(c.entries))

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/shardstream/shardstream/etl"
@@ -150,14 +152,17 @@ func (l *launch) prepare() error {
 	}
 	switch k.def.Network {
 	case etl.NetworkHost:
-		l.port = k.def.Port
-		if l.port == 0 {
-			port, err := freePort()
-			if err != nil {
+		if l.port = k.def.Port; l.port != 0 {
+			if err := l.checkPort(); err != nil {
 				return err
 			}
-			l.port = port
+			break
 		}
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		l.port = port
 	case etl.NetworkBridge:
 		if l.port = k.def.Port; l.port == 0 {
 			l.port = bridgePort
@@ -191,6 +196,19 @@ func (l *launch) publishOn() string {
 		return ip.String()
 	}
 	return "0.0.0.0"
+}
+
+// checkPort refuses a port that is taken: whoever answers there is not the container that is to be started.
+func (l *launch) checkPort() error {
+	listener, err := net.Listen("tcp", l.direct()) //nolint:noctx // at once
+	switch {
+	case err == nil:
+		return listener.Close()
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &etl.UserError{ETL: l.keeper.def.Name, Summary: fmt.Sprintf("port %d of this machine is in use, perhaps by the version before: "+
+			"leave the port out, so that each container is given one of its own ($PORT), or delete the etl first", l.port)}
+	}
+	return nil // the container will tell
 }
 
 // freePort finds a port that is free now; where somebody else takes it meanwhile, the next start gets another.

@@ -61,7 +61,7 @@ func (s *Server) bytes(ctx context.Context, args etl.Args, name string, data []b
 	if err != nil {
 		return nil, err
 	}
-	return read(output)
+	return output.ReadAll(name, s.def.Limits.Output)
 }
 
 // request is one call's way to the server and back.

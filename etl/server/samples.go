@@ -79,7 +79,7 @@ func (s *Server) send(ctx context.Context, args etl.Args, in []etl.Sample, out [
 	}
 	r := &request{
 		server: s, call: call, name: in[0].Key, method: http.MethodPost, path: "/samples", query: query(args), contentType: samples.ContentType,
-		size: size, limit: s.def.Limits.Output * int64(len(in)),
+		size: size, limit: min(s.def.Limits.Output*int64(len(in)), etl.MaxHeld),
 		patience: min(s.def.Timeout*time.Duration(len(in)), etl.MaxTimeout),
 		again:    func() io.Reader { b := slices.Clone(body); return &b },
 	}
@@ -109,7 +109,7 @@ func (s *Server) send(ctx context.Context, args etl.Args, in []etl.Sample, out [
 
 // receive reads the answer, one result for each sample.
 func receive(def etl.Definition, body io.Reader, in []etl.Sample, out []etl.Result) error {
-	reader := samples.NewReader(body, samples.Limits{Samples: len(in), Payload: def.Limits.Output, Answer: true})
+	reader := samples.NewReader(body, samples.Limits{Samples: len(in), Payload: min(def.Limits.Output, etl.MaxHeld), Answer: true})
 	for i := range in {
 		result, err := reader.Next()
 		if errors.Is(err, io.EOF) {

@@ -13,7 +13,6 @@ package server
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"time"
 
@@ -183,21 +182,4 @@ func (s *Server) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return s.Shutdown(ctx)
-}
-
-// read reads an answer of bounded size.
-func read(output *etl.Output) ([]byte, error) {
-	defer output.Body.Close()
-	if output.Size > 0 {
-		data := make([]byte, output.Size)
-		if _, err := io.ReadFull(output.Body, data); err != nil {
-			return nil, err
-		}
-		_, err := output.Body.Read(make([]byte, 1)) // its end, and the verdict on it
-		if !errors.Is(err, io.EOF) {
-			return nil, err
-		}
-		return data, nil
-	}
-	return io.ReadAll(output.Body)
 }

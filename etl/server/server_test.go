@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -440,4 +442,42 @@ func TestArgsAreMerged(t *testing.T) {
 	var merged map[string]int
 	require.NoError(t, json.Unmarshal([]byte(got), &merged))
 	require.Equal(t, map[string]int{"a": 1, "b": 3}, merged)
+}
+
+// TestPortsAreNotShared: a container on a port that is taken is not ready because somebody else answers there, such as the
+// container of the version before. It comes up once the port is free.
+func TestPortsAreNotShared(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := listener.Addr().(*net.TCPAddr).Port
+	require.NoError(t, listener.Close())
+	def := etl.Definition{Name: "ports", Network: etl.NetworkHost, Port: port, Env: map[string]string{"ONLY_PORT": "1"}}
+	before, after := start(t, def), start(t, def)
+	require.NoError(t, before.Prepare(within(t)))
+	failed(t, after.Prepare(within(t)), "in use", strconv.Itoa(port))
+	require.NoError(t, before.Close())
+	require.Eventually(t, func() bool { return after.Prepare(within(t)) == nil }, time.Minute, 50*time.Millisecond)
+	got, err := transform(t, after, "", "hello")
+	require.NoError(t, err)
+	require.Equal(t, "HELLO", got)
+}
+
+// TestAnswersBeyondMemory: an answer that is held in memory is bounded by more than the definition, and no memory is taken
+// for what was only announced.
+func TestAnswersBeyondMemory(t *testing.T) {
+	user := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", strconv.Itoa(etl.MaxHeld+1))
+		_, _ = io.WriteString(w, "hello")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))
+	defer user.Close()
+	for _, level := range []string{etl.LevelObject, etl.LevelSample} {
+		def := etl.Definition{Name: "huge", Kind: etl.KindServer, URL: user.URL, Level: level}
+		def.Limits.Output = etl.MaxOutput
+		runtime := start(t, def)
+		out := make([]etl.Result, 1)
+		require.NoError(t, runtime.Transform(within(t), nil, []etl.Sample{{Key: "s", Fields: []etl.Field{{Name: "txt", Value: etl.BytesValue([]byte("x"))}}}}, out))
+		require.ErrorContains(t, out[0].Err, strconv.Itoa(etl.MaxHeld))
+	}
 }
