@@ -343,7 +343,7 @@ func (d Definition) objectsOnly() error {
 // noFunction refuses what only functions have.
 func (d Definition) noFunction() error {
 	if d.Source != "" || len(d.Pickle) > 0 || d.Entry != "" || len(d.Requirements) > 0 || d.Python != "" {
-		return &DefinitionError{"kind", fmt.Sprintf("%s has no source, entry, requirements or python: these are a function's", d.Kind)}
+		return &DefinitionError{"kind", fmt.Sprintf("a %s has no source, entry, requirements or python: these are a function's", d.Kind)}
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	var e api.ETL
-	if err := ReadJSON(w, r, maxDocument, &e); err != nil {
+	if err := ReadKnownJSON(w, r, maxDocument, &e); err != nil {
 		return err
 	}
 	if e.Name != "" && e.Name != name {
