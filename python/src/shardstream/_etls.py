@@ -307,7 +307,7 @@ class ETLs:
         Raises:
             NotFoundError: no such transformation, object or member.
         """
-        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        document: dict[str, Any] = {"address": text("address", address), "data": flag("data", data)}
         if member:
             document["member"] = text("member", member)
         if args is not None:
