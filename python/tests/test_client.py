@@ -390,7 +390,7 @@ def test_bad_transformations(client: ss.Client) -> None:
         ({"wait": "no"}, "wait must be True or False"),
     ):
         with pytest.raises((TypeError, ValueError), match=says):
-            client.etl.create("bad", upper, **wrong)  # type: ignore[arg-type]
+            client.etl.create("bad", upper, **wrong)
     with pytest.raises(TypeError, match="args takes dicts"):
         client.etl.run("bad", "ss://a/", "ss://b/", args="x")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="extensions is a dict"):
