@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,6 +128,10 @@ func (a *app) showETL(e *api.ETL) {
 		line("transport", "%s", e.Transport)
 	}
 	optional("args", string(e.Args))
+	optional("env", strings.Join(slices.Sorted(maps.Keys(e.Env)), ", ")) // values may be secret: they are in --json
+	if e.Port > 0 {
+		line("port", "%d", e.Port)
+	}
 	optional("fields", strings.Join(e.Fields, ", "))
 	limits := fmt.Sprintf("%v s for each, %s of memory, %s of output", e.TimeoutS, size(e.Memory), size(e.MaxOutput))
 	if e.CPUs > 0 {

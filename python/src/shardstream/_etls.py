@@ -111,7 +111,7 @@ class ETLs:
             requirements: packages that it needs. Each target installs them in an environment of
                 the function's own, in which nothing else is.
             python: the version of Python that it needs, such as "3.11".
-            env: environment variables of a container or command.
+            env: environment variables of the workers, the container or the command.
             port: that a container's server listens on; by default it is given one in $PORT.
             transport: how data travels: "push" (the target sends it, the default), "redirect" or
                 "proxy" (the server reads it from the target), "stdio" (commands).
