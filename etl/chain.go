@@ -25,7 +25,7 @@ func ParseChain(names string, args json.RawMessage) ([]Step, error) {
 	}
 	if names == "" {
 		if len(args) > 0 {
-			return nil, &DefinitionError{"etl_args", "are given, but no etl"}
+			return nil, &DefinitionError{"etl_args", "is given, but no etl"}
 		}
 		return nil, nil
 	}
@@ -58,7 +58,7 @@ func argsOfEach(n int, args json.RawMessage) ([]Args, error) {
 	case args[0] == '[':
 		var list []json.RawMessage
 		if err := json.Unmarshal(args, &list); err != nil {
-			return nil, &DefinitionError{"etl_args", "are not JSON: " + err.Error()}
+			return nil, &DefinitionError{"etl_args", "is not JSON: " + err.Error()}
 		}
 		if len(list) != n {
 			return nil, &DefinitionError{"etl_args", fmt.Sprintf("%d arguments for %d transformations: give one JSON object, or null, for each", len(list), n)}
@@ -69,7 +69,7 @@ func argsOfEach(n int, args json.RawMessage) ([]Args, error) {
 			}
 		}
 	case n > 1:
-		return nil, &DefinitionError{"etl_args", fmt.Sprintf("of %d transformations are a list with one JSON object, or null, for each", n)}
+		return nil, &DefinitionError{"etl_args", fmt.Sprintf("of %d transformations is a list with one JSON object, or null, for each", n)}
 	default:
 		each[0] = args
 	}

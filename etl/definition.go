@@ -226,6 +226,8 @@ func (d Definition) validateCommon() error {
 		return &DefinitionError{"max_output", fmt.Sprintf("%d: use 1 to %d bytes", d.Limits.Output, int64(MaxOutput))}
 	case !slices.Contains([]string{"", IsolationStrict, IsolationLandlock, IsolationNone}, d.Isolation):
 		return &DefinitionError{"isolation", fmt.Sprintf("%q: use %s, %s or %s, or leave it out for the most that the node has", clip(d.Isolation, 80), IsolationStrict, IsolationLandlock, IsolationNone)}
+	case len(d.Fields) > 0 && d.Level != LevelObject:
+		return &DefinitionError{"fields", fmt.Sprintf("are what transformations of level %s are applied to in streams; level %s gets whole samples", LevelObject, d.Level)}
 	case len(d.Env) > 1000 || len(d.Fields) > 1000 || len(d.Command) > 1000:
 		return &DefinitionError{"env", "more than 1000 entries in env, fields or command"}
 	}
@@ -325,8 +327,8 @@ func (d Definition) validateServer() error {
 		return d.noTransport()
 	case d.Image != "" || len(d.Command) > 0 || len(d.Env) > 0 || d.Port != 0:
 		return &DefinitionError{"kind", "a server that you run has no image, command, env or port"}
-	case d.Isolation != "" || d.Limits.CPUs != 0:
-		return &DefinitionError{"isolation", "a server that you run is not started by the node, which can't confine it"}
+	case d.Isolation != "" || d.Limits.CPUs != 0 || d.Limits.Memory != DefaultMemory || d.Network != NetworkNone:
+		return &DefinitionError{"kind", "a server that you run is not started by the node, which can't confine it by isolation, cpus, memory or network"}
 	}
 	return d.noFunction()
 }
@@ -358,7 +360,7 @@ func (d Definition) objectsOnly() error {
 // noFunction refuses what only functions have.
 func (d Definition) noFunction() error {
 	if d.Source != "" || len(d.Pickle) > 0 || d.Entry != "" || len(d.Requirements) > 0 || d.Python != "" {
-		return &DefinitionError{"kind", fmt.Sprintf("%s has no source, entry, requirements or python: these are a function's", d.Kind)}
+		return &DefinitionError{"kind", fmt.Sprintf("a %s has no source, entry, requirements or python: these are a function's", d.Kind)}
 	}
 	return nil
 }

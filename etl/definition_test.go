@@ -50,6 +50,9 @@ func TestValidate(t *testing.T) {
 		{with(server, func(d *etl.Definition) { d.URL = "http://u:p@x" }), "etl url"},
 		{with(server, func(d *etl.Definition) { d.Transport = etl.TransportStdio }), "does not go with kind server"},
 		{with(server, func(d *etl.Definition) { d.Isolation = etl.IsolationStrict }), "can't confine it"},
+		{with(server, func(d *etl.Definition) { d.Network = etl.NetworkHost }), "can't confine it"},
+		{with(server, func(d *etl.Definition) { d.Limits.Memory = 1 << 30 }), "can't confine it"},
+		{with(function, func(d *etl.Definition) { d.Fields = []string{"jpg"} }), "level sample gets whole samples"},
 		{with(command, func(d *etl.Definition) { d.Command = nil }), "etl command: is empty"},
 		{with(command, func(d *etl.Definition) { d.Level = etl.LevelBatch }), "only whole objects travel"},
 	} {

@@ -45,7 +45,12 @@ type DefinitionError struct {
 	Reason string
 }
 
-func (e *DefinitionError) Error() string { return fmt.Sprintf("etl %s: %s", e.Field, e.Reason) }
+func (e *DefinitionError) Error() string {
+	if strings.HasPrefix(e.Field, "etl") { // of a request, which calls them etl and etl_args
+		return e.Field + ": " + e.Reason
+	}
+	return fmt.Sprintf("etl %s: %s", e.Field, e.Reason)
+}
 
 // SizeError is a sample beyond what one frame may carry.
 type SizeError struct {

@@ -8,8 +8,12 @@ import (
 	"github.com/shardstream/shardstream/etl/environment"
 )
 
-// environmentSpec is the environment that a definition wants; an empty one where the node's Python will do.
+// environmentSpec is the environment that a definition wants; an empty one where a Python of the node will do. The version
+// of a pickle is that of who made it: by itself no wish for an environment, which would lack the cloudpickle to load it.
 func (d Definition) environmentSpec() environment.Spec {
+	if len(d.Pickle) > 0 && len(d.Requirements) == 0 {
+		return environment.Spec{}
+	}
 	return environment.Spec{Python: d.Python, Requirements: d.Requirements}
 }
 
@@ -35,7 +39,7 @@ func (s *spawner) furnish(ctx context.Context) error {
 		return nil
 	}
 	if spec.Empty() || s.opts.Environments == nil {
-		return s.settle(ctx, spec.Python)
+		return s.settle(ctx, s.def.Python)
 	}
 	env, err := s.opts.Environments.Acquire(ctx, spec, func(line string) { s.condition.building(line) })
 	if err != nil {

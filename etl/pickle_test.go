@@ -76,3 +76,12 @@ func TestPicklesNeedCloudpickle(t *testing.T) {
 	err = etl.Check(t.Context(), etl.Definition{Name: "probe", Pickle: good, Python: version}, etl.Options{Dir: t.TempDir(), Python: bare + "/bin/python3"})
 	require.ErrorContains(t, err, "the function was sent by cloudpickle, which is not installed in "+bare)
 }
+
+// The version that a pickle carries asks for no environment: the node's Python, with its cloudpickle, loads it.
+func TestPicklesRunInTheNodesPython(t *testing.T) {
+	good, version := pickled(t, `sys.stdout.buffer.write(cloudpickle.dumps(lambda s: s))`)
+	m := environments(t)
+	pool := newPool(t, "", func(d *etl.Definition, o *etl.Options) { d.Pickle, d.Python, o.Environments = good, version, m })
+	require.NoError(t, pool.Prepare(t.Context()))
+	require.Empty(t, pool.Logs()) // nothing was built
+}

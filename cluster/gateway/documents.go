@@ -1,10 +1,13 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -61,17 +64,51 @@ func write(w http.ResponseWriter, status int, document []byte) {
 
 // ReadJSON reads a document of at most limit bytes.
 func ReadJSON(w http.ResponseWriter, r *http.Request, limit int64, out any) error {
+	data, err := readBody(w, r, limit)
+	if err != nil {
+		return err
+	}
+	return unexpected(json.Unmarshal(data, out))
+}
+
+// ReadKnownJSON is ReadJSON for documents in which a member that is misspelt must not be taken for one that was left out.
+func ReadKnownJSON(w http.ResponseWriter, r *http.Request, limit int64, out any) error {
+	data, err := readBody(w, r, limit)
+	if err != nil {
+		return err
+	}
+	if !json.Valid(data) {
+		return unexpected(json.Unmarshal(data, out)) // a decoder passes over what follows a document
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	return unexpected(decoder.Decode(out))
+}
+
+// unexpected is the error for a document that can't be taken.
+func unexpected(err error) error {
+	if err == nil {
+		return nil
+	}
+	reason := strings.TrimPrefix(err.Error(), "json: ")
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		reason = fmt.Sprintf("it can't be a JSON %s", wrong.Value)
+		if wrong.Field != "" {
+			reason = fmt.Sprintf("%s can't be a JSON %s", wrong.Field, wrong.Value)
+		}
+	}
+	return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "the body is not the JSON that was expected: %s", reason)
+}
+
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // not all writers have one
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "the body is larger than %d bytes", limit)
+		return nil, api.Errorf(http.StatusRequestEntityTooLarge, api.CodeBadRequest, "the body is larger than %d bytes", limit)
 	case err != nil:
-		return api.Errorf(http.StatusBadRequest, api.CodeIncomplete, "the body broke off: %v", err)
+		return nil, api.Errorf(http.StatusBadRequest, api.CodeIncomplete, "the body broke off: %v", err)
 	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "the body is not the JSON that was expected: %v", err)
-	}
-	return nil
+	return data, nil
 }

@@ -68,7 +68,7 @@ func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	var e api.ETL
-	if err := ReadJSON(w, r, maxDocument, &e); err != nil {
+	if err := ReadKnownJSON(w, r, maxDocument, &e); err != nil {
 		return err
 	}
 	if e.Name != "" && e.Name != name {
@@ -88,16 +88,21 @@ func (g *Gateway) putETL(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	g.log.InfoContext(r.Context(), "etl deployed", "etl", name, "version", e.Version, "level", e.Level)
-	g.refreshETL(r.Context(), name)
+	g.refreshETL(r.Context(), name, wait)
 	return WriteJSON(w, http.StatusOK, e)
 }
 
 // refreshETL tells the targets that are up of a change, so that it holds when the client has its answer. One that
-// does not answer now learns of it by its watch.
-func (g *Gateway) refreshETL(ctx context.Context, name string) {
+// does not answer now learns of it by its watch. With wait they answer once they have it ready, or after some seconds:
+// what was tried before was a candidate, whose workers nobody else gets.
+func (g *Gateway) refreshETL(ctx context.Context, name string, wait bool) {
 	path := "/v1/internal/etls/" + url.PathEscape(name) + "/refresh"
+	var query url.Values
+	if wait {
+		query = url.Values{"wait": {"true"}}
+	}
 	g.eachTarget(func(_ int, node api.Node) {
-		if err := g.Ask(ctx, etlRefreshTimeout, node, http.MethodPost, path, nil, nil); err != nil {
+		if err := g.Ask(ctx, etlRefreshTimeout, node, http.MethodPost, path, query, nil); err != nil {
 			g.log.WarnContext(ctx, "a target did not take note of an etl; it will by its watch", "etl", name, "target", node.ID, "error", err)
 		}
 	}, g.upTargets())
@@ -122,7 +127,7 @@ func (g *Gateway) deleteETL(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	g.log.InfoContext(r.Context(), "etl deleted", "etl", name)
-	g.refreshETL(r.Context(), name)
+	g.refreshETL(r.Context(), name, false)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -1,9 +1,7 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"hash/maphash"
 	"net/http"
@@ -64,8 +62,8 @@ func (c *Coordinator) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	spec, err := readSpec(w, r)
-	if err != nil {
+	var spec api.JobSpec
+	if err := ReadKnownJSON(w, r, maxJobSpec, &spec); err != nil {
 		return err
 	}
 	transform, version, err := c.check(r.Context(), spec)
@@ -86,21 +84,6 @@ func (c *Coordinator) postJob(w http.ResponseWriter, r *http.Request) error {
 	c.gateway.log.InfoContext(r.Context(), "job created", "job", j.ID, "kind", spec.Kind, "etl", transform.ETL,
 		"source", transform.Source, "destination", transform.Destination)
 	return WriteJSON(w, http.StatusOK, j)
-}
-
-// readSpec reads a job's description. A member that is misspelt must not be taken for one that was left out.
-func readSpec(w http.ResponseWriter, r *http.Request) (api.JobSpec, error) {
-	var document json.RawMessage
-	var spec api.JobSpec
-	if err := ReadJSON(w, r, maxJobSpec, &document); err != nil {
-		return spec, err
-	}
-	decoder := json.NewDecoder(bytes.NewReader(document))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&spec); err != nil {
-		return spec, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "the body does not describe a job: %v", err)
-	}
-	return spec, nil
 }
 
 // check makes sure that all that a job names is there.

@@ -157,6 +157,35 @@ func TestBadStreams(t *testing.T) {
 	}
 }
 
+func TestBadDocuments(t *testing.T) {
+	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
+	for _, c := range []struct {
+		name, method, path, body string
+		text                     string
+	}{
+		{"misspelt member of an etl", "PUT", "/v1/etls/x?wait=false", `{"source":"def transform(s): return s","requirments":["a"]}`, `unknown field \"requirments\"`},
+		{"number for a string", "PUT", "/v1/etls/x?wait=false", `{"source":5}`, "source can't be a JSON number"},
+		{"array", "PUT", "/v1/etls/x?wait=false", `[]`, "it can't be a JSON array"},
+		{"more than a document", "PUT", "/v1/etls/x?wait=false", `{"source":"def transform(s): return s"} {}`, "after top-level value"},
+		{"misspelt member of a trial", "POST", "/v1/etls/x/test", `{"adress":"ss://b/k"}`, `unknown field \"adress\"`},
+		{"misspelt member of a job", "POST", "/v1/jobs", `{"kind":"transform","transform":{"ettl":"x"}}`, `unknown field \"ettl\"`},
+		{"nested number", "POST", "/v1/jobs", `{"kind":"transform","transform":{"etl":5}}`, "transform.etl can't be a JSON number"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			request, err := http.NewRequestWithContext(t.Context(), c.method, cluster.Endpoint()+c.path, strings.NewReader(c.body))
+			require.NoError(t, err)
+			response, err := http.DefaultClient.Do(request)
+			require.NoError(t, err)
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			require.NoError(t, err)
+			assert.Equal(t, http.StatusBadRequest, response.StatusCode, "%s", body)
+			assert.Equal(t, api.CodeBadRequest, codeOf(t, body))
+			assert.Contains(t, string(body), c.text)
+		})
+	}
+}
+
 func TestBadExplanations(t *testing.T) {
 	cluster := clustertest.Start(t, clustertest.Options{Targets: 1, Disks: 1})
 	createBucket(t, cluster, "b")

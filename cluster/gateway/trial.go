@@ -20,7 +20,7 @@ const trialTimeout = 20 * time.Minute
 func (g *Gateway) postTrial(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
 	var trial api.ETLTrial
-	if err := ReadJSON(w, r, maxDocument, &trial); err != nil {
+	if err := ReadKnownJSON(w, r, maxDocument, &trial); err != nil {
 		return err
 	}
 	if err := g.checkTrial(r, name, &trial); err != nil {

@@ -70,7 +70,7 @@ func ParseTransform(spec api.JobSpec, level string) (*Transform, error) {
 	case t.MaxErrors != nil && *t.MaxErrors < 0:
 		return nil, bad("max_errors %d is negative; leave it out to let any number of objects fail", *t.MaxErrors)
 	case math.IsNaN(t.PatienceS) || t.PatienceS < 0 || t.PatienceS > maxPatience.Seconds():
-		return nil, bad("patience_s %g: use 0 (%v) to %g", t.PatienceS, DefaultPatience, maxPatience.Seconds())
+		return nil, bad("patience_s %g: use a number of seconds of at most %.0f, or 0 for %.0f", t.PatienceS, maxPatience.Seconds(), DefaultPatience.Seconds())
 	}
 	return t, nil
 }

@@ -23,6 +23,8 @@ const (
 	retireTimeout = 5 * time.Minute
 	// environmentsInterval is how often environments that nobody wants are looked for.
 	environmentsInterval = 5 * time.Minute
+	// refreshWait is how long whoever deployed a definition waits for it to be ready here once it is in force.
+	refreshWait = 3 * time.Second
 )
 
 // ETLs are the transformations as this target runs them: it follows the cluster's definitions, makes each ready as soon
@@ -287,10 +289,19 @@ func (e *ETLs) find(name string) (*deployed, error) {
 }
 
 func (e *ETLs) postRefresh(r *Request) error {
-	_, err := e.refresh(r.Context(), r.Param("name"))
+	d, err := e.refresh(r.Context(), r.Param("name"))
 	var answer *api.Error
 	if err != nil && !(errors.As(err, &answer) && answer.Code == api.CodeNoETL) {
 		return err
+	}
+	if d != nil && r.Query("wait") == "true" {
+		limit := time.NewTimer(refreshWait)
+		defer limit.Stop()
+		select {
+		case <-d.tried:
+		case <-limit.C:
+		case <-r.Context().Done():
+		}
 	}
 	r.SetStatusCode(http.StatusNoContent)
 	return nil

@@ -184,6 +184,7 @@ func TestTransformations(t *testing.T) {
 		require.Len(t, names, 4)
 		require.Equal(t, "TWO", contents["s/0001.txt"])
 		refused(t, c, "/v1/objects/b/train.tar?etl=upper&member=s/9.txt", 404, api.CodeNotFound)
+		refused(t, c, "/v1/objects/b/train.tar?etl=upper&etl=upper", 400, api.CodeBadRequest, "more than once")
 	})
 	t.Run("an object as a sample", func(t *testing.T) {
 		_, _, body := get(t, c, "/v1/objects/b/dir/note.txt?etl=upper")

@@ -58,6 +58,9 @@ func (t *Target) getObject(r *Request) error {
 		}
 	}()
 	etls := r.Query("etl")
+	if len(r.QueryArgs().PeekMulti("etl")) > 1 {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "etl is given more than once; several transformations are etl=a,b")
+	}
 	if etls == "" {
 		if err := checkPlain(r); err != nil {
 			return err

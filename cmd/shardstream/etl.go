@@ -1,8 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"time"
 
@@ -49,7 +49,7 @@ stdin to stdout.`,
   shardstream etl create wav -- ffmpeg -loglevel error -i pipe:0 -f wav pipe:1`,
 		Args: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n == 1 || (n < 0 && len(args) == 1) {
-				return nil
+				return named(cobra.ArbitraryArgs)(c, args[:1])
 			}
 			return usagef("name one transformation; a program and its arguments follow --")
 		},
@@ -79,11 +79,15 @@ stdin to stdout.`,
 	_ = command.MarkFlagFilename("function", "py")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		definition.Name, definition.Command, definition.TimeoutS = args[0], args[1:], timeout.Seconds()
-		if arguments != "" {
-			definition.Args = json.RawMessage(arguments)
-			if !json.Valid(definition.Args) {
-				return usagef("--args must be a JSON object such as {\"size\": 224}, not %s", arguments)
-			}
+		var err error
+		if definition.Args, err = jsonObject("--args", arguments); err != nil {
+			return err
+		}
+		if timeout <= 0 {
+			return usagef("--timeout must be more than 0, not %v", timeout)
+		}
+		if c := definition.CPUs; math.IsNaN(c) || c < 0 {
+			return usagef("--cpus must be a number of CPUs, or 0 for no limit, not %g", c)
 		}
 		if l := definition.Level; l != "" && l != api.LevelSample && l != api.LevelBatch && l != api.LevelObject {
 			return usagef("--level must be %s, %s or %s, not %q", api.LevelSample, api.LevelBatch, api.LevelObject, l)
@@ -162,7 +166,7 @@ func newETLRm(a *app) *cobra.Command {
 		Use:     "rm NAME...",
 		Short:   "Remove transformations",
 		Example: "  shardstream etl rm augment",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    named(cobra.MinimumNArgs(1)),
 		RunE: func(c *cobra.Command, names []string) error {
 			client, err := a.client()
 			if err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -38,14 +37,15 @@ func (f *transformFlags) register(flags *pflag.FlagSet) {
 func (f *transformFlags) job() (api.JobSpec, error) {
 	spec := f.spec
 	spec.Extensions = f.extensions
-	if f.args != "" {
-		spec.Args = json.RawMessage(f.args)
-		if !json.Valid(spec.Args) {
-			return api.JobSpec{}, usagef("--args must be a JSON object such as {\"size\": 224}, not %s", f.args)
-		}
+	var err error
+	if spec.Args, err = jsonObject("--args", f.args); err != nil {
+		return api.JobSpec{}, err
 	}
-	if f.maxErrors >= 0 {
+	switch {
+	case f.maxErrors >= 0:
 		spec.MaxErrors = &f.maxErrors
+	case f.maxErrors < -1:
+		return api.JobSpec{}, usagef("--max-errors must be 0 or more, or -1 for any number, not %d", f.maxErrors)
 	}
 	if f.patience <= 0 {
 		return api.JobSpec{}, usagef("--patience must be more than 0, not %v", f.patience)
@@ -78,7 +78,7 @@ any object, failed.`,
 		Example: `  shardstream etl run resize ss://photos/ ss://small/
   shardstream etl run decode 'ss://in/train-{0000..0099}.tar' ss://out/v2/ --args '{"size": 224}'
   shardstream etl run features 'ss://photos/cats/*.jpg' ss://photos/features/ --strip-prefix cats/ --ext jpg=npy --only-new`,
-		Args: cobra.ExactArgs(3),
+		Args: named(cobra.ExactArgs(3)),
 	}
 	f.register(command.Flags())
 	w.register(command.Flags())

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,11 +67,14 @@ func newETLShow(a *app) *cobra.Command {
 		Short: "Show a transformation, how it is on each target, and its source",
 		Example: `  shardstream etl show augment
   shardstream etl show augment --source > augment.py`,
-		Args: cobra.ExactArgs(1),
+		Args: named(cobra.ExactArgs(1)),
 	}
 	asJSON := jsonFlag(command)
 	command.Flags().BoolVar(&source, "source", false, "print the source of a function and nothing else")
 	command.RunE = func(c *cobra.Command, args []string) error {
+		if source && *asJSON {
+			return usagef("--source and --json exclude each other")
+		}
 		client, err := a.client()
 		if err != nil {
 			return err
@@ -123,6 +128,10 @@ func (a *app) showETL(e *api.ETL) {
 		line("transport", "%s", e.Transport)
 	}
 	optional("args", string(e.Args))
+	optional("env", strings.Join(slices.Sorted(maps.Keys(e.Env)), ", ")) // values may be secret: they are in --json
+	if e.Port > 0 {
+		line("port", "%d", e.Port)
+	}
 	optional("fields", strings.Join(e.Fields, ", "))
 	limits := fmt.Sprintf("%v s for each, %s of memory, %s of output", e.TimeoutS, size(e.Memory), size(e.MaxOutput))
 	if e.CPUs > 0 {
@@ -198,7 +207,7 @@ func newETLRestart(a *app) *cobra.Command {
 		Short:   "Replace a transformation's workers by new ones",
 		Long:    "restart replaces the workers on every target; what they have in hand is finished first. An environment\nthat could not be built is tried again.",
 		Example: "  shardstream etl restart augment",
-		Args:    cobra.ExactArgs(1),
+		Args:    named(cobra.ExactArgs(1)),
 	}
 	asJSON := jsonFlag(command)
 	command.RunE = func(c *cobra.Command, args []string) error {
@@ -226,7 +235,7 @@ func newETLLogs(a *app) *cobra.Command {
 		Short: "Show what a transformation's environment and workers printed",
 		Example: `  shardstream etl logs augment
   shardstream etl logs augment --target target-2`,
-		Args: cobra.ExactArgs(1),
+		Args: named(cobra.ExactArgs(1)),
 	}
 	command.Flags().StringVar(&target, "target", "", "show that of one target only")
 	asJSON := jsonFlag(command)

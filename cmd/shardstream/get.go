@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/etl"
 )
 
 // readFlags select what of an object is read, for get and cat.
@@ -42,8 +43,8 @@ func (f *readFlags) options() (api.GetOptions, error) {
 	if len(f.etl) == 0 && (f.args != "" || f.cache) {
 		return o, usagef("--etl-args and --cache go with --etl only")
 	}
-	if f.args != "" && !json.Valid(o.ETLArgs) {
-		return o, usagef("--etl-args must be a JSON object such as {\"size\": 224}, or an array of them, not %s", f.args)
+	if _, err := etl.ParseChain(strings.Join(f.etl, ","), o.ETLArgs); err != nil {
+		return o, usagef("--etl and --etl-args: %v", err)
 	}
 	if f.bytes == "" {
 		return o, nil

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/shardstream/shardstream/cluster/api"
 )
@@ -48,6 +51,9 @@ func newJobStart(a *app) *cobra.Command {
 			return usagef("say what to do: --kind and its flags, or --file, one of them")
 		}
 		if file != "" {
+			if other := beside(c.Flags(), "file", "json", "dry-run"); other != "" {
+				return usagef("--file describes the whole job: leave out --%s", other)
+			}
 			spec, err := readSpec(a.in, file)
 			if err != nil {
 				return err
@@ -83,10 +89,30 @@ func readSpec(stdin io.Reader, path string) (api.JobSpec, error) {
 	}
 	decoder := json.NewDecoder(io.LimitReader(in, maxSpec))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&spec); err != nil {
+	err := decoder.Decode(&spec)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		err = errors.New("it is empty")
+	case errors.As(err, &wrong):
+		err = fmt.Errorf("%s can't be a JSON %s", wrong.Field, wrong.Value)
+	case err == nil && decoder.More():
+		err = errors.New("something follows its end")
+	}
+	if err != nil {
 		return spec, fmt.Errorf("%s does not describe a job: %w", path, err)
 	}
 	return spec, nil
+}
+
+// beside is a flag that was given besides those named; "" for none.
+func beside(flags *pflag.FlagSet, names ...string) (other string) {
+	flags.Visit(func(f *pflag.Flag) {
+		if !slices.Contains(append(names, "endpoint"), f.Name) {
+			other = f.Name
+		}
+	})
+	return other
 }
 
 func newJobLs(a *app) *cobra.Command {
@@ -146,7 +172,7 @@ func newJobShow(a *app) *cobra.Command {
 		Use:     "show ID",
 		Short:   "Show a job and how far it is, or what failed",
 		Example: "  shardstream job show 019ac5d3b7e-1f6a\n  shardstream job show 019ac5d3b7e-1f6a --failures --json",
-		Args:    cobra.ExactArgs(1),
+		Args:    named(cobra.ExactArgs(1)),
 	}
 	asJSON := jsonFlag(command)
 	failures := command.Flags().Bool("failures", false, "list the objects that failed, and why; the first thousand")
@@ -202,7 +228,7 @@ func newJobWait(a *app) *cobra.Command {
 		Short:   "Wait for the end of a job",
 		Long:    "wait waits for the end of a job. The exit code is 1 where the job, or any object of it, failed.",
 		Example: "  shardstream job wait 019ac5d3b7e-1f6a",
-		Args:    cobra.ExactArgs(1),
+		Args:    named(cobra.ExactArgs(1)),
 	}
 	w.register(command.Flags())
 	command.RunE = func(c *cobra.Command, args []string) error {
@@ -224,7 +250,7 @@ func newJobAbort(a *app) *cobra.Command {
 		Use:     "abort ID...",
 		Short:   "End jobs; outputs that are complete stay",
 		Example: "  shardstream job abort 019ac5d3b7e-1f6a",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    named(cobra.MinimumNArgs(1)),
 	}
 	asJSON := jsonFlag(command)
 	command.RunE = func(c *cobra.Command, ids []string) error {

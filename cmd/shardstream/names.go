@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/shardstream/shardstream/cluster/api"
 )
@@ -40,4 +43,31 @@ func orEmpty[T any](list []T) []T {
 		return []T{}
 	}
 	return list
+}
+
+// jsonObject is a flag's text as a JSON object, nil where it is empty.
+func jsonObject(flag, text string) (json.RawMessage, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &object); err != nil || object == nil {
+		return nil, usagef("%s must be a JSON object such as {\"size\": 224}, not %s", flag, text)
+	}
+	return json.RawMessage(text), nil
+}
+
+// named refuses what can't be a segment of a URL's path, where it would ask for another resource.
+func named(count cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := count(c, args); err != nil {
+			return err
+		}
+		for _, name := range args {
+			if name == "" || name == "." || name == ".." {
+				return usagef("%q is not a name", name)
+			}
+		}
+		return nil
+	}
 }

@@ -54,6 +54,12 @@ the URL of any gateway. Logs go to stderr.`,
 		if len(config.DataDirs) == 0 || config.Listen == "" {
 			return usagef("a node needs --data and --listen")
 		}
+		if err := checkConfinement(config.ETLIsolation, config.ETLEngine); err != nil {
+			return err
+		}
+		if config.ETLWait < 0 {
+			return usagef("--etl-wait must be 0 or more, not %v", config.ETLWait)
+		}
 		logger, err := telemetry.NewLogger(a.err, log)
 		if err != nil {
 			return usagef("%v", err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +29,7 @@ and leaves nothing behind.`,
 		Example: `  shardstream etl test augment ss://digits/train-0000.tar
   shardstream etl test augment 'ss://digits/train-0000.tar?member=000007.png' --args '{"size": 64}'
   shardstream etl test gray ss://photos/cat.jpg --function gray.py --level object -o gray.png`,
-		Args: cobra.ExactArgs(2),
+		Args: named(cobra.ExactArgs(2)),
 	}
 	flags := command.Flags()
 	flags.StringVar(&trial.Member, "member", "", "file inside the archive, as behind ?member=")
@@ -54,10 +53,9 @@ and leaves nothing behind.`,
 			definition.Kind, definition.Source = "function", source
 			trial.Definition = &definition
 		}
-		if arguments != "" {
-			if trial.Args = json.RawMessage(arguments); !json.Valid(trial.Args) {
-				return usagef("--args must be a JSON object such as {\"size\": 224}, not %s", arguments)
-			}
+		var err error
+		if trial.Args, err = jsonObject("--args", arguments); err != nil {
+			return err
 		}
 		address, member, _ := strings.Cut(args[1], "?member=")
 		if _, _, err := objectAddress(address); err != nil {
@@ -110,7 +108,7 @@ func (a *app) showTrial(r api.ETLResult, output string, asJSON bool) error {
 	} else if r.Error == nil {
 		a.printf("%s of %s\n", size(r.Size), r.ContentType)
 	}
-	if r.Log != "" {
+	if r.Log != "" && !(r.Error != nil && strings.Contains(r.Error.Message, strings.TrimSpace(r.Log))) { // what a build printed is in both
 		a.printf("it printed:\n%s\n", strings.TrimSuffix(r.Log, "\n"))
 	}
 	return failed(r)

@@ -68,8 +68,8 @@ the first up of a directory.`,
 	_ = flags.MarkHidden("report")
 	logFlags(command, &f.log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
-		if !slices.Contains(isolations, f.isolation) {
-			return usagef("--etl-isolation must be one of %s, not %q", strings.Join(isolations, ", "), f.isolation)
+		if err := checkConfinement(f.isolation, f.engine); err != nil {
+			return err
 		}
 		for name, n := range map[string]int{"targets": f.size.Targets, "gateways": f.size.Gateways, "disks": f.size.Disks} {
 			if c.Flags().Changed(name) && n < 1 {
@@ -183,6 +183,17 @@ func dirFlag(command *cobra.Command, dir *string) {
 
 // isolations are the values of --etl-isolation.
 var isolations = []string{sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None}
+
+// checkConfinement refuses what would end each node as it starts.
+func checkConfinement(isolation, runs string) error {
+	if !slices.Contains(isolations, isolation) {
+		return usagef("--etl-isolation must be one of %s, not %q", strings.Join(isolations, ", "), isolation)
+	}
+	if !slices.Contains(engine.Names, runs) {
+		return usagef("--etl-engine must be one of %s, not %q", strings.Join(engine.Names, ", "), runs)
+	}
+	return nil
+}
 
 func isolationFlag(command *cobra.Command, value *string) {
 	command.Flags().StringVar(value, "etl-isolation", sandbox.Auto,

@@ -46,7 +46,7 @@ func start(t *testing.T, def etl.Definition) etl.Runtime {
 	if def.Kind == "" {
 		def.Kind, def.Image = etl.KindContainer, or(def.Image, enginetest.Image(t))
 	}
-	if def.Limits.Memory == 0 {
+	if def.Limits.Memory == 0 && def.Kind != etl.KindServer {
 		def.Limits.Memory = 128 << 20
 	}
 	runtime, err := server.New(def, server.Options{Engines: engines, Source: objects(t), StartTimeout: 20 * time.Second})

@@ -381,6 +381,20 @@ def test_bad_transformations(client: ss.Client) -> None:
         client.etl.create("bad", upper, level="shard")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lambda"):
         client.etl.create("bad", lambda sample: sample)
+    for wrong, says in (
+        ({"env": {"A": 5}}, "env is a dict from strings to strings"),
+        ({"env": "A=5"}, "env is a dict from strings to strings"),
+        ({"args": ["a"]}, "args takes dicts"),
+        ({"args": {"a": float("nan")}}, "args must be plain JSON"),
+        ({"network": 5}, "network must be a string"),
+        ({"wait": "no"}, "wait must be True or False"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=says):
+            client.etl.create("bad", upper, **wrong)
+    with pytest.raises(TypeError, match="args takes dicts"):
+        client.etl.run("bad", "ss://a/", "ss://b/", args="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="extensions is a dict"):
+        client.etl.run("bad", "ss://a/", "ss://b/", extensions=["jpg"])  # type: ignore[arg-type]
     assert "bad" not in [e.name for e in client.etl.list()]
 
 

@@ -375,7 +375,7 @@ def test_the_environment_says_where_to_listen(
     [
         (["--entry", "absent"], "has no function 'absent'; it has transform"),
         (["--address", "nowhere"], "give HOST:PORT"),
-        (["--processes", "-1"], "processes=-1"),
+        (["--processes", "-1"], "processes is a whole number of 0 or more, not -1"),
         (["--level", "row"], "invalid choice"),
         (["--address", "/no/such/directory/socket"], "can't listen at /no/such"),
     ],
@@ -393,6 +393,32 @@ def test_the_command_says_what_is_wrong(options: list[str], want: str, tmp_path:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "want"),
+    [
+        ("def transform(data)\n", "SyntaxError"),
+        ("import absent_module\n", "ModuleNotFoundError: No module named 'absent_module'"),
+        ("open('absent')\n", "FileNotFoundError"),
+        ("1 / 0\n", "ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_does_not_load_is_shown_where_it_fails(
+    source: str, want: str, tmp_path: Path
+) -> None:
+    (tmp_path / "f.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "shardstream.etl", str(tmp_path / "f.py")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "f.py does not load" in done.stderr
+    assert want in done.stderr
+    assert 'f.py", line 1' in done.stderr
+    assert "importlib" not in done.stderr, "frames of the loader are none of the user's"
+
+
 async def asynchronous(data: bytes) -> bytes:
     return data
 
@@ -405,7 +431,7 @@ async def asynchronous(data: bytes) -> bytes:
         (lambda data, size: b"", {}, "size"),
         (upper, {"level": "row"}, "'row'"),
         (3, {}, "not a function"),
-        (upper, {"threads": 0}, "threads=0"),
+        (upper, {"threads": 0}, "threads is a whole number of 1 or more"),
     ],
 )
 def test_what_can_not_be_served_is_refused_at_once(function: Any, options: Any, want: str) -> None:

@@ -80,16 +80,16 @@ def etl_arguments(etl: str | None, value: Any) -> Any:
                 f"etl_args has {len(value)} entries for {count} transformations ({etl}): give a "
                 "dict, or None, for each"
             )
-        return [None if one is None else _json_object("etl_args", one) for one in value]
+        return [None if one is None else json_object("etl_args", one) for one in value]
     if count > 1:
         raise TypeError(
             f"etl names {count} transformations ({etl}): etl_args is then a list with a dict, or "
             "None, for each"
         )
-    return _json_object("etl_args", value)
+    return json_object("etl_args", value)
 
 
-def _json_object(name: str, value: Any) -> dict[str, Any]:
+def json_object(name: str, value: Any) -> dict[str, Any]:
     """A dict from names to what JSON can say."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} takes dicts from names to values, not {value!r}")
@@ -101,6 +101,17 @@ def _json_object(name: str, value: Any) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} must be plain JSON values: {error}") from None
     return copy
+
+
+def strings(name: str, value: Any) -> dict[str, str]:
+    """A dict from strings to strings; an empty one for None."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(word, str) for pair in value.items() for word in pair
+    ):
+        raise TypeError(f"{name} is a dict from strings to strings, not {value!r}")
+    return dict(value)
 
 
 def seconds(name: str, value: Any, *, none: bool = False) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from ._arguments import amount, choice, integer, names, seconds, text
+from ._arguments import amount, choice, flag, integer, json_object, names, seconds, strings, text
 from ._etl_models import ETLInfo, ETLStatus
 from ._http import Transport
 from ._jobs import Job, Jobs, transform_spec
@@ -111,7 +111,7 @@ class ETLs:
             requirements: packages that it needs. Each target installs them in an environment of
                 the function's own, in which nothing else is.
             python: the version of Python that it needs, such as "3.11".
-            env: environment variables of a container or command.
+            env: environment variables of the workers, the container or the command.
             port: that a container's server listens on; by default it is given one in $PORT.
             transport: how data travels: "push" (the target sends it, the default), "redirect" or
                 "proxy" (the server reads it from the target), "stdio" (commands).
@@ -143,18 +143,18 @@ class ETLs:
             "requirements": list(names("requirements", requirements)),
             "python": None if python is None else text("python", python),
             "command": list(names("command", command)),
-            "env": dict(env or {}),
+            "env": strings("env", env),
             "port": integer("port", port, 0, 65535),
-            "transport": transport,
+            "transport": None if transport is None else text("transport", transport),
             "fields": list(names("fields", fields)),
-            "args": None if args is None else dict(args),
+            "args": None if args is None else json_object("args", args),
             "workers": integer("workers", workers, 0, 256),
             "timeout_s": seconds("timeout", timeout),
             "memory": None if memory is None else integer("memory", memory, 1),
             "cpus": amount("cpus", cpus),
             "max_output": None if max_output is None else integer("max_output", max_output, 1),
-            "isolation": isolation,
-            "network": network,
+            "isolation": None if isolation is None else text("isolation", isolation),
+            "network": None if network is None else text("network", network),
         }
         given = [n for n, v in (("function", function), ("image", image), ("url", url)) if v]
         if len(given) > 1:
@@ -177,7 +177,7 @@ class ETLs:
         else:
             raise ValueError("say what transforms: give a function, an image, a url or a command")
         document = {k: v for k, v in document.items() if v not in (None, [], {}, 0)}
-        if not wait:
+        if not flag("wait", wait):
             return ETLInfo.from_json(
                 self._http.json("PUT", f"{_etl_path(name)}?wait=false", document)
             )
@@ -307,11 +307,11 @@ class ETLs:
         Raises:
             NotFoundError: no such transformation, object or member.
         """
-        document: dict[str, Any] = {"address": text("address", address), "data": data}
+        document: dict[str, Any] = {"address": text("address", address), "data": flag("data", data)}
         if member:
             document["member"] = text("member", member)
         if args is not None:
-            document["args"] = dict(args)
+            document["args"] = json_object("args", args)
         if function is not None:
             source, entry = source_of(function, entry)
             definition = {

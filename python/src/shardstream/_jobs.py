@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ._arguments import flag, integer, seconds, text
+from ._arguments import flag, integer, json_object, seconds, strings, text
 from ._exceptions import DeadlineError, UnavailableError, from_code
 from ._http import Transport
 from ._models import JobFailure, JobStatus
@@ -169,10 +169,10 @@ def transform_spec(
         "etl": text("name", etl),
         "source": text("source", source),
         "destination": text("destination", destination),
-        "args": None if args is None else dict(args),
+        "args": None if args is None else json_object("args", args),
         "strip_prefix": text("strip_prefix", strip_prefix),
         "prepend": text("prepend", prepend),
-        "extensions": dict(extensions or {}),
+        "extensions": strings("extensions", extensions),
         "only_new": flag("only_new", only_new),
         "max_errors": None if max_errors is None else integer("max_errors", max_errors, 0),
         "patience_s": seconds("patience", patience),

@@ -65,8 +65,9 @@ def serve(
         max_body: Bytes of an object, or of a sample, that is read into memory.
         timeout: Seconds that the node may take to go on with an object that is read from it.
     """
-    if processes < 0 or (threads is not None and threads < 1):
-        raise ValueError(f"processes={processes}, threads={threads}: use 0 or more, and 1 or more")
+    for name, count, low in (("processes", processes, 0), ("threads", threads, 1)):
+        if count is not None and (not isinstance(count, int) or count < low):
+            raise ValueError(f"{name} is a whole number of {low} or more, not {count!r}")
     count = processes or int(os.environ.get("SHARDSTREAM_WORKERS") or 0) or os.cpu_count() or 1
     made = _prepare(function, level, stream, threads, count)
     listener = _server.listen(_server.address_of(address))

@@ -6,8 +6,9 @@ import argparse
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from . import serve
 from ._function import LEVELS
@@ -25,7 +26,11 @@ def load(path: str, entry: str) -> Callable[..., Any]:
     try:
         spec.loader.exec_module(module)
     except FileNotFoundError as error:
+        if error.filename != path:
+            _refuse(error, path)
         raise SystemExit(f"{path!r} can't be read: {error.strerror}") from None
+    except Exception as error:
+        _refuse(error, path)
     function = getattr(module, entry, None)
     if not callable(function):
         there = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -33,6 +38,14 @@ def load(path: str, entry: str) -> Callable[..., Any]:
             f"{path} has no function {entry!r}; it has {', '.join(there) or 'none'} (--entry)"
         )
     return function  # type: ignore[no-any-return]
+
+
+def _refuse(error: Exception, path: str) -> NoReturn:
+    """End with what is wrong with a file that does not load, and where in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = [f for f in frames if os.path.abspath(f.filename) == os.path.abspath(path)]
+    lines = [*traceback.format_list(here), *traceback.format_exception_only(error)]
+    raise SystemExit(f"{path} does not load:\n{''.join(lines).rstrip()}") from None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
             threads=options.threads,
             content_type=options.content_type,
         )
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise SystemExit(error.strerror or str(error)) from None
+    except (ValueError, TypeError) as error:
         raise SystemExit(str(error)) from None
 
 

@@ -44,6 +44,8 @@ def address_of(address: str | None) -> str:
 
 def listen(address: str) -> socket.socket:
     """Listen at a path, which begins with a slash, or at HOST:PORT."""
+    if not isinstance(address, str):
+        raise TypeError(f"address is a string, HOST:PORT or /PATH/OF/A/SOCKET, not {address!r}")
     if address.startswith("/"):
         return _listen_unix(address)
     host, colon, port = address.rpartition(":")

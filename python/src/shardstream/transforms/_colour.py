@@ -111,6 +111,9 @@ class Normalize(Transform):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        for name, each in (("mean", self.mean), ("std", self.std)):
+            if isinstance(each, (int, float)):
+                raise ValueError(f"{name} is a list with one number for each channel, not {each!r}")
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError("mean and std have one number for each channel")
         if any(s <= 0 for s in self.std):

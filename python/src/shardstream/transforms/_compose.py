@@ -40,6 +40,8 @@ class Compose:
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is deployed."""
+        if not isinstance(self.transforms, Sequence):
+            raise TypeError(f"Compose takes a list of transforms, not {self.transforms!r}")
         object.__setattr__(self, "transforms", tuple(self.transforms))
         if not self.transforms:
             raise ValueError("transforms is empty: give at least one")

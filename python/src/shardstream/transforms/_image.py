@@ -60,7 +60,9 @@ class Decode(Transform):
             raise ValueError("field and to are names of fields, not empty")
 
     def _names(self) -> tuple[str, ...]:
-        return (self.field,) if isinstance(self.field, str) else tuple(self.field)
+        if isinstance(self.field, str):
+            return (self.field,)
+        return tuple(self.field) if isinstance(self.field, Sequence) else ()
 
     def apply(self, sample: Sample, draws: Draws) -> None:
         """Put the picture, its header read, in the place of the bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ._draws import Draws
@@ -49,7 +50,7 @@ def value_of(sample: Sample, field: str) -> Any:
 
 def size_of(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an argument that is both or one number for both."""
-    both = (size, size) if isinstance(size, int) else tuple(size)
+    both = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(both) != 2 or any(type(n) is not int or n < 1 or n > 1 << 16 for n in both):
         raise ValueError(f"{name} is a whole number or (height, width) of 1 to 65536, not {size!r}")
     return both[0], both[1]
