@@ -44,7 +44,7 @@ func (b *builder) confined(ctx context.Context, args ...string) error {
 	env := buildEnv(tmp)
 	p, err := sandbox.Start(ctx, level, sandbox.Spec{
 		Path: args[0], Args: args[1:], Env: env, Dir: scratch,
-		Read: append(configured(env), b.base.Reads...), Write: []string{b.dir}, Network: true,
+		Read: append(configured(env), b.base.Reads...), Write: []string{b.dir}, Hide: b.hide, Network: true,
 		Limits: sandbox.Limits{Memory: buildMemory, Processes: buildProcesses, Scratch: buildFile},
 		Stdout: input, Stderr: input,
 	})
@@ -107,7 +107,11 @@ func (e *entry) takeBack() error {
 		if info.Mode().IsRegular() {
 			e.Size += info.Size()
 		}
-		return os.Chmod(path, info.Mode().Perm()&^0o022|0o444) //nolint:gosec // as above; and no set-uid bit
+		mode := info.Mode().Perm()&^0o022 | 0o444 // and no set-uid bit
+		if d.IsDir() {
+			mode |= 0o111
+		}
+		return os.Chmod(path, mode) //nolint:gosec // as above
 	})
 }
 

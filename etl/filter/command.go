@@ -168,7 +168,7 @@ func (r *running) verdict() string {
 
 func (r *running) kill() {
 	r.once.Do(func() {
-		if err := errors.Join(r.sandboxed.Close(), os.RemoveAll(r.dir)); err != nil {
+		if err := errors.Join(r.sandboxed.Close(), sandbox.Remove(r.dir)); err != nil {
 			r.of.opts.Logger.Warn("a program of an etl has left something behind", "etl", r.of.def.Name, "error", err)
 		}
 	})
