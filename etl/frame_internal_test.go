@@ -35,7 +35,7 @@ func frameOf(kind uint8, seq uint64, key string, fields []Field) []byte {
 }
 
 func genField(t *rapid.T) Field {
-	f := Field{Name: rapid.String().Draw(t, "name")}
+	f := Field{Name: rapid.String().Filter(validName).Draw(t, "name")}
 	f.Value.DType = DType(rapid.IntRange(0, numDTypes-1).Draw(t, "dtype"))
 	n := rapid.Int64Range(0, 100).Draw(t, "size")
 	if f.Value.DType.Dense() {
@@ -110,6 +110,8 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		"negative shape":  change(meta+20, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
 		"huge shape":      change(meta+20, 2, 0, 0, 0, 0, 0, 0, 0x40),
 		"name length":     change(meta, 200),
+		"name":            change(len(good)-9, '/'),
+		"name not UTF-8":  change(len(good)-9, 0xff),
 	}
 	for name, frame := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -121,6 +123,23 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		_, err := newFrameReader(bytes.NewReader(good[:cut]), nil, 1<<20).next(0, nil)
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF, cut)
 	}
+}
+
+// An answer may name a blob of the request many times over: that counts like any other bytes.
+func TestEchoesCount(t *testing.T) {
+	le := binary.LittleEndian
+	frame := frameOf(resultSample, 7, "", []Field{{"a", BytesValue(nil)}, {"b", BytesValue(nil)}, {"c", BytesValue(nil)}})
+	for i := range 3 {
+		at := resultHead + i*(fieldHead+1)
+		le.PutUint64(frame[at+4:], 400)
+		le.PutUint64(frame[at+12:], placeEcho)
+	}
+	given := func(int, int) (Value, bool) { return BytesValue(make([]byte, 400)), true }
+	res, err := newFrameReader(bytes.NewReader(frame), nil, 1200).next(0, given)
+	require.NoError(t, err)
+	require.Len(t, res.fields[2].Value.Data, 400)
+	_, err = newFrameReader(bytes.NewReader(frame), nil, 1199).next(0, given)
+	require.ErrorIs(t, err, errFrame)
 }
 
 // columnsOf builds the answer to a batch: a dense column of n uint8 and one of n blobs.

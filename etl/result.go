@@ -121,6 +121,7 @@ type payload struct {
 	given  echo
 
 	size   int64  // of all values but echoes
+	echoed int64  // of these, which count for the limit too
 	places []spot // of the values, in order
 }
 
@@ -136,8 +137,12 @@ func (p *payload) parse(res *result, fields, rows int) error {
 	if res.kind == resultColumns {
 		res.columns = make([]column, fields)
 		for i := range res.columns {
-			if err := p.column(&res.columns[i], rows); err != nil {
+			c := &res.columns[i]
+			if err := p.column(c, rows); err != nil {
 				return err
+			}
+			if !validName(c.name) && c.name != "__key__" {
+				return frameError("column %q", clip(c.name, 80))
 			}
 		}
 	} else {
@@ -147,6 +152,9 @@ func (p *payload) parse(res *result, fields, rows int) error {
 			var err error
 			if f.Name, err = p.value(&f.Value); err != nil {
 				return err
+			}
+			if !validName(f.Name) {
+				return frameError("field %q", clip(f.Name, 80))
 			}
 		}
 	}
@@ -240,13 +248,16 @@ func (p *payload) locate(v *Value, size int64, place uint64) error {
 		if !ok || v.DType != Bytes || echoed.DType != Bytes || int64(len(echoed.Data)) != size {
 			return frameError("echo of %d bytes that were not sent", size)
 		}
+		if p.echoed += size; p.size+p.echoed > p.limit {
+			return frameError("%d bytes of payload, more than %d (max_output)", p.size+p.echoed, p.limit)
+		}
 		v.Data = echoed.Data
 		return nil
 	case size > area || int64(place) > area-size:
 		return frameError("%d bytes at %d of a shared memory of %d", size, place, area)
 	}
-	if p.size += size; p.size > p.limit {
-		return frameError("%d bytes of payload, more than %d (max_output)", p.size, p.limit)
+	if p.size += size; p.size+p.echoed > p.limit {
+		return frameError("%d bytes of payload, more than %d (max_output)", p.size+p.echoed, p.limit)
 	}
 	p.places = append(p.places, spot{value: v, size: size, place: place})
 	return nil
