@@ -32,7 +32,7 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 		return nil, ctx.Err()
 	}
 	m.mu.Lock()
-	err := m.room()
+	room, err := m.room()
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 	defer cancel()
 	begun := time.Now()
 	e := &entry{id: id, path: filepath.Join(m.dir, id), used: begun, marker: marker{Key: spec.key(), Python: base.Version, Reads: base.Reads, Created: begun.UTC()}}
-	b := &builder{dir: e.path, base: base, spec: spec, isolation: m.opts.Isolation, hide: m.opts.Hide, log: newTranscript(tell)}
+	b := &builder{dir: e.path, base: base, spec: spec, isolation: m.opts.Isolation, hide: m.opts.Hide, room: room, log: newTranscript(tell)}
 	if err = b.run(limited); err == nil {
 		err = e.seal(b.log.String())
 	}
@@ -73,6 +73,7 @@ type builder struct {
 	spec      Spec
 	isolation string
 	hide      []string
+	room      int64 // bytes that it may take
 	log       *transcript
 }
 

@@ -240,8 +240,9 @@ func (m *Manager) remove(id string) {
 	})
 }
 
-// room makes room for one more environment, at the expense of those that nobody wants. The caller holds mu.
-func (m *Manager) room() error {
+// room makes room for one more environment, at the expense of those that nobody wants, and says how many bytes it may
+// have. The caller holds mu.
+func (m *Manager) room() (int64, error) {
 	for {
 		var size int64
 		var oldest *entry
@@ -252,10 +253,10 @@ func (m *Manager) room() error {
 			}
 		}
 		if len(m.ready) < m.opts.Count && size < m.opts.Size {
-			return nil
+			return m.opts.Size - size, nil
 		}
 		if oldest == nil {
-			return &BuildError{Node: true, Summary: fmt.Sprintf("this node has %d environments of %d MiB together, as many as it may (%d, %d MiB): remove transformations, or give them the same requirements",
+			return 0, &BuildError{Node: true, Summary: fmt.Sprintf("this node has %d environments of %d MiB together, as many as it may (%d, %d MiB): remove transformations, or give them the same requirements",
 				len(m.ready), size>>20, m.opts.Count, m.opts.Size>>20)}
 		}
 		m.remove(oldest.id)

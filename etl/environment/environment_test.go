@@ -326,6 +326,23 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 	require.Equal(t, os.FileMode(0o555), info.Mode().Perm())
 }
 
+func TestBuildsFillNoDisk(t *testing.T) {
+	index := environmenttest.New(t)
+	index.Source("large", "1.0", `
+import os, time
+env = os.path.dirname(os.environ["TMPDIR"])
+for i in range(40):
+    with open(os.path.join(env, f"f{i}"), "wb") as f:
+        f.write(bytes(1 << 20))
+time.sleep(600)
+`)
+	dir := t.TempDir()
+	m := open(t, dir, environment.Options{Size: 32 << 20})
+	fault := buildError(t, m, environment.Spec{Requirements: []string{"large"}})
+	require.Contains(t, fault.Summary, "more than the 32 MiB that this node has left for it")
+	require.Empty(t, entries(t, dir))
+}
+
 func TestTimeLimit(t *testing.T) {
 	index := environmenttest.New(t)
 	index.Gated("slow", "1.0")
