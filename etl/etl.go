@@ -135,7 +135,7 @@ func validKey(key string) bool {
 
 // validName says whether a function may give a field this name, which becomes an extension in an archive.
 func validName(name string) bool {
-	return name != "" && !strings.HasPrefix(name, "__") && !strings.ContainsAny(name, "/\x00") && utf8.ValidString(name)
+	return name != "" && len(name) <= maxName && !strings.HasPrefix(name, "__") && !strings.ContainsAny(name, "/\x00") && utf8.ValidString(name)
 }
 
 // clip shortens text that came from outside for a message.

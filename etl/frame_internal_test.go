@@ -3,7 +3,9 @@ package etl
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -123,6 +125,20 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		_, err := newFrameReader(bytes.NewReader(good[:cut]), nil, 1<<20).next(0, nil)
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF, cut)
 	}
+}
+
+// What a worker says is not kept, but for names that a function could have given to fields.
+func TestLittleIsKeptOfAnswers(t *testing.T) {
+	long := strings.Repeat("x", 1<<16-1)
+	fields := make([]Field, 120)
+	for i := range fields {
+		fields[i] = Field{Name: fmt.Sprint(i, long)[:1<<16-1], Value: BytesValue(nil)}
+	}
+	r := newFrameReader(bytes.NewReader(frameOf(resultSample, 7, "", fields)), nil, 1<<20)
+	_, err := r.next(0, nil)
+	require.ErrorIs(t, err, errFrame)
+	require.Empty(t, r.names)
+	require.LessOrEqual(t, cap(r.meta), keptMeta)
 }
 
 // An answer may name a blob of the request many times over: that counts like any other bytes.

@@ -79,11 +79,7 @@ func (fr *frameReader) next(rows int, given echo) (result, error) {
 	case !described && (fields != 0 || (inline != 0 && res.kind != resultPiece)):
 		return res, frameError("payload in a frame of kind %d", res.kind)
 	}
-	n := int(metaLen) + int(keyLen)
-	if cap(fr.meta) < n {
-		fr.meta = make([]byte, n)
-	}
-	meta := fr.meta[:n]
+	meta := fr.room(int(metaLen) + int(keyLen))
 	if _, err := io.ReadFull(fr.r, meta); err != nil {
 		return res, unexpected(err)
 	}
@@ -105,6 +101,17 @@ func (fr *frameReader) next(rows int, given echo) (result, error) {
 		return res, err
 	}
 	return res, p.fetch()
+}
+
+// room is memory for a description, which is kept for the next one unless it is large.
+func (fr *frameReader) room(n int) []byte {
+	if n > keptMeta {
+		return make([]byte, n)
+	}
+	if cap(fr.meta) < n {
+		fr.meta = make([]byte, n)
+	}
+	return fr.meta[:n]
 }
 
 // batchLimit is how much the answer to a batch may have.
@@ -287,7 +294,7 @@ func (fr *frameReader) intern(b []byte) string {
 		return s
 	}
 	s := string(b)
-	if len(fr.names) < maxInterned {
+	if len(fr.names) < maxInterned && len(s) <= maxName {
 		fr.names[s] = s
 	}
 	return s
