@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const (
@@ -82,5 +84,5 @@ func sweepOne(path string) {
 	if err != nil || time.Since(info.ModTime()) < sweepAfter || unix.Flock(int(script.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return
 	}
-	_ = os.RemoveAll(filepath.Dir(filepath.Dir(path))) // debris that can't be removed harms nobody
+	_ = sandbox.Remove(filepath.Dir(filepath.Dir(path))) // debris that can't be removed harms nobody
 }

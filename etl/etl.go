@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // DType is the element type of a Value. The codes travel in frames and in batch tables: never renumber.
@@ -130,6 +131,11 @@ func validKey(key string) bool {
 		return false
 	}
 	return !slices.Contains(strings.Split(key, "/"), "..")
+}
+
+// validName says whether a function may give a field this name, which becomes an extension in an archive.
+func validName(name string) bool {
+	return name != "" && len(name) <= maxName && !strings.HasPrefix(name, "__") && !strings.ContainsAny(name, "/\x00") && utf8.ValidString(name)
 }
 
 // clip shortens text that came from outside for a message.

@@ -56,7 +56,9 @@ const (
 	dtypeRows   = 255     // of a column: one value for each sample follows
 
 	maxFields   = 4096
+	maxName     = 1000 // bytes of the name of a field
 	maxMeta     = 8 << 20
+	keptMeta    = 256 << 10 // of memory for descriptions
 	maxKey      = 64 << 10
 	maxPiece    = 256 << 10 // bytes of an object in one frame
 	sharedFrom  = 4 << 10   // smaller payloads go inline, larger ones over the arena

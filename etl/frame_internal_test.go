@@ -3,7 +3,9 @@ package etl
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,7 +37,7 @@ func frameOf(kind uint8, seq uint64, key string, fields []Field) []byte {
 }
 
 func genField(t *rapid.T) Field {
-	f := Field{Name: rapid.String().Draw(t, "name")}
+	f := Field{Name: rapid.String().Filter(validName).Draw(t, "name")}
 	f.Value.DType = DType(rapid.IntRange(0, numDTypes-1).Draw(t, "dtype"))
 	n := rapid.Int64Range(0, 100).Draw(t, "size")
 	if f.Value.DType.Dense() {
@@ -110,6 +112,8 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		"negative shape":  change(meta+20, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff),
 		"huge shape":      change(meta+20, 2, 0, 0, 0, 0, 0, 0, 0x40),
 		"name length":     change(meta, 200),
+		"name":            change(len(good)-9, '/'),
+		"name not UTF-8":  change(len(good)-9, 0xff),
 	}
 	for name, frame := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -121,6 +125,37 @@ func TestFramesThatLieAreRefused(t *testing.T) {
 		_, err := newFrameReader(bytes.NewReader(good[:cut]), nil, 1<<20).next(0, nil)
 		require.ErrorIs(t, err, io.ErrUnexpectedEOF, cut)
 	}
+}
+
+// What a worker says is not kept, but for names that a function could have given to fields.
+func TestLittleIsKeptOfAnswers(t *testing.T) {
+	long := strings.Repeat("x", 1<<16-1)
+	fields := make([]Field, 120)
+	for i := range fields {
+		fields[i] = Field{Name: fmt.Sprint(i, long)[:1<<16-1], Value: BytesValue(nil)}
+	}
+	r := newFrameReader(bytes.NewReader(frameOf(resultSample, 7, "", fields)), nil, 1<<20)
+	_, err := r.next(0, nil)
+	require.ErrorIs(t, err, errFrame)
+	require.Empty(t, r.names)
+	require.LessOrEqual(t, cap(r.meta), keptMeta)
+}
+
+// An answer may name a blob of the request many times over: that counts like any other bytes.
+func TestEchoesCount(t *testing.T) {
+	le := binary.LittleEndian
+	frame := frameOf(resultSample, 7, "", []Field{{"a", BytesValue(nil)}, {"b", BytesValue(nil)}, {"c", BytesValue(nil)}})
+	for i := range 3 {
+		at := resultHead + i*(fieldHead+1)
+		le.PutUint64(frame[at+4:], 400)
+		le.PutUint64(frame[at+12:], placeEcho)
+	}
+	given := func(int, int) (Value, bool) { return BytesValue(make([]byte, 400)), true }
+	res, err := newFrameReader(bytes.NewReader(frame), nil, 1200).next(0, given)
+	require.NoError(t, err)
+	require.Len(t, res.fields[2].Value.Data, 400)
+	_, err = newFrameReader(bytes.NewReader(frame), nil, 1199).next(0, given)
+	require.ErrorIs(t, err, errFrame)
 }
 
 // columnsOf builds the answer to a batch: a dense column of n uint8 and one of n blobs.
@@ -268,24 +303,4 @@ func TestLogKeepsTheEnd(t *testing.T) {
 		}
 		require.Equal(t, string(all[max(0, len(all)-size):]), l.String())
 	})
-}
-
-// TestEchoesCount: what comes back unchanged is a part of the result like any other, under however many names.
-func TestEchoesCount(t *testing.T) {
-	blob := make([]byte, 1<<10)
-	given := func(sample, field int) (Value, bool) { return BytesValue(blob), sample == 0 && field == 0 }
-	frame := func(names int) []byte {
-		b := frameOf(resultSample, 7, "", make([]Field, names))
-		for i := range names {
-			field := b[resultHead+i*fieldHead:]
-			binary.LittleEndian.PutUint64(field[4:], uint64(len(blob)))
-			binary.LittleEndian.PutUint64(field[12:], placeEcho)
-		}
-		return b
-	}
-	res, err := newFrameReader(bytes.NewReader(frame(4)), nil, 4<<10).next(0, given)
-	require.NoError(t, err)
-	require.Len(t, res.fields, 4)
-	_, err = newFrameReader(bytes.NewReader(frame(5)), nil, 4<<10).next(0, given)
-	require.ErrorIs(t, err, errFrame)
 }

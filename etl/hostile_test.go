@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/sandbox"
@@ -23,6 +24,8 @@ type victims struct {
 	key      string // a file of the node, with a secret in it
 	tcp, udp string // addresses that it listens on
 	socket   string // an abstract Unix socket
+	path     string // a Unix socket that every user may connect to
+	keyring  int    // of its session
 	reached  func() bool
 }
 
@@ -42,16 +45,29 @@ func newVictims(t *testing.T) victims {
 	name := fmt.Sprintf("shardstream-hostile-test-%d", time.Now().UnixNano())
 	abstract, err := net.Listen("unix", "@"+name)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = errors.Join(tcp.Close(), udp.Close(), abstract.Close()) })
+	open, err := os.MkdirTemp("", "hostile-") // t.TempDir lies below a directory that is closed to others
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(open) })
+	require.NoError(t, os.Chmod(open, 0o755))
+	path := filepath.Join(open, "socket")
+	named, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(path, 0o777))
+	keyring, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+	if err != nil {
+		keyring = -2 // there is none
+	}
+	t.Cleanup(func() { _ = errors.Join(tcp.Close(), udp.Close(), abstract.Close(), named.Close()) })
 	return victims{
-		key: key, tcp: tcp.Addr().String(), udp: udp.LocalAddr().String(), socket: name,
+		key: key, tcp: tcp.Addr().String(), udp: udp.LocalAddr().String(), socket: name, path: path, keyring: keyring,
 		reached: func() bool { // what was sent lies in the sockets' queues
 			now := time.Now().Add(20 * time.Millisecond)
-			_ = errors.Join(tcp.(*net.TCPListener).SetDeadline(now), udp.SetDeadline(now), abstract.(*net.UnixListener).SetDeadline(now))
+			_ = errors.Join(tcp.(*net.TCPListener).SetDeadline(now), udp.SetDeadline(now), abstract.(*net.UnixListener).SetDeadline(now), named.(*net.UnixListener).SetDeadline(now))
 			_, a := tcp.Accept()
 			_, b := abstract.Accept()
 			_, _, c := udp.ReadFrom(make([]byte, 10))
-			return a == nil || b == nil || c == nil
+			_, d := named.Accept()
+			return a == nil || b == nil || c == nil || d == nil
 		},
 	}
 }
@@ -96,11 +112,13 @@ func (v victims) attacks() map[string]attack {
 		"tcp":           {code: fmt.Sprintf("socket.create_connection((%q, %s), 2).send(b'x')", host, port), want: cutOff, not: sandbox.None},
 		"udp":           {code: fmt.Sprintf("socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', (%q, %s))\n        return {}", host, udp), want: append(cutOff, ""), not: sandbox.None},
 		"abstract":      {code: fmt.Sprintf("socket.socket(socket.AF_UNIX).connect('\\0%s')", v.socket), want: cutOff, not: sandbox.None},
+		"named socket":  {code: fmt.Sprintf("socket.socket(socket.AF_UNIX).connect(%q)", v.path), want: append(denied, "OSError"), not: sandbox.None},
+		"session keys":  {code: fmt.Sprintf("if ctypes.CDLL(None).syscall(%d, 0, -3, 0) == %d: return {'x': %q}\n        return {}", unix.SYS_KEYCTL, v.keyring, secret), not: sandbox.None},
 		"kill the node": {code: fmt.Sprintf("os.kill(%d, 9)", node), want: denied, not: sandbox.None},
-		"kill parent":   {code: "os.kill(os.getppid(), 9)", want: append(denied, "killed by signal", "exit status"), not: sandbox.None},
+		"kill parent":   {code: "os.kill(os.getppid(), 9)", want: append(denied, "killed by signal", "exit status", ""), not: sandbox.None},
 		"kill all":      {code: "os.kill(-1, 9)\n        time.sleep(100)", want: append(denied, "killed by signal", "timed out"), not: sandbox.None, ends: true},
 		"ptrace":        {code: fmt.Sprintf("libc = ctypes.CDLL(None, use_errno=True)\n        if libc.ptrace(16, %d, 0, 0) == 0: return {'x': %q}\n        raise OSError(ctypes.get_errno(), 'ptrace')", node, secret), want: append(denied, "ptrace"), not: sandbox.None},
-		"be root":       {code: "os.setuid(0)\n        return {'x': open('/etc/shadow').read()}", want: denied, not: sandbox.None},
+		"be root":       {code: "os.setuid(0)\n        return {'x': open('/etc/shadow').read()}", want: append(denied, "Invalid argument"), not: sandbox.None},
 		"outlive":       {code: "if os.fork() == 0:\n            os.setsid()\n            if os.fork() == 0: time.sleep(1000)\n            os._exit(0)\n        return {}"},
 		"write to /usr": {code: "open('/usr/hostile', 'w')", want: append(denied, "OSError"), not: sandbox.None},
 	}

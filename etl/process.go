@@ -109,7 +109,7 @@ func (s *spawner) cleanup() error {
 	}
 	dir := s.dir
 	s.dir = ""
-	return errors.Join(os.RemoveAll(dir), s.lock.Close())
+	return errors.Join(sandbox.Remove(dir), s.lock.Close())
 }
 
 // process is one running worker. Its owner alone talks to it; kill and the exit may come from elsewhere.
@@ -284,7 +284,7 @@ func (p *process) release() {
 		p.arena.close()
 	}
 	if p.cwd != "" {
-		_ = os.RemoveAll(p.cwd)
+		_ = sandbox.Remove(p.cwd)
 	}
 }
 

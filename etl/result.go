@@ -79,11 +79,7 @@ func (fr *frameReader) next(rows int, given echo) (result, error) {
 	case !described && (fields != 0 || (inline != 0 && res.kind != resultPiece)):
 		return res, frameError("payload in a frame of kind %d", res.kind)
 	}
-	n := int(metaLen) + int(keyLen)
-	if cap(fr.meta) < n {
-		fr.meta = make([]byte, n)
-	}
-	meta := fr.meta[:n]
+	meta := fr.room(int(metaLen) + int(keyLen))
 	if _, err := io.ReadFull(fr.r, meta); err != nil {
 		return res, unexpected(err)
 	}
@@ -105,6 +101,17 @@ func (fr *frameReader) next(rows int, given echo) (result, error) {
 		return res, err
 	}
 	return res, p.fetch()
+}
+
+// room is memory for a description, which is kept for the next one unless it is large.
+func (fr *frameReader) room(n int) []byte {
+	if n > keptMeta {
+		return make([]byte, n)
+	}
+	if cap(fr.meta) < n {
+		fr.meta = make([]byte, n)
+	}
+	return fr.meta[:n]
 }
 
 // batchLimit is how much the answer to a batch may have.
@@ -137,8 +144,12 @@ func (p *payload) parse(res *result, fields, rows int) error {
 	if res.kind == resultColumns {
 		res.columns = make([]column, fields)
 		for i := range res.columns {
-			if err := p.column(&res.columns[i], rows); err != nil {
+			c := &res.columns[i]
+			if err := p.column(c, rows); err != nil {
 				return err
+			}
+			if !validName(c.name) && c.name != "__key__" {
+				return frameError("column %q", clip(c.name, 80))
 			}
 		}
 	} else {
@@ -148,6 +159,9 @@ func (p *payload) parse(res *result, fields, rows int) error {
 			var err error
 			if f.Name, err = p.value(&f.Value); err != nil {
 				return err
+			}
+			if !validName(f.Name) {
+				return frameError("field %q", clip(f.Name, 80))
 			}
 		}
 	}

@@ -84,7 +84,7 @@ func NewETLs(t *Target, dir string) (*ETLs, error) {
 // sees. A level that was named and that the machine lacks is an error. Call it before Run.
 func (e *ETLs) Isolate(ctx context.Context, least string, hide []string) error {
 	e.options.Pool.Isolation, e.options.Pool.Hide = least, hide
-	e.environments.Isolate(least)
+	e.environments.Isolate(least, hide)
 	if least == "" || least == sandbox.Auto {
 		return nil // without transformations, what is missing for them harms nobody
 	}

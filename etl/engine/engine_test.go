@@ -3,6 +3,8 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -108,6 +110,51 @@ func TestRemoveEndsWhatRuns(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestHostileBundle: a bundle may have been written by anybody, as a package that a transformation requires.
+func TestHostileBundle(t *testing.T) {
+	image := enginetest.Bundle(t)
+	dir := strings.TrimPrefix(image, engine.Bundle)
+	victim := filepath.Join(t.TempDir(), "victim")
+	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	require.NoError(t, err)
+	change := func(edit func(config map[string]any)) {
+		var config map[string]any
+		require.NoError(t, json.Unmarshal(data, &config))
+		edit(config)
+		changed, err := json.Marshal(config)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "config.json"), changed, 0o600))
+	}
+	engines, err := engine.New(engine.Options{Dir: t.TempDir()})
+	require.NoError(t, err)
+	e, err := engines.For(within(t), image)
+	require.NoError(t, err)
+	change(func(config map[string]any) {
+		touch := []any{map[string]any{"path": "/usr/bin/touch", "args": []string{"touch", victim}}}
+		config["hooks"] = map[string]any{"prestart": touch, "createRuntime": touch, "poststop": touch}
+		for _, kind := range []string{"bind", "none", "tmpfs"} { // runc would fail, as it is not there
+			config["mounts"] = append(config["mounts"].([]any), map[string]any{
+				"destination": "/host", "type": kind, "source": "/nowhere/at/all", "options": []string{"rbind"},
+			})
+		}
+		config["process"].(map[string]any)["oomScoreAdj"] = -1000
+	})
+	var out bytes.Buffer
+	container, err := e.Start(within(t), spec(t, engines, e, image, "filter"), engine.Stdio{In: strings.NewReader("x"), Out: &out})
+	require.NoError(t, err)
+	require.Zero(t, container.Exit().Code, container.Exit().Detail)
+	require.Equal(t, "X", out.String())
+	require.NoError(t, container.Remove())
+	require.NoFileExists(t, victim)
+
+	require.NoError(t, os.Symlink("/", filepath.Join(dir, "all")))
+	for _, root := range []string{"/", "all", ".."} {
+		change(func(config map[string]any) { config["root"] = map[string]any{"path": root} })
+		_, err := e.Image(within(t), image, quiet)
+		require.ErrorContains(t, err, "lies outside", root)
+	}
 }
 
 // TestSweep: a process of the same node finds what one that was killed has left, and leaves its own and others' alone.

@@ -44,7 +44,9 @@ func openRunc(ctx context.Context, dir string) (*bare, error) {
 
 func (r *bare) Name() string { return r.name }
 
-// bundleConfig is the part of an OCI runtime configuration that this package sets; all else stays as it is.
+// bundleConfig is an OCI runtime configuration. Whoever deploys a transformation may name any directory of the node,
+// also one whose files are somebody's code: of what stands there only that is kept which can't touch the node, so no
+// hooks, which would run as root, and nothing of the machine mounted.
 type bundleConfig struct {
 	document map[string]json.RawMessage
 	process  map[string]any
@@ -59,16 +61,22 @@ func readBundle(dir string) (*bundleConfig, error) {
 		return nil, fmt.Errorf("%s is not an unpacked image: %w", dir, err)
 	}
 	b := &bundleConfig{process: map[string]any{}, linux: map[string]any{}, root: map[string]any{}}
-	if err := json.Unmarshal(data, &b.document); err != nil {
+	var written map[string]json.RawMessage
+	if err := json.Unmarshal(data, &written); err != nil {
 		return nil, fmt.Errorf("%s/config.json: %w", dir, err)
 	}
 	for name, into := range map[string]any{"process": &b.process, "linux": &b.linux, "root": &b.root, "mounts": &b.mounts} {
-		if part := b.document[name]; part != nil {
+		if part := written[name]; part != nil {
 			if err := json.Unmarshal(part, into); err != nil {
 				return nil, fmt.Errorf("%s/config.json: %s: %w", dir, name, err)
 			}
 		}
 	}
+	b.document = map[string]json.RawMessage{"ociVersion": written["ociVersion"]}
+	keep(b.process, "args", "env", "cwd", "user")
+	keep(b.linux, "maskedPaths", "readonlyPaths", "seccomp")
+	keep(b.root, "path")
+	b.mounts = slices.DeleteFunc(b.mounts, func(m any) bool { return !isOwn(m) })
 	rootfs, _ := b.root["path"].(string)
 	if rootfs == "" {
 		rootfs = "rootfs"
@@ -79,8 +87,38 @@ func readBundle(dir string) (*bundleConfig, error) {
 	if info, err := os.Stat(rootfs); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("%s is not an unpacked image: it has no directory %s", dir, rootfs)
 	}
+	if !within(dir, rootfs) {
+		return nil, fmt.Errorf("%s is not an unpacked image: its root file system %s lies outside", dir, rootfs)
+	}
 	b.root["path"] = rootfs
 	return b, nil
+}
+
+// keep drops all but some members of a part of a configuration.
+func keep(part map[string]any, names ...string) {
+	maps.DeleteFunc(part, func(name string, _ any) bool { return !slices.Contains(names, name) })
+}
+
+// isOwn says whether a mount is of a file system that the container has for itself, and shows nothing of the machine.
+func isOwn(m any) bool {
+	mount, _ := m.(map[string]any)
+	kind, _ := mount["type"].(string)
+	options, _ := mount["options"].([]any)
+	return slices.Contains([]string{"proc", "tmpfs", "devpts", "mqueue", "sysfs", "cgroup", "cgroup2"}, kind) &&
+		!slices.ContainsFunc(options, func(o any) bool { return o == "bind" || o == "rbind" })
+}
+
+// within says whether a path is below a directory when all links are followed.
+func within(dir, path string) bool {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return false
+	}
+	relative, err := filepath.Rel(dir, path)
+	return err == nil && relative != "." && filepath.IsLocal(relative)
 }
 
 func (r *bare) Image(_ context.Context, name string, _ func(string)) (Image, error) {
@@ -190,16 +228,13 @@ func (b *bundleConfig) namespaces(network string) {
 		}
 	}
 	b.linux["namespaces"] = list
-	delete(b.linux, "uidMappings")
-	delete(b.linux, "gidMappings")
 }
 
 func (b *bundleConfig) resources(spec Spec) {
-	resources, _ := b.linux["resources"].(map[string]any)
-	if resources == nil {
-		resources = map[string]any{"devices": []any{map[string]any{"allow": false, "access": "rwm"}}}
+	resources := map[string]any{
+		"devices": []any{map[string]any{"allow": false, "access": "rwm"}},
+		"pids":    map[string]any{"limit": spec.PIDs},
 	}
-	resources["pids"] = map[string]any{"limit": spec.PIDs}
 	if spec.Memory > 0 {
 		resources["memory"] = map[string]any{"limit": spec.Memory, "swap": spec.Memory}
 	}

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 const (
@@ -30,7 +32,7 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 		return nil, ctx.Err()
 	}
 	m.mu.Lock()
-	err := m.room()
+	room, err := m.room()
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -39,7 +41,7 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 	defer cancel()
 	begun := time.Now()
 	e := &entry{id: id, path: filepath.Join(m.dir, id), used: begun, marker: marker{Key: spec.key(), Python: base.Version, Reads: base.Reads, Created: begun.UTC()}}
-	b := &builder{dir: e.path, base: base, spec: spec, isolation: m.opts.Isolation, log: newTranscript(tell)}
+	b := &builder{dir: e.path, base: base, spec: spec, isolation: m.opts.Isolation, hide: m.opts.Hide, room: room, log: newTranscript(tell)}
 	if err = b.run(limited); err == nil {
 		err = e.seal(b.log.String())
 	}
@@ -47,7 +49,7 @@ func (m *Manager) build(ctx context.Context, id string, spec Spec, base Interpre
 		m.opts.Logger.Info("environment built", "environment", id, "python", base.Version, "requirements", spec.Requirements, "size", e.Size, "took", time.Since(begun))
 		return e, nil
 	}
-	if failed := os.RemoveAll(e.path); failed != nil {
+	if failed := sandbox.Remove(e.path); failed != nil {
 		m.opts.Logger.Warn("half an environment can't be removed", "path", e.path, "error", failed)
 	}
 	if ctx.Err() != nil {
@@ -70,11 +72,13 @@ type builder struct {
 	base      Interpreter
 	spec      Spec
 	isolation string
+	hide      []string
+	room      int64 // bytes that it may take
 	log       *transcript
 }
 
 func (b *builder) run(ctx context.Context) error {
-	if err := os.RemoveAll(b.dir); err != nil {
+	if err := sandbox.Remove(b.dir); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(b.dir, tmpName), 0o755); err != nil { //nolint:gosec // workers of another user read it
@@ -89,7 +93,7 @@ func (b *builder) run(ctx context.Context) error {
 			return err
 		}
 	}
-	return os.RemoveAll(filepath.Join(b.dir, tmpName))
+	return sandbox.Remove(filepath.Join(b.dir, tmpName))
 }
 
 // install runs pip: the node's own, so that it need not be copied into every environment, or the one that Python
@@ -164,6 +168,10 @@ func (b *builder) verdict() error {
 // seal takes the environment over, and writes the log and the marker.
 func (e *entry) seal(log string) error {
 	if err := e.takeBack(); err != nil {
+		return err
+	}
+	// The build may have left a link under the name, which must not be followed.
+	if err := sandbox.Remove(filepath.Join(e.path, logName)); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(e.path, logName), []byte(log), 0o644); err != nil { //nolint:gosec // it is no secret

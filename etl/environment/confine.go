@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/shardstream/shardstream/etl/sandbox"
 )
@@ -18,6 +19,7 @@ const (
 	buildMemory    = 8 << 30
 	buildFile      = 16 << 30 // bytes of the largest file
 	buildProcesses = 1024
+	roomInterval   = time.Second // at which its size is looked at
 )
 
 // confined runs pip where it sees no more of the node than pip's configuration and what Python needs, and writes nowhere
@@ -44,7 +46,7 @@ func (b *builder) confined(ctx context.Context, args ...string) error {
 	env := buildEnv(tmp)
 	p, err := sandbox.Start(ctx, level, sandbox.Spec{
 		Path: args[0], Args: args[1:], Env: env, Dir: scratch,
-		Read: append(configured(env), b.base.Reads...), Write: []string{b.dir}, Network: true,
+		Read: append(configured(env), b.base.Reads...), Write: []string{b.dir}, Hide: b.hide, Network: true,
 		Limits: sandbox.Limits{Memory: buildMemory, Processes: buildProcesses, Scratch: buildFile},
 		Stdout: input, Stderr: input,
 	})
@@ -58,20 +60,46 @@ func (b *builder) confined(ctx context.Context, args ...string) error {
 		_, _ = io.Copy(b.log, output)
 	}()
 	defer context.AfterFunc(ctx, p.Kill)()
+	full := b.watch(p)
 	exit := p.Wait()
 	<-read
+	overfull := <-full
 	if err := p.Close(); err != nil {
 		return err
 	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case overfull:
+		return &BuildError{Summary: fmt.Sprintf("the environment takes more than the %d MiB that this node has left for it", b.room>>20), Log: b.log.tail()}
 	case exit.OutOfMemory:
 		return &BuildError{Summary: fmt.Sprintf("the build took more than %d GiB of memory", int64(buildMemory)>>30), Log: b.log.tail()}
 	case exit != sandbox.Exit{}:
 		return b.verdict()
 	}
 	return nil
+}
+
+// watch kills a build that fills the disk. What it returns says at the end of the process whether it did.
+func (b *builder) watch(p *sandbox.Process) <-chan bool {
+	full := make(chan bool, 1)
+	go func() {
+		tick := time.NewTicker(roomInterval)
+		defer tick.Stop()
+		for over := false; ; {
+			select {
+			case <-p.Exited():
+				full <- over
+				return
+			case <-tick.C:
+			}
+			if !over && sandbox.Used(b.dir) > b.room {
+				over = true
+				p.Kill()
+			}
+		}
+	}()
+	return full
 }
 
 // lend lets the build, which runs as another user where the node is root, write in the environment.
@@ -107,7 +135,11 @@ func (e *entry) takeBack() error {
 		if info.Mode().IsRegular() {
 			e.Size += info.Size()
 		}
-		return os.Chmod(path, info.Mode().Perm()&^0o022|0o444) //nolint:gosec // as above; and no set-uid bit
+		mode := info.Mode().Perm()&^0o022 | 0o444 // and no set-uid bit
+		if d.IsDir() {
+			mode |= 0o111
+		}
+		return os.Chmod(path, mode) //nolint:gosec // as above
 	})
 }
 

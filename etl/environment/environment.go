@@ -23,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
 // Defaults of Options.
@@ -68,6 +70,7 @@ type Options struct {
 	Builds  int           // at a time; default 2
 	// Isolation is the least that will do for builds, which run code of the packages: a level of etl/sandbox.
 	Isolation string
+	Hide      []string // directories of the node that builds must not see
 	Logger    *slog.Logger
 }
 
@@ -152,7 +155,7 @@ func Open(dir string, opts Options) (*Manager, error) {
 			m.ready[e.id] = e
 			continue
 		}
-		if err := os.RemoveAll(path); err != nil {
+		if err := sandbox.Remove(path); err != nil {
 			m.opts.Logger.Warn("half an environment is in the way", "path", path, "error", err)
 		}
 	}
@@ -231,14 +234,15 @@ func (m *Manager) remove(id string) {
 		gone = e.path
 	}
 	m.running.Go(func() {
-		if err := os.RemoveAll(gone); err != nil {
+		if err := sandbox.Remove(gone); err != nil {
 			m.opts.Logger.Warn("an environment is not wanted any more, but can't be removed", "path", gone, "error", err)
 		}
 	})
 }
 
-// room makes room for one more environment, at the expense of those that nobody wants. The caller holds mu.
-func (m *Manager) room() error {
+// room makes room for one more environment, at the expense of those that nobody wants, and says how many bytes it may
+// have. The caller holds mu.
+func (m *Manager) room() (int64, error) {
 	for {
 		var size int64
 		var oldest *entry
@@ -249,18 +253,18 @@ func (m *Manager) room() error {
 			}
 		}
 		if len(m.ready) < m.opts.Count && size < m.opts.Size {
-			return nil
+			return m.opts.Size - size, nil
 		}
 		if oldest == nil {
-			return &BuildError{Node: true, Summary: fmt.Sprintf("this node has %d environments of %d MiB together, as many as it may (%d, %d MiB): remove transformations, or give them the same requirements",
+			return 0, &BuildError{Node: true, Summary: fmt.Sprintf("this node has %d environments of %d MiB together, as many as it may (%d, %d MiB): remove transformations, or give them the same requirements",
 				len(m.ready), size>>20, m.opts.Count, m.opts.Size>>20)}
 		}
 		m.remove(oldest.id)
 	}
 }
 
-// Isolate sets the least isolation that will do for builds. Call it before the first Acquire.
-func (m *Manager) Isolate(least string) { m.opts.Isolation = least }
+// Isolate sets the least isolation that will do for builds, and what they must not see. Call it before the first Acquire.
+func (m *Manager) Isolate(least string, hide []string) { m.opts.Isolation, m.opts.Hide = least, hide }
 
 // Close ends what is being built and joins it. Environments stay on disk.
 func (m *Manager) Close() {

@@ -266,10 +266,17 @@ func TestBuildsAreConfined(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(secret, []byte("key"), 0o644))
 	t.Setenv("SHARDSTREAM_TOKEN", "key")
-	m := open(t, t.TempDir(), environment.Options{})
+	data := filepath.Join(index.Dir, "data") // of the node, below what pip has to see
+	require.NoError(t, os.Mkdir(data, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(data, "object"), []byte("key"), 0o644))
+	m := open(t, t.TempDir(), environment.Options{Hide: []string{data}})
 	index.Source("spy", "1.0", fmt.Sprintf(`
 import os
 found = [n for n in os.environ if "SHARDSTREAM" in n]
+try:
+    found.append(open(%q).read())
+except OSError as e:
+    found.append(type(e).__name__)
 try:
     found.append(open(%q).read())
 except OSError as e:
@@ -279,9 +286,61 @@ try:
 except OSError:
     found.append("not written")
 raise RuntimeError("saw " + ", ".join(found))
-`, secret, filepath.Dir(secret)))
+`, secret, filepath.Join(data, "object"), filepath.Dir(secret)))
 	fault := buildError(t, m, environment.Spec{Requirements: []string{"spy"}})
-	require.Contains(t, fault.Summary, "saw FileNotFoundError, not written")
+	require.Contains(t, fault.Summary, "saw FileNotFoundError, FileNotFoundError, not written")
+}
+
+// What a build leaves in its environment does not lead the node astray when it takes that over.
+func TestBuildsLeaveTraps(t *testing.T) {
+	index := environmenttest.New(t)
+	victim := filepath.Join(t.TempDir(), "victim")
+	require.NoError(t, os.WriteFile(victim, []byte("whole"), 0o600))
+	index.Source("trap", "1.0", fmt.Sprintf(`
+import os, zipfile
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    env = os.path.dirname(os.environ["TMPDIR"])
+    for name in ("build.log", "environment.json"):
+        os.symlink(%q, os.path.join(env, name))
+    os.mkdir(os.path.join(env, "closed"))
+    open(os.path.join(env, "closed", "file"), "w").close()
+    os.chmod(os.path.join(env, "closed"), 0)
+    name, info = "trap-1.0-py3-none-any.whl", "trap-1.0.dist-info/"
+    with zipfile.ZipFile(os.path.join(wheel_directory, name), "w") as z:
+        z.writestr("trap.py", "X = 1")
+        z.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n")
+        z.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        z.writestr(info + "RECORD", "trap.py,,\n")
+    return name
+`, victim))
+	m := open(t, t.TempDir(), environment.Options{})
+	env := acquire(t, m, "trap")
+	require.Equal(t, "1", says(t, env, "import trap; print(trap.X)"))
+	content, err := os.ReadFile(victim)
+	require.NoError(t, err)
+	require.Equal(t, "whole", string(content))
+	require.Contains(t, env.Log(), "Successfully installed trap-1.0")
+	info, err := os.Stat(filepath.Join(env.Dir(), "closed"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o555), info.Mode().Perm())
+}
+
+func TestBuildsFillNoDisk(t *testing.T) {
+	index := environmenttest.New(t)
+	index.Source("large", "1.0", `
+import os, time
+env = os.path.dirname(os.environ["TMPDIR"])
+for i in range(40):
+    with open(os.path.join(env, f"f{i}"), "wb") as f:
+        f.write(bytes(1 << 20))
+time.sleep(600)
+`)
+	dir := t.TempDir()
+	m := open(t, dir, environment.Options{Size: 32 << 20})
+	fault := buildError(t, m, environment.Spec{Requirements: []string{"large"}})
+	require.Contains(t, fault.Summary, "more than the 32 MiB that this node has left for it")
+	require.Empty(t, entries(t, dir))
 }
 
 func TestTimeLimit(t *testing.T) {

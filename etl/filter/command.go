@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,12 +54,16 @@ func (c *command) prepare(ctx context.Context) error {
 
 // find finds the program and how it is confined. The caller holds mu.
 func (c *command) find(ctx context.Context) error {
-	path, err := exec.LookPath(c.def.Command[0])
+	name := c.def.Command[0]
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) { // the node's own directory is nothing to go by
+		return fmt.Errorf("the program %s: give its name or its absolute path", name)
+	}
+	path, err := exec.LookPath(name)
 	if err == nil {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return fmt.Errorf("the program %s is not on this node: install it there, or use a container", c.def.Command[0])
+		return fmt.Errorf("the program %s is not on this node: install it there, or use a container", name)
 	}
 	report, err := sandbox.Probe(ctx)
 	if err != nil {
@@ -168,7 +173,7 @@ func (r *running) verdict() string {
 
 func (r *running) kill() {
 	r.once.Do(func() {
-		if err := errors.Join(r.sandboxed.Close(), os.RemoveAll(r.dir)); err != nil {
+		if err := errors.Join(r.sandboxed.Close(), sandbox.Remove(r.dir)); err != nil {
 			r.of.opts.Logger.Warn("a program of an etl has left something behind", "etl", r.of.def.Name, "error", err)
 		}
 	})

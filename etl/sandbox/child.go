@@ -145,6 +145,10 @@ func (o *orders) giveUp() error {
 			_ = unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
 		}
 	}
+	if o.Drop {
+		// The node's keys are open to whoever has its session keyring, as any user. Refused where there are no keyrings.
+		_, _, _ = unix.Syscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0)
+	}
 	// Of this thread only, and past libc: the others end with exec.
 	if o.ID != 0 {
 		id := uintptr(o.ID)

@@ -12,10 +12,10 @@ import (
 
 // mountOrders are what a program of level landlock finds changed in the mount namespace that it has for itself.
 type mountOrders struct {
-	Scratch string // becomes a file system in memory
-	Size    int64  // of that, and of the one for shared memory
-	ID      int    // the user that the program runs under
-	Expose  []string
+	Scratch string   // becomes a file system in memory
+	Size    int64    // of that, and of the one for shared memory
+	ID      int      // the user that the program runs under
+	Expose  []string // paths that it may use
 }
 
 const sharedMemory = "/dev/shm"
@@ -25,10 +25,10 @@ func (m *mountOrders) make() (ownProc bool, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return false, fmt.Errorf("keep mounts to itself: %w", err)
 	}
+	if err := m.cover(); err != nil {
+		return false, err
+	}
 	if m.ID != os.Getuid() {
-		if err := m.open(); err != nil {
-			return false, err
-		}
 		ownProc = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "hidepid=invisible") == nil
 	}
 	for _, dir := range []string{m.Scratch, sharedMemory} {
@@ -48,19 +48,49 @@ func gidOf(id int) int {
 	return id
 }
 
-// open makes a way to what the program may use and can't reach as another user, such as an interpreter below /root:
-// over the directory that bars the way comes an empty one, with only those paths in it.
-func (m *mountOrders) open() error {
-	barred := map[string][]string{}
-	for _, path := range m.Expose {
-		if bar := barrier(path); bar != "" {
-			barred[bar] = append(barred[bar], path)
+// uncovered are the directories below the root that stay as they are: landlock says what of them may be read.
+var uncovered = append([]string{"/proc", "/sys", "/dev", "/etc"}, system...)
+
+// cover lays an empty directory over every other one below the root, with only the paths in it that the program may use.
+// Landlock keeps files from a program, but not the Unix sockets among them: it could connect to those of the machine's
+// services. The covers also make a way to what can't be reached as another user, such as an interpreter below /root.
+func (m *mountOrders) cover() error {
+	top, err := os.ReadDir("/")
+	if err != nil {
+		return err
+	}
+	for _, e := range top {
+		dir := "/" + e.Name()
+		if !e.IsDir() || slices.Contains(uncovered, dir) || slices.Contains(m.Expose, dir) {
+			continue
+		}
+		if err := m.lay(dir); err != nil {
+			return err
 		}
 	}
-	for bar, paths := range barred {
-		if err := reopen(bar, paths); err != nil {
-			return fmt.Errorf("make a way through %s, which is closed to others: %w", bar, err)
+	if m.ID == os.Getuid() {
+		return nil
+	}
+	for _, path := range m.Expose {
+		if bar := barrier(path); bar != "" {
+			if err := m.lay(bar); err != nil {
+				return err
+			}
 		}
+	}
+	return nil
+}
+
+// lay covers one directory.
+func (m *mountOrders) lay(dir string) error {
+	var shown []string
+	for _, path := range m.Expose {
+		if strings.HasPrefix(path, dir+"/") {
+			shown = append(shown, path)
+		}
+	}
+	if err := reopen(dir, shown); err != nil {
+		return fmt.Errorf("show nothing of %s but %s: %w", dir, strings.Join(shown, ", "), err)
 	}
 	return nil
 }

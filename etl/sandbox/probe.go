@@ -195,6 +195,7 @@ func (r *Report) Confined(level string, spec Spec) []string {
 	default:
 		list = append(list, "no TCP (landlock); UDP is not cut off")
 	}
+	add(fenced && !spaces, "Unix sockets in the file system are not cut off")
 	add(fenced && m.abi >= abiScopes, "signals and abstract sockets by landlock")
 	limits := spec.Limits.withDefaults()
 	if limits.Memory > 0 {

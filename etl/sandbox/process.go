@@ -167,7 +167,7 @@ func (p *Process) watchScratch(dir string, limit int64) {
 			return
 		case <-tick.C:
 		}
-		if used(dir) > limit {
+		if Used(dir) > limit {
 			p.overfull.Store(true)
 			p.Kill()
 			return
@@ -175,8 +175,8 @@ func (p *Process) watchScratch(dir string, limit int64) {
 	}
 }
 
-// used is the disk space below a directory.
-func used(dir string) int64 {
+// Used is the disk space that is taken below a directory. What can't be read counts for nothing.
+func Used(dir string) int64 {
 	var total int64
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shardstream/shardstream/etl"
 	"github.com/shardstream/shardstream/etl/engine"
 )
@@ -256,20 +258,22 @@ func (l *launch) await(ctx context.Context) (*endpoint, error) {
 	}
 }
 
-// maxSocketPath is how long the path of a Unix socket may be.
-const maxSocketPath = 100
-
-// dialSocket connects to a socket however long its path is.
+// dialSocket connects to a socket in a directory that a container may write to, however long its path is. A link there
+// could lead to any socket of the machine, so none is followed.
 func dialSocket(ctx context.Context, path string) (net.Conn, error) {
-	if len(path) > maxSocketPath {
-		dir, err := os.Open(filepath.Dir(path))
-		if err != nil {
-			return nil, err
-		}
-		defer dir.Close()
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	return (&net.Dialer{Timeout: healthTimeout}).DialContext(ctx, "unix", path)
+	defer func() { _ = unix.Close(fd) }()
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil, fmt.Errorf("%s is no socket", path)
+	}
+	return (&net.Dialer{Timeout: healthTimeout}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", fd))
 }
 
 // where is where the server was expected.
@@ -291,7 +295,7 @@ func (l *launch) ways(ctx context.Context, last *error) []*endpoint {
 	public := "http://" + net.JoinHostPort(l.keeper.opts.Host, strconv.Itoa(l.port))
 	if l.sockets != "" {
 		socket := filepath.Join(l.sockets, "s", socketName)
-		if _, err := os.Stat(socket); err == nil {
+		if _, err := os.Lstat(socket); err == nil {
 			list = append(list, newEndpoint("http://etl", "", workers, func(ctx context.Context) (net.Conn, error) {
 				return dialSocket(ctx, socket)
 			}))
