@@ -213,6 +213,9 @@ func (c *Cache) use(k Key, out *Output) {
 	defer c.mu.Unlock()
 	at := c.entries[k]
 	if at == nil {
+		if !c.holds(k, out) {
+			return // evicted since it was opened: whoever reads it has the last of it
+		}
 		at = c.add(&entry{key: k, id: out.meta.origin(), size: out.onDisk})
 	}
 	c.recent.MoveToFront(at)
@@ -221,6 +224,16 @@ func (c *Cache) use(k Key, out *Output) {
 		e.touched = now
 		_ = os.Chtimes(c.path(k), now, now) // costs its place after a restart, no more
 	}
+}
+
+// holds says whether the file that was opened is there still. The caller holds mu.
+func (c *Cache) holds(k Key, out *Output) bool {
+	opened, err := out.file.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(c.path(k))
+	return err == nil && os.SameFile(opened, there)
 }
 
 // add takes an entry into the index. The caller holds mu.
