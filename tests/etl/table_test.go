@@ -198,8 +198,6 @@ func userServer(t *testing.T, c *cluster) string {
 	require.NoError(t, listener.Close())
 	placer, err := c.client.RefreshMap(t.Context())
 	require.NoError(t, err)
-	// An ETL of kind server is there for as long as the target is asked for its objects.
-	c.store(api.ETL{Name: "reader", Kind: "server", URL: "http://127.0.0.1:" + strconv.Itoa(port)})
 	server := exec.Command(enginetest.Program(t), "serve")
 	server.Env = append(os.Environ(), "PORT="+strconv.Itoa(port), "SHARDSTREAM_TARGET_URL=http://"+placer.Map.Targets()[0].Addr+"/v1/etl-objects/reader")
 	require.NoError(t, server.Start())
@@ -214,5 +212,7 @@ func userServer(t *testing.T, c *cluster) string {
 		}
 		return conn.Close() == nil
 	}, 20*time.Second, 20*time.Millisecond)
+	// An ETL of kind server has to be there for as long as the target is asked for its objects.
+	c.deploy(api.ETL{Name: "reader", Kind: "server", URL: "http://127.0.0.1:" + strconv.Itoa(port)})
 	return "http://{host}:" + strconv.Itoa(port)
 }
