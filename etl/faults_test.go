@@ -309,3 +309,21 @@ def transform(sample):
 	}
 	wg.Wait()
 }
+
+// What all samples of a call become is held at once: that is bounded, however much each of them may return.
+func TestResultsOfACallAreBounded(t *testing.T) {
+	pool := newPool(t, "def transform(sample):\n    return {'x': b'.' * (1 << 20)}\n", func(d *etl.Definition, o *etl.Options) { o.MaxResults = 4 << 20 })
+	out := make([]etl.Result, 10)
+	require.NoError(t, pool.Transform(t.Context(), nil, numbered(10), out))
+	good := 0
+	for i := range out {
+		if out[i].Err == nil {
+			good++
+			continue
+		}
+		var fault *etl.UserError
+		require.ErrorAs(t, out[i].Err, &fault)
+		require.Contains(t, fault.Summary, "more than 4194304 bytes together")
+	}
+	require.Equal(t, 4, good)
+}

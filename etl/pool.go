@@ -30,6 +30,7 @@ type Options struct {
 	Logger       *slog.Logger  // worker restarts and the like; not the user's output, which Logs returns
 	StartTimeout time.Duration // for loading the source, imports included; default 60 s
 	MaxSample    int64         // payload bytes of one sample, in or out; default 1 GiB
+	MaxResults   int64         // payload bytes of all results of one call; default 4 GiB
 	LogBytes     int           // of user output kept; default 64 KiB
 	// Environments builds what definitions require; nil: the node's Python has to have it.
 	Environments *environment.Manager
@@ -47,7 +48,8 @@ type chunk struct {
 	object *objectCall
 	finish func(error) // called once; afterwards in and out belong to the caller again
 
-	deaths int   // of processes that worked on it
+	held   *atomic.Int64 // bytes of results of the call so far
+	deaths int           // of processes that worked on it
 	fault  error // the arguments do not fit: nothing of it can succeed
 }
 
@@ -184,9 +186,10 @@ func (p *Pool) transform(ctx context.Context, kind uint8, args Args, in []Sample
 		defer mu.Unlock()
 		return failed != nil
 	}
+	var held atomic.Int64
 	for at := 0; at < len(in) && !hasFailed(); {
 		n := p.chunkSize(kind, in[at:], len(in))
-		c := &chunk{ctx: ctx, kind: kind, args: args, in: in[at : at+n], out: out[at : at+n]}
+		c := &chunk{ctx: ctx, kind: kind, args: args, in: in[at : at+n], out: out[at : at+n], held: &held}
 		pending.Add(1)
 		c.finish = func(err error) { fail(err); pending.Done() }
 		if err := p.hand(ctx, c); err != nil {

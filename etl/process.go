@@ -53,6 +53,9 @@ func newSpawner(def Definition, opts Options) (*spawner, error) {
 	if opts.MaxSample <= 0 {
 		opts.MaxSample = 1 << 30
 	}
+	if opts.MaxResults <= 0 {
+		opts.MaxResults = 4 << 30
+	}
 	if opts.LogBytes <= 0 {
 		opts.LogBytes = 64 << 10
 	}
@@ -130,8 +133,9 @@ type process struct {
 	stream bool   // the function reads its object as a file
 	tail   *logRing
 
-	mostOut int64         // bytes of an object that comes in pieces
-	logged  chan struct{} // closed when its output has been read
+	mostOut  int64         // bytes of an object that comes in pieces
+	mostHeld int64         // bytes of the results of a call
+	logged   chan struct{} // closed when its output has been read
 
 	generation int64 // see condition
 }
@@ -166,7 +170,7 @@ func (s *spawner) start(ctx context.Context) (_ *process, err error) {
 
 // launch starts the interpreter in its sandbox.
 func (s *spawner) launch(ctx context.Context, home string) (_ *process, err error) {
-	p := &process{etl: s.def.Name, memory: s.def.Limits.Memory, mostOut: s.def.Limits.Output, tail: newLogRing(4 << 10), logged: make(chan struct{})}
+	p := &process{etl: s.def.Name, memory: s.def.Limits.Memory, mostOut: s.def.Limits.Output, mostHeld: s.opts.MaxResults, tail: newLogRing(4 << 10), logged: make(chan struct{})}
 	var opened []io.Closer // what the child has its own copy of
 	defer func() {
 		for _, c := range opened {

@@ -171,7 +171,12 @@ func (p *process) receive(c *chunk, todo []int, base uint64) ([]int, error) {
 		if res.key != "" {
 			out.Key = res.key
 		}
-		out.Fields = res.fields
+		if out.Fields = res.fields; c.held.Add(out.Size()) > p.mostHeld {
+			c.held.Add(-out.Size())
+			out.Fields = nil
+			out.Err = &UserError{ETL: p.etl, Key: in.Key, Summary: fmt.Sprintf(
+				"the results of the samples that are transformed at once have more than %d bytes together; return less, or choose a smaller batch_size", p.mostHeld)}
+		}
 	}
 	return nil, nil
 }
