@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// memorySlack is what a target's own work makes its memory differ by between two looks: it has some 10 MiB at rest, and
-	// the Go runtime hands back what traffic has cost in its own time.
-	memorySlack = 12 << 20
+	// memorySlack is what a target's own work makes its memory differ by between two looks: it has some 10 MiB at rest;
+	// buffers for reuse go with the second collection that finds them idle, and the runtime hands memory back in its own time.
+	memorySlack = 32 << 20
 	hostile     = `
 import ctypes, glob, os, socket, time
 def transform(data):

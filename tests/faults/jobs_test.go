@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/local"
 )
 
 // TestOfflineJobSurvives runs jobs over 2,000 objects and kills what they depend on: a target, the gateway that
@@ -77,6 +78,10 @@ func TestOfflineJobSurvives(t *testing.T) {
 		job := o.begin("everything")
 		w := o.watch("everything")
 		require.NoError(t, syscall.Kill(o.pid("supervisor"), syscall.SIGKILL))
+		o.eventually("the supervisor does not end", func() bool {
+			pid, err := local.Running(o.dir)
+			return err == nil && pid == 0
+		})
 		o.mustRun("up", "--detach", "--dir", o.dir)
 		o.finish(job.ID, "everything", w)
 	})
