@@ -50,7 +50,7 @@ type chunk struct {
 
 	held   *atomic.Int64 // bytes of results of the call so far
 	deaths int           // of processes that worked on it
-	fault  error // the arguments do not fit: nothing of it can succeed
+	fault  error         // the arguments do not fit: nothing of it can succeed
 }
 
 // Pool is a set of worker processes that all run one definition. It is safe for concurrent use.
