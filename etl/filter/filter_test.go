@@ -141,7 +141,7 @@ func TestFilterFaults(t *testing.T) {
 		require.EqualValues(t, 5, f.Stats().Errors)
 		require.EqualValues(t, 1, f.Stats().Timeouts)
 		require.NoError(t, f.Close())
-		require.Empty(t, enginetest.Containers(t, "shardstream-faults-"))
+		require.Eventually(t, func() bool { return len(enginetest.Containers(t, "shardstream-faults-")) == 0 }, 30*time.Second, 50*time.Millisecond, "a container is left")
 	})
 }
 
@@ -166,7 +166,7 @@ func TestFilterIsClosed(t *testing.T) {
 		require.ErrorIs(t, <-ended, etl.ErrClosed)
 		_, err := f.TransformObject(t.Context(), nil, etl.Object{Key: "k"})
 		require.ErrorIs(t, err, etl.ErrClosed)
-		require.Empty(t, enginetest.Containers(t, "shardstream-closes-"))
+		require.Eventually(t, func() bool { return len(enginetest.Containers(t, "shardstream-closes-")) == 0 }, 30*time.Second, 50*time.Millisecond, "a container is left")
 	})
 }
 
