@@ -219,7 +219,7 @@ func TestArguments(t *testing.T) {
 
 func TestArgumentsOfADefinitionAreChecked(t *testing.T) {
 	check := func(source, args string) error {
-		return etl.Check(t.Context(), etl.Definition{Name: "probe", Source: source, Args: etl.Args(args)}, etl.Options{Dir: t.TempDir()})
+		return ready(t.Context(), etl.Definition{Name: "probe", Source: source, Args: etl.Args(args)}, etl.Options{Dir: t.TempDir()})
 	}
 	require.NoError(t, check("def transform(sample, size): return sample", `{"size": 1}`))
 	require.ErrorContains(t, check("def transform(sample, size): return sample", `{"sise": 1}`), "those that args give (sise); it is transform(sample, size): missing a required argument: 'size'")

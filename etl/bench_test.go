@@ -77,7 +77,7 @@ func BenchmarkWorkerStart(b *testing.B) {
 		b.Run(level, func(b *testing.B) {
 			def := etl.Definition{Name: "start", Source: "def transform(sample):\n    return sample\n", Isolation: level}
 			for b.Loop() {
-				require.NoError(b, etl.Check(b.Context(), def, etl.Options{Dir: b.TempDir(), Isolation: level}))
+				require.NoError(b, ready(b.Context(), def, etl.Options{Dir: b.TempDir(), Isolation: level}))
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package etl_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +12,15 @@ import (
 
 	"github.com/shardstream/shardstream/etl"
 )
+
+// ready makes a definition ready, as targets do, and lets it go.
+func ready(ctx context.Context, def etl.Definition, opts etl.Options) error {
+	pool, err := etl.NewPool(def, opts)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pool.Prepare(ctx), pool.Close())
+}
 
 func TestCheck(t *testing.T) {
 	cases := map[string]struct {
@@ -48,7 +58,7 @@ func TestCheck(t *testing.T) {
 			t.Parallel()
 			def := etl.Definition{Name: "probe", Source: c.source, Requirements: c.requirements}
 			dir := t.TempDir()
-			err := etl.Check(t.Context(), def, etl.Options{StartTimeout: 3 * time.Second, Dir: dir})
+			err := ready(t.Context(), def, etl.Options{StartTimeout: 3 * time.Second, Dir: dir})
 			entries, failed := os.ReadDir(dir)
 			require.NoError(t, failed)
 			require.Empty(t, entries)
@@ -72,14 +82,14 @@ func TestCheck(t *testing.T) {
 func TestRequirementVersions(t *testing.T) {
 	needNumpy(t)
 	check := func(requirement string) error {
-		return etl.Check(t.Context(), etl.Definition{
+		return ready(t.Context(), etl.Definition{
 			Name: "probe", Source: "def transform(s): return s", Requirements: []string{requirement},
 		}, etl.Options{})
 	}
 	require.NoError(t, check("numpy"))
 	require.NoError(t, check("NumPy >= 1.0"))
 	// Versions are compared only where `packaging` is installed.
-	if err := etl.Check(t.Context(), etl.Definition{Name: "probe", Source: "import packaging\ndef transform(s): return s"}, etl.Options{}); err != nil {
+	if err := ready(t.Context(), etl.Definition{Name: "probe", Source: "import packaging\ndef transform(s): return s"}, etl.Options{}); err != nil {
 		t.Skip("packaging is not installed, so versions are not compared")
 	}
 	require.ErrorContains(t, check("numpy<1.0"), "requirement 'numpy<1.0': /")
@@ -90,7 +100,7 @@ func TestRequirementVersions(t *testing.T) {
 func TestCheckIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := etl.Check(ctx, etl.Definition{Name: "x", Source: "import time\ntime.sleep(100)"}, etl.Options{})
+	err := ready(ctx, etl.Definition{Name: "x", Source: "import time\ntime.sleep(100)"}, etl.Options{})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 

@@ -48,7 +48,7 @@ func TestWorkersDieWithTheirNode(t *testing.T) {
 	old := time.Now().Add(-time.Hour)
 	require.NoError(t, os.Chtimes(left[0], old, old))
 	def := etl.Definition{Name: "next", Source: "def transform(s): return s"}
-	require.NoError(t, etl.Check(t.Context(), def, etl.Options{Dir: dir}))
+	require.NoError(t, ready(t.Context(), def, etl.Options{Dir: dir}))
 	require.NoFileExists(t, left[0])
 }
 
@@ -62,6 +62,6 @@ func TestDirectoriesInUseAreKept(t *testing.T) {
 	require.Len(t, scripts, 1)
 	old := time.Now().Add(-time.Hour)
 	require.NoError(t, os.Chtimes(scripts[0], old, old))
-	require.NoError(t, etl.Check(t.Context(), etl.Definition{Name: "x", Source: "def transform(s): return s"}, etl.Options{Dir: dir}))
+	require.NoError(t, ready(t.Context(), etl.Definition{Name: "x", Source: "def transform(s): return s"}, etl.Options{Dir: dir}))
 	require.FileExists(t, scripts[0])
 }

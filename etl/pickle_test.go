@@ -60,7 +60,7 @@ func TestPicklesThatDoNotLoad(t *testing.T) {
 		"garbage":      {[]byte("garbage"), version, "UnpicklingError"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := etl.Check(t.Context(), etl.Definition{Name: "probe", Pickle: c.pickle, Python: c.version}, etl.Options{Dir: t.TempDir()})
+			err := ready(t.Context(), etl.Definition{Name: "probe", Pickle: c.pickle, Python: c.version}, etl.Options{Dir: t.TempDir()})
 			require.ErrorContains(t, err, c.want)
 		})
 	}
@@ -73,7 +73,7 @@ func TestPicklesNeedCloudpickle(t *testing.T) {
 	require.NoError(t, err)
 	bare := t.TempDir()
 	require.NoError(t, exec.Command(python, "-m", "venv", "--without-pip", bare).Run())
-	err = etl.Check(t.Context(), etl.Definition{Name: "probe", Pickle: good, Python: version}, etl.Options{Dir: t.TempDir(), Python: bare + "/bin/python3"})
+	err = ready(t.Context(), etl.Definition{Name: "probe", Pickle: good, Python: version}, etl.Options{Dir: t.TempDir(), Python: bare + "/bin/python3"})
 	require.ErrorContains(t, err, "the function was sent by cloudpickle, which is not installed in "+bare)
 }
 

@@ -2,7 +2,6 @@ package etl
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -341,18 +340,4 @@ func (p *Pool) Close() error {
 		p.err = p.spawn.cleanup()
 	})
 	return p.err
-}
-
-// Check loads a definition's source in a worker of its own: syntax errors, failing imports, missing
-// requirements and a missing entry come back as *UserError, faults of form as *DefinitionError.
-func Check(ctx context.Context, def Definition, opts Options) error {
-	spawn, err := newSpawner(def, opts)
-	if err != nil {
-		return err
-	}
-	p, err := spawn.start(ctx)
-	if err == nil {
-		spawn.close(p)
-	}
-	return errors.Join(err, spawn.cleanup())
 }

@@ -29,7 +29,7 @@ type Definitions struct{ kv *membership.KV }
 func Of(m *membership.Membership) Definitions { return Definitions{kv: m.KV("etls")} }
 
 // Normalize fills in defaults and refuses a definition that no target could run. It does not look at the source;
-// etl.Check does.
+// the targets do, which try it.
 func Normalize(e api.ETL) (api.ETL, error) {
 	if e.TimeoutS != 0 && (e.TimeoutS < 0.001 || e.TimeoutS > etl.MaxTimeout.Seconds() || math.IsNaN(e.TimeoutS)) {
 		return e, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "timeout_s %g: use 0.001 to %g", e.TimeoutS, etl.MaxTimeout.Seconds())
