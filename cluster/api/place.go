@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/shardstream/shardstream/cluster/placement"
@@ -31,38 +32,58 @@ func (m *Map) Node(id string) (Node, bool) {
 
 // Placer answers where objects belong under one version of the map. It is immutable.
 type Placer struct {
-	Map     Map
-	nodes   map[string]Node
-	present *placement.Ring
-	former  []*placement.Ring
+	Map    Map
+	nodes  map[string]Node
+	all    *placement.Ring // all targets, whatever their state: for what is no object
+	layout *placement.Layout
 }
 
 // NewPlacer prepares a map for placement.
 func NewPlacer(m Map) *Placer {
 	p := &Placer{Map: m, nodes: make(map[string]Node, len(m.Nodes))}
-	var present []placement.Node
+	var all []placement.Node
+	present := placement.Epoch{Version: m.Since}
 	for _, n := range m.Nodes {
 		p.nodes[n.ID] = n
 		if n.Role == RoleTarget {
-			present = append(present, placement.Node{ID: n.ID, Weight: n.Weight})
+			all = append(all, placement.Node{ID: n.ID, Weight: n.Weight})
+			present.Members = append(present.Members, placement.Member{ID: n.ID, Weight: n.Weight, Away: n.Away, Leaving: n.Draining, Bare: n.Bare})
 		}
 	}
-	p.present = placement.NewRing(present)
-	for _, set := range m.Former {
-		var nodes []placement.Node
-		for _, id := range set {
-			nodes = append(nodes, placement.Node{ID: id, Weight: p.nodes[id].Weight})
+	former := make([]placement.Epoch, len(m.Former))
+	for i, e := range m.Former {
+		former[i].Version = e.Version
+		for _, t := range e.Targets {
+			former[i].Members = append(former[i].Members, placement.Member{ID: t.ID, Weight: t.Weight, Away: t.Away, Leaving: t.Draining})
 		}
-		p.former = append(p.former, placement.NewRing(nodes))
 	}
+	p.all, p.layout = placement.NewRing(all), placement.NewLayout(present, former)
 	return p
 }
 
-// Owner is the target that holds an object; false where the cluster has no target.
-func (p *Placer) Owner(bucket, key string) (Node, bool) {
-	n, ok := p.nodes[p.present.OwnerID(placement.Key(bucket, key))]
+// Layout is the map's placement, by ids.
+func (p *Placer) Layout() *placement.Layout { return p.layout }
+
+// Plan is where an object with so many copies (see Bucket.Copies) is, and may be.
+func (p *Placer) Plan(bucket, key string, copies int) placement.Plan {
+	return p.layout.Plan(placement.Key(bucket, key), copies)
+}
+
+// Primary is the target that answers for an object with so many copies; false where there is none.
+func (p *Placer) Primary(bucket, key string, copies int) (Node, bool) {
+	n, ok := p.nodes[p.layout.Primary(placement.Key(bucket, key), copies)]
 	return n, ok
 }
+
+// Node finds a member by its id.
+func (p *Placer) Node(id string) (Node, bool) {
+	n, ok := p.nodes[id]
+	return n, ok
+}
+
+// Owner is the target that holds an object of one copy, and the primary of a mirrored one while it is up; false where
+// the cluster has no target.
+func (p *Placer) Owner(bucket, key string) (Node, bool) { return p.Primary(bucket, key, 1) }
 
 // SnapshotHolders is the number of targets that a gateway gives each part of a snapshot to: those first in
 // Rank by its id that are up. Where the others look for it follows from that.
@@ -74,26 +95,22 @@ const MaxPages = 64
 // Rank lists up to n targets by how much a key is theirs, its owner first.
 func (p *Placer) Rank(key string, n int) []Node {
 	var list []Node
-	for _, i := range p.present.Rank(key, n) {
-		list = append(list, p.nodes[p.present.ID(i)])
+	for _, i := range p.all.Rank(key, n) {
+		list = append(list, p.nodes[p.all.ID(i)])
 	}
 	return list
 }
 
-// Former are the members that held the object under earlier sets of targets, newest first, without
-// its present owner. They are to be asked for what the owner does not have.
+// Former are the members that held an object of one copy under earlier sets of targets, newest first, without its
+// present owner. They are to be asked for what the owner does not have.
 func (p *Placer) Former(bucket, key string) []Node {
-	if len(p.former) == 0 {
-		return nil
-	}
-	name := placement.Key(bucket, key)
-	seen := map[string]bool{p.present.OwnerID(name): true}
+	plan := p.Plan(bucket, key, 1)
 	var former []Node
-	for _, ring := range p.former {
-		id := ring.OwnerID(name)
-		if n, member := p.nodes[id]; member && !seen[id] {
-			seen[id] = true
-			former = append(former, n)
+	for _, list := range plan.Former {
+		for _, id := range list {
+			if n, member := p.nodes[id]; member && !slices.Contains(plan.Copies, id) && !slices.ContainsFunc(former, func(f Node) bool { return f.ID == id }) {
+				former = append(former, n)
+			}
 		}
 	}
 	return former

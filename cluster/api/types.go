@@ -120,6 +120,13 @@ type Node struct {
 	PID    int     `json:"pid"`
 	Weight float64 `json:"weight,omitempty"` // placement weight of a target; 1 unless set
 	Disks  []Disk  `json:"disks,omitzero"`
+
+	// Away, Draining and Bare are the map's, and so the same for all who have its version. Away: the target's lease was
+	// over; mirrored objects are kept on the others meanwhile. Draining: nothing new is placed on it, and what it
+	// has is moved. Bare: it came back with less than it had.
+	Away     bool `json:"away,omitempty"`
+	Draining bool `json:"draining,omitempty"`
+	Bare     bool `json:"bare,omitempty"`
 }
 
 // Map is the versioned cluster map: all that placement needs. Membership is durable: a target that
@@ -128,14 +135,64 @@ type Map struct {
 	Version int64  `json:"version"`
 	Cluster string `json:"cluster"` // cluster id
 	Nodes   []Node `json:"nodes"`   // sorted by id
-	// Former lists earlier sets of target ids, newest first: owners to ask for an object that is not
-	// (yet) where the present set puts it.
-	Former [][]string `json:"former,omitempty"`
+	Since   int64  `json:"since"`   // the version from which on the present set of targets holds
+	// Former are earlier sets of targets, newest first: those since all data was last known to be where it belongs.
+	// Objects may still be where they put them.
+	Former []Epoch `json:"former,omitempty"`
 }
 
-// Rebalance says what background movement of objects is under way.
+// Epoch is the set of targets that held from one version of the map on.
+type Epoch struct {
+	Version int64    `json:"version"`
+	Targets []Member `json:"targets"`
+}
+
+// Member is a target in an Epoch.
+type Member struct {
+	ID       string  `json:"id"`
+	Weight   float64 `json:"weight,omitempty"`
+	Away     bool    `json:"away,omitempty"`
+	Draining bool    `json:"draining,omitempty"`
+}
+
+// States of the background movement of objects.
+const (
+	RebalanceIdle    = "idle"
+	RebalanceRunning = "running"
+	RebalanceWaiting = "waiting" // for targets that are down, or for the time after which a target is given up
+	RebalanceStopped = "stopped" // by hand
+)
+
+// Rebalance says what background movement of objects is under way: after targets joined, left or died, each object is
+// brought to where the map puts it, in as many copies as its bucket has.
 type Rebalance struct {
-	State string `json:"state"` // "idle" or "running"
+	State   string   `json:"state"`             // idle, running, waiting or stopped
+	Map     int64    `json:"map,omitempty"`     // version that data is moved to
+	Reasons []string `json:"reasons,omitempty"` // why it waits
+
+	Objects int64   `json:"objects,omitempty"` // looked at
+	Total   int64   `json:"total,omitempty"`   // to be looked at
+	Moved   int64   `json:"moved,omitempty"`   // copies made
+	Bytes   int64   `json:"bytes,omitempty"`   // of these
+	Deleted int64   `json:"deleted,omitempty"` // copies removed where they no longer belong
+	Failed  int64   `json:"failed,omitempty"`  // copies that could not be made yet
+	Rate    float64 `json:"rate,omitempty"`    // bytes a second
+	ETAS    float64 `json:"eta_s,omitempty"`   // seconds that are left, as far as can be told
+
+	Targets []RebalanceTarget `json:"targets,omitempty"`
+}
+
+// RebalanceTarget is one target's part of a Rebalance.
+type RebalanceTarget struct {
+	ID      string `json:"id"`
+	State   string `json:"state"`
+	Objects int64  `json:"objects"`
+	Total   int64  `json:"total"`
+	Moved   int64  `json:"moved"`
+	Bytes   int64  `json:"bytes"`
+	Deleted int64  `json:"deleted"`
+	Failed  int64  `json:"failed"`
+	Detail  string `json:"detail,omitempty"` // of the last failure
 }
 
 // Status is GET /v1/cluster, and `shardstream status --json`.
@@ -174,7 +231,51 @@ type BucketList struct {
 type Bucket struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
-	Mirror  int       `json:"mirror"` // copies of each object; 1 is the only value yet
+	// Mirror is the number of copies of each object, on targets of their own. With EC it is what small objects have.
+	Mirror int `json:"mirror"`
+	// EC keeps objects as slices: Data of them, with Parity more, any of which may be lost. nil: whole copies.
+	EC *EC `json:"ec,omitempty"`
+	// Degraded lets writes be acknowledged where fewer targets are up than there are to be copies or slices, if at
+	// least one is; rebalance makes up for it later. Otherwise they are refused.
+	Degraded bool `json:"degraded,omitempty"`
+}
+
+// EC is how objects of a bucket are erasure-coded.
+type EC struct {
+	Data   int `json:"data"`
+	Parity int `json:"parity"`
+}
+
+// Bounds of redundancy.
+const (
+	MaxMirror = 16
+	MaxSlices = 32
+	// SmallObject is the size up to which objects of an erasure-coded bucket are mirrored, by Parity + 1 copies.
+	SmallObject = 128 << 10
+)
+
+// Copies is the number of targets that know each object of the bucket: by a whole copy of it, or of an
+// erasure-coded object by its description.
+func (b *Bucket) Copies() int {
+	if b.EC != nil {
+		return b.EC.Parity + 1
+	}
+	return max(b.Mirror, 1)
+}
+
+// Width is the number of targets that a write needs.
+func (b *Bucket) Width() int {
+	if b.EC != nil {
+		return b.EC.Data + b.EC.Parity
+	}
+	return b.Copies()
+}
+
+// BucketChange is PATCH /v1/buckets/{bucket}: what is nil stays.
+type BucketChange struct {
+	Mirror   *int  `json:"mirror,omitempty"`
+	EC       *EC   `json:"ec,omitempty"` // Data 0: none any more
+	Degraded *bool `json:"degraded,omitempty"`
 }
 
 // Object is an object's entry in a listing and the answer to a PUT.
@@ -220,9 +321,20 @@ type Location struct {
 type Copy struct {
 	Node  string   `json:"node"`
 	Disk  string   `json:"disk"`
-	Kind  string   `json:"kind"` // "whole"
+	Kind  string   `json:"kind"`            // KindWhole, KindSlice or KindStub
+	Slice int      `json:"slice,omitempty"` // which one, of a slice
 	Files []string `json:"files"`
+	// Version is the copy's; one that is lower than the object's is on its way out.
+	Version uint64 `json:"version,omitempty"`
 }
+
+// Kinds of copies.
+const (
+	KindWhole = "whole"
+	KindSlice = "slice" // of an erasure-coded object
+	KindStub  = "stub"  // all but the bytes of an erasure-coded object
+	KindCache = "cache" // a whole copy of an erasure-coded object, that may be dropped
+)
 
 // FsckReport is what fsck found; all three lists are empty on a sound cluster.
 type FsckReport struct {

@@ -41,7 +41,8 @@ type Membership struct {
 	client *clientv3.Client
 	log    *slog.Logger
 
-	lease clientv3.LeaseID // of Run's lease keeper once Join has returned
+	lease  clientv3.LeaseID // of Run's lease keeper once Join has returned
+	leased atomic.Int64     // until when the lease lives at least, in nanoseconds since start
 
 	view    atomic.Pointer[View]
 	mu      sync.Mutex
@@ -86,6 +87,18 @@ func (m *Membership) Register(ctx context.Context) error {
 // Known says whether the node was a member before, as of the state last seen.
 func (m *Membership) Known() bool {
 	return slices.ContainsFunc(m.View().Map().Nodes, func(n api.Node) bool { return n.ID == m.config.Self.ID })
+}
+
+// start is what times are counted from: the monotonic clock goes on while a process is stopped.
+var start = time.Now()
+
+// Leased says that this node's lease lives: nobody takes it for dead, and nothing that it is primary of is another's
+// yet. A node that was stopped, or is cut off from etcd, finds out by this before it answers.
+func (m *Membership) Leased() bool { return int64(time.Since(start)) < m.leased.Load() }
+
+// renewed notes that the lease lives for its whole time after asked, when the renewal was asked for.
+func (m *Membership) renewed(asked time.Time) {
+	m.leased.Store(int64(asked.Add(m.config.LeaseTTL).Sub(start)))
 }
 
 // Run keeps the lease and the view until the context ends, then gives the lease back, so that the
@@ -210,7 +223,11 @@ func (m *Membership) keepLease(ctx context.Context) {
 func (m *Membership) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/2)
 	defer cancel()
+	asked := time.Now()
 	_, err := m.client.KeepAliveOnce(ctx, m.lease)
+	if err == nil {
+		m.renewed(asked)
+	}
 	return err
 }
 

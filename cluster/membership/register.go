@@ -36,10 +36,12 @@ var errLostRace = errors.New("the map changed meanwhile")
 // register writes the member, its lease and, where it changes it, the map: one transaction, repeated
 // while other nodes are quicker.
 func (m *Membership) register(ctx context.Context) error {
+	asked := time.Now()
 	lease, err := m.grant(ctx)
 	if err != nil {
 		return err
 	}
+	m.renewed(asked)
 	m.lease = lease
 	for attempt := range mapAttempts {
 		if err = m.tryRegister(ctx, lease); !errors.Is(err, errLostRace) {
@@ -125,9 +127,10 @@ func admit(current api.Map, self api.Node, pristine bool) (api.Map, api.Node, er
 		}
 		// The first weight stays: changing it would move objects, which is rebalance's business.
 		self.Weight = known.Weight
-		if known.Addr == self.Addr {
+		if known.Addr == self.Addr && self.Role != api.RoleTarget {
 			return current, self, nil
 		}
+		// A target that comes back counts its versions under a map of its own: what it gave out last it may not know.
 		next.Nodes[at].Addr = self.Addr
 		next.Version++
 		return next, self, nil
@@ -135,27 +138,31 @@ func admit(current api.Map, self api.Node, pristine bool) (api.Map, api.Node, er
 	if self.Role == api.RoleTarget && self.Weight <= 0 {
 		self.Weight = 1
 	}
-	if set := targetIDs(current.Nodes); self.Role == api.RoleTarget && len(set) > 0 && !pristine {
+	if set := epochOf(current); self.Role == api.RoleTarget && len(set.Targets) > 0 && !pristine {
 		if len(current.Former) >= maxFormer {
 			return current, self, fmt.Errorf("target %s can't join: the map already remembers %d earlier sets of targets, "+
 				"whose objects must be moved first", self.ID, len(current.Former))
 		}
-		next.Former = append([][]string{set}, current.Former...)
+		next.Former = append([]api.Epoch{set}, current.Former...)
 	}
 	next.Nodes = append(next.Nodes, api.Node{ID: self.ID, Role: self.Role, Addr: self.Addr, Weight: self.Weight})
 	slices.SortFunc(next.Nodes, func(a, b api.Node) int { return strings.Compare(a.ID, b.ID) })
 	next.Version++
+	if self.Role == api.RoleTarget {
+		next.Since = next.Version
+	}
 	return next, self, nil
 }
 
-func targetIDs(nodes []api.Node) []string {
-	var ids []string
-	for _, n := range nodes {
+// epochOf is the map's set of targets.
+func epochOf(m api.Map) api.Epoch {
+	e := api.Epoch{Version: m.Since}
+	for _, n := range m.Nodes {
 		if n.Role == api.RoleTarget {
-			ids = append(ids, n.ID)
+			e.Targets = append(e.Targets, api.Member{ID: n.ID, Weight: n.Weight, Away: n.Away, Draining: n.Draining})
 		}
 	}
-	return ids
+	return e
 }
 
 func newClusterID() string {

@@ -155,9 +155,10 @@ func TestJoinWithObjectsInPlace(t *testing.T) {
 		put(t, cluster, key(i), "old")
 	}
 	joined := cluster.AddTarget()
-	m, err := cluster.Client.RefreshMap(t.Context())
-	require.NoError(t, err)
-	assert.Equal(t, [][]string{{"target-1", "target-2"}}, m.Map.Former)
+	cluster.Await("the gateway has seen it join", func() bool {
+		m, err := cluster.Client.RefreshMap(t.Context())
+		return err == nil && len(m.Map.Former) == 1 && len(m.Map.Former[0].Targets) == 2
+	})
 	var moved []string
 	for i := range n {
 		if cluster.Owner("b", key(i)) == joined {

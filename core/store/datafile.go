@@ -140,7 +140,7 @@ func (f *footer) readHeader(file File) (Info, error) {
 	}
 	d := decoder{rest: b}
 	var i Info
-	if d.info(&i); d.bad || i.Size != f.size || i.Version != f.version {
+	if d.info(&i); d.bad || i.Payload() != f.size || i.Version != f.version {
 		return Info{}, damaged(f.headerAt(), "the object header can't be read")
 	}
 	return i, nil

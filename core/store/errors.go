@@ -11,6 +11,10 @@ var (
 	ErrNotFound = errors.New("object not found")
 	// ErrPrecondition is returned where a Condition did not hold; nothing was changed.
 	ErrPrecondition = errors.New("precondition failed")
+	// ErrSuperseded is returned for a copy that is older than, or the same as, what is there; nothing was changed.
+	ErrSuperseded = errors.New("a newer version is there")
+	// ErrStub is returned where an object's bytes are asked for that only its slices have.
+	ErrStub = errors.New("the object is here as slices only")
 	// ErrClosed is returned by a Store after its Close.
 	ErrClosed = errors.New("store is closed")
 	// ErrDiskFailed is returned where a disk was taken out of use after an error that it can't

@@ -56,6 +56,9 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			})
 			continue
 		}
+		if one.info.Kind == Tombstone {
+			continue
+		}
 		c.used[one.disk][one.file] = struct{}{}
 		if i > 0 {
 			if c.current(one.copyOf) {

@@ -10,6 +10,10 @@ const defaultPage = 1000
 // List gives the bucket's objects whose names begin with prefix and come after startAfter, sorted by
 // name, at most limit of them (0: 1000); more says whether others follow. A page is complete or an error.
 func (s *Store) List(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
+	return s.listing(bucket, prefix, startAfter, limit, false)
+}
+
+func (s *Store) listing(bucket, prefix, startAfter string, limit int, all bool) (infos []Info, more bool, err error) {
 	if err := CheckBucket(bucket); err != nil {
 		return nil, false, err
 	}
@@ -20,10 +24,10 @@ func (s *Store) List(bucket, prefix, startAfter string, limit int) (infos []Info
 		return nil, false, err
 	}
 	defer s.leave()
-	return s.list(bucket, prefix, startAfter, limit)
+	return s.list(bucket, prefix, startAfter, limit, all)
 }
 
-func (s *Store) list(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
+func (s *Store) list(bucket, prefix, startAfter string, limit int, all bool) (infos []Info, more bool, err error) {
 	if limit <= 0 {
 		limit = defaultPage
 	}
@@ -39,6 +43,9 @@ func (s *Store) list(bucket, prefix, startAfter string, limit int) (infos []Info
 		c := copies[0]
 		if c.err != nil {
 			return fmt.Errorf("disk %s: key %q: %w", c.disk.ID, key, c.err)
+		}
+		if c.info.Kind == Tombstone && !all {
+			return nil
 		}
 		if len(infos) == limit {
 			more = true

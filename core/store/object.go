@@ -48,6 +48,9 @@ func (s *Store) Open(bucket, name string) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.info.Kind == Stub {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrStub)
+	}
 	h, err := openHandle(c)
 	if err != nil {
 		return nil, err

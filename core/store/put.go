@@ -20,14 +20,8 @@ import (
 // and is what the next reader sees; otherwise nothing has changed and nothing is left behind. It reads
 // body to its end, in pieces, and keeps none of it.
 func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o PutOptions) (Info, error) {
-	if err := checkNames(bucket, name); err != nil {
+	if err := o.check(bucket, name); err != nil {
 		return Info{}, err
-	}
-	if o.Size < -1 {
-		return Info{}, fmt.Errorf("object %s/%s: size %d", bucket, name, o.Size)
-	}
-	if o.Archive != archive.None && o.Archive != archive.Tar {
-		return Info{}, fmt.Errorf("object %s/%s: archives of format %q can't be indexed", bucket, name, o.Archive)
 	}
 	if err := s.enter(); err != nil {
 		return Info{}, err
@@ -36,15 +30,16 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 	if err := s.precheck(bucket, name, o.Condition); err != nil {
 		return Info{}, err
 	}
-	k, err := s.choose(bucket, name, o.Size)
+	w, err := s.newWriter(bucket, name, o)
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, err)
+		return Info{}, err
 	}
-	w := newWriter(k, Info{
-		Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
-	})
+	k := w.disk
 	defer k.done(w.id)
-	err = w.write(ctx, body, o, s)
+	err = w.write(ctx, body, o)
+	if err == nil {
+		err = w.finish(s)
+	}
 	if err == nil {
 		err = s.commit(w, o.Condition)
 	}
@@ -52,6 +47,19 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, errors.Join(k.full(err), w.discard()))
 	}
 	return w.info, nil
+}
+
+func (o *PutOptions) check(bucket, name string) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if o.Size < -1 {
+		return fmt.Errorf("object %s/%s: size %d", bucket, name, o.Size)
+	}
+	if o.Archive != archive.None && o.Archive != archive.Tar {
+		return fmt.Errorf("object %s/%s: archives of format %q can't be indexed", bucket, name, o.Archive)
+	}
+	return nil
 }
 
 // precheck spares a body that the commit would refuse anyway.
@@ -68,7 +76,7 @@ func (s *Store) precheck(bucket, name string, c Condition) error {
 
 func check(c Condition, bucket, name string, copies []copyOf) error {
 	var present *record
-	if len(copies) > 0 {
+	if len(copies) > 0 && copies[0].info.Kind != Tombstone {
 		present = copies[0].record
 	}
 	if !c.holds(present) {
@@ -84,6 +92,8 @@ type writer struct {
 	path string // where the file is now; "" where there is none
 	file File
 	info Info
+	// given is the version of the write that the copy is of; 0 where it gets one of its own.
+	given uint64
 
 	whole   *xxh3.Hasher
 	crc     uint32
@@ -93,8 +103,19 @@ type writer struct {
 	seal    uint64
 }
 
-func newWriter(k *disk, info Info) *writer {
-	return &writer{disk: k, id: k.newFileID(), info: info, whole: xxh3.New(), indexer: archive.NewIndexer(info.Archive)}
+// newWriter picks a disk. The file's id is busy there until it is done.
+func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
+	k, err := s.choose(bucket, name, o.Size)
+	if err != nil {
+		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
+	}
+	return &writer{
+		disk: k, id: k.newFileID(), given: o.Version, whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		info: Info{
+			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
+			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
+		},
+	}, nil
 }
 
 // chunkSize is how much of a body is hashed and written at once: small enough for the processor's cache,
@@ -106,8 +127,8 @@ var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 // flushEvery is how much is written before the disk is asked to begin with it.
 const flushEvery = 8 << 20
 
-// write takes the body into a temporary file, checks it against what was promised, and syncs it.
-func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions, s *Store) error {
+// write takes the body into a temporary file and checks it against what was promised.
+func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error {
 	f, err := w.disk.fs.OpenFile(w.id.tmp(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -129,7 +150,7 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions, s *Sto
 			return err
 		}
 	}
-	return w.finish(s)
+	return nil
 }
 
 func (w *writer) payload(ctx context.Context, body io.Reader, size int64) error {
@@ -223,7 +244,12 @@ func (w *writer) checkPromises(o PutOptions) error {
 
 // finish gives the file a version and its trailer and syncs it. It may be called again for a newer version.
 func (w *writer) finish(s *Store) error {
-	w.info.Version, w.info.Created = s.nextVersion(), s.o.Now().UTC().Round(0)
+	if w.info.Version = w.given; w.given == 0 {
+		w.info.Version = s.nextVersion()
+	}
+	if w.given == 0 || w.info.Created.IsZero() {
+		w.info.Created = s.o.Now().UTC().Round(0)
+	}
 	ft := footer{size: w.info.Size, version: w.info.Version}
 	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
 	w.seal = ft.seal
@@ -274,7 +300,11 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 	if err := check(c, i.Bucket, i.Name, copies); err != nil {
 		return nil, err
 	}
-	if i.Version <= k.last || len(copies) > 0 && i.Version <= copies[0].info.Version {
+	superseded := len(copies) > 0 && i.Version <= copies[0].info.Version
+	if superseded && w.given != 0 {
+		return nil, fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
+	}
+	if superseded || w.given == 0 && i.Version <= k.last {
 		if err := w.finish(s); err != nil { // another Put was faster: this one comes after it
 			return nil, err
 		}
@@ -305,7 +335,8 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 		}
 		return nil, err
 	}
-	w.path, k.last = "", i.Version
+	w.path, k.last = "", max(k.last, i.Version)
+	s.see(i.Version)
 	for n := len(copies) - 1; n >= 0; n-- {
 		old := copies[n]
 		if old.disk == w.disk {
@@ -323,6 +354,10 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 // unlink removes data files that no record names any more. Readers that have them open keep them.
 func (s *Store) unlink(old []copyOf) {
 	for _, c := range old {
+		if c.info.Kind == Tombstone {
+			c.disk.done(c.file)
+			continue
+		}
 		if err := c.disk.fs.Remove(c.file.path()); err != nil {
 			s.log.Warn("data file could not be removed; the next start will", "disk", c.disk.ID, "file", c.file.path(), "error", err)
 		}

@@ -32,6 +32,8 @@ func (s *Store) reconcile() error {
 				if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
 					return err
 				}
+			case c.info.Kind == Tombstone:
+				s.last.Store(max(s.last.Load(), c.info.Version))
 			default:
 				used[c.disk][c.file] = struct{}{}
 				s.last.Store(max(s.last.Load(), c.info.Version))

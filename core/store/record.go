@@ -90,7 +90,10 @@ func appendInfo(out []byte, i *Info) []byte {
 	for _, k := range slices.Sorted(maps.Keys(i.Meta)) {
 		out = appendString(appendString(out, k), i.Meta[k])
 	}
-	return out
+	if i.Kind == Whole && i.Data == 0 {
+		return out
+	}
+	return append(out, byte(i.Kind), byte(i.Data), byte(i.Parity), byte(i.Slice)) // all small
 }
 
 func appendString(out []byte, s string) []byte {
@@ -114,13 +117,22 @@ func (d *decoder) info(i *Info) {
 	if n > uint64(len(d.rest)) {
 		d.bad = true
 	}
-	if d.bad || n == 0 {
+	if d.bad {
 		return
 	}
-	i.Meta = make(map[string]string, n)
+	if n > 0 {
+		i.Meta = make(map[string]string, n)
+	}
 	for range n {
 		k := d.string()
 		i.Meta[k] = d.string()
+	}
+	if len(d.rest) == 0 || d.bad {
+		return
+	}
+	if b := d.take(4); b != nil {
+		i.Kind, i.Data, i.Parity, i.Slice = Kind(b[0]), int(b[1]), int(b[2]), int(b[3])
+		d.bad = i.Kind > Slice
 	}
 }
 

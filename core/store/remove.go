@@ -24,7 +24,7 @@ func (s *Store) Delete(ctx context.Context, bucket, name string, c Condition) er
 		if err := check(c, bucket, name, copies); err != nil {
 			return nil, err
 		}
-		if len(copies) == 0 {
+		if len(copies) == 0 || copies[0].info.Kind == Tombstone {
 			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
 		}
 		return copies, nil
@@ -101,7 +101,7 @@ func (s *Store) DropBucket(ctx context.Context, bucket string) error {
 		}
 		var infos []Info
 		var err error
-		if infos, more, err = s.list(bucket, "", last, defaultPage); err != nil || len(infos) == 0 {
+		if infos, more, err = s.list(bucket, "", last, defaultPage, true); err != nil || len(infos) == 0 {
 			return err
 		}
 		if err := s.dropPage(bucket, infos); err != nil {

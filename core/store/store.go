@@ -65,7 +65,32 @@ type Info struct {
 	Archive                     archive.Format
 	Members, Samples, MaxSample int64 // of an indexed archive; MaxSample in bytes
 
+	// Kind is what this copy of the object is; the rest is of erasure-coded objects, 0 elsewhere: into how many slices
+	// they are cut, and which one this is.
+	Kind                Kind
+	Data, Parity, Slice int
+
 	Disk string
+}
+
+// Kind is what a copy holds.
+type Kind uint8
+
+// Kinds of copies. A stub is all that there is to know of an erasure-coded object but its bytes; a whole copy
+// whose Data is not 0 is of one too, and can be made a stub (see Evict). A tombstone says that the object was deleted.
+const (
+	Whole Kind = iota
+	Tombstone
+	Stub
+	Slice
+)
+
+// Payload is the number of bytes that the copy's data file holds of the object.
+func (i *Info) Payload() int64 {
+	if i.Kind == Tombstone || i.Kind == Stub {
+		return 0
+	}
+	return i.Size
 }
 
 // Condition restricts a Put or Delete, as If-Match and If-None-Match do in HTTP: an ETag, a
@@ -81,6 +106,12 @@ type PutOptions struct {
 	CRC32       *uint32
 	Archive     archive.Format
 	Condition   Condition
+
+	// Version and Created are those of the write that the copy is of; 0: it is a write of its own.
+	Version uint64
+	Created time.Time
+	// Data and Parity mark the copy as a whole one of an erasure-coded object.
+	Data, Parity int
 }
 
 // DiskUsage is the state of one disk. Used and Capacity are those of its file system, in bytes.
@@ -112,6 +143,7 @@ type Store struct {
 	engine *pebble.Cache // memory that the disks' metadata share
 	cache  *cache
 	last   atomic.Uint64 // highest version given out or seen
+	floor  atomic.Uint64 // versions are given out above it
 	keys   [stripes]stripe
 
 	life   sync.RWMutex // held for reading by each call
@@ -275,9 +307,22 @@ func (s *Store) stripeNumber(bucket, name string) int {
 func (s *Store) nextVersion() uint64 {
 	for {
 		last := s.last.Load()
-		next := max(uint64(s.o.Now().UnixNano()), last+1) // after 1970
+		next := max(uint64(s.o.Now().UnixNano()), last+1, s.floor.Load()+1) // after 1970
 		if s.last.CompareAndSwap(last, next) {
 			return next
+		}
+	}
+}
+
+// NextVersion gives out a version.
+func (s *Store) NextVersion() uint64 { return s.nextVersion() }
+
+// SetFloor has versions be given out above floor from now on. It never falls.
+func (s *Store) SetFloor(floor uint64) {
+	for {
+		now := s.floor.Load()
+		if floor <= now || s.floor.CompareAndSwap(now, floor) {
+			return
 		}
 	}
 }
@@ -318,7 +363,7 @@ func (s *Store) newest(bucket, name string) (*copyOf, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(copies) == 0 {
+	if len(copies) == 0 || copies[0].info.Kind == Tombstone {
 		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
 	}
 	return &copies[0], nil

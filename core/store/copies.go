@@ -1,0 +1,196 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Staged is a body that is on disk, checked and durable, but not an object yet: what a target holds of a write while
+// the others that are to have a copy receive theirs. Commit or Discard ends it.
+type Staged struct {
+	s *Store
+	w *writer
+}
+
+// Stage takes in a body as Put does, and stops short of making it an object. What a process has staged is gone
+// when it ends.
+func (s *Store) Stage(ctx context.Context, bucket, name string, body io.Reader, o PutOptions) (*Staged, error) {
+	if err := o.check(bucket, name); err != nil {
+		return nil, err
+	}
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	w, err := s.newWriter(bucket, name, o)
+	if err != nil {
+		return nil, err
+	}
+	err = w.write(ctx, body, o)
+	if err == nil {
+		err = w.file.Sync()
+	}
+	if err != nil {
+		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
+		w.disk.done(w.id)
+		return nil, err
+	}
+	return &Staged{s: s, w: w}, nil
+}
+
+// Info describes what is staged; it has no version yet.
+func (g *Staged) Info() Info { return g.w.info }
+
+// Commit makes it the object's newest version, as Put does: with the version and time of the write that it is a copy
+// of, or with new ones where version is 0. ErrSuperseded where a newer one is there.
+func (g *Staged) Commit(version uint64, created time.Time, c Condition) (Info, error) {
+	if err := g.s.enter(); err != nil {
+		return Info{}, errors.Join(err, g.Discard())
+	}
+	defer g.s.leave()
+	w := g.w
+	w.given, w.info.Created = version, created.UTC().Round(0)
+	err := w.finish(g.s)
+	if err == nil {
+		err = g.s.commit(w, c)
+	}
+	if err != nil {
+		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, errors.Join(w.disk.full(err), g.Discard()))
+	}
+	w.disk.done(w.id)
+	g.w = nil
+	return w.info, nil
+}
+
+// Discard removes what was staged. After Commit, or twice, it does nothing.
+func (g *Staged) Discard() error {
+	if g.w == nil {
+		return nil
+	}
+	w := g.w
+	g.w = nil
+	defer w.disk.done(w.id)
+	return w.discard()
+}
+
+// see makes sure that versions given out later are higher than one that was.
+func (s *Store) see(version uint64) {
+	for {
+		last := s.last.Load()
+		if version <= last || s.last.CompareAndSwap(last, version) {
+			return
+		}
+	}
+}
+
+// State is the newest that the store knows of an object, a tombstone included; false where it knows nothing.
+func (s *Store) State(bucket, name string) (Info, bool, error) {
+	if err := checkNames(bucket, name); err != nil {
+		return Info{}, false, err
+	}
+	if err := s.enter(); err != nil {
+		return Info{}, false, err
+	}
+	defer s.leave()
+	k := s.stripe(bucket, name)
+	k.RLock()
+	defer k.RUnlock()
+	copies, err := s.copies(bucket, name)
+	if err != nil || len(copies) == 0 {
+		return Info{}, false, err
+	}
+	return copies[0].info, true, nil
+}
+
+// Bury deletes an object and remembers, until Unbury, that it was deleted by a write of that version: an older copy
+// that another node brings can't come to life again. ErrSuperseded where a version as new or newer is there.
+func (s *Store) Bury(ctx context.Context, bucket, name string, version uint64) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if err := cancelled(ctx, "delete"); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	k := s.stripe(bucket, name)
+	k.Lock()
+	gone, err := s.buryLocked(bucket, name, version, k)
+	k.Unlock()
+	s.unlink(gone)
+	return err
+}
+
+func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]copyOf, error) {
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return nil, err
+	}
+	var on *disk
+	if len(copies) > 0 {
+		if copies[0].info.Version >= version {
+			return nil, fmt.Errorf("object %s/%s, version %d: %w", bucket, name, version, ErrSuperseded)
+		}
+		on = copies[0].disk
+	} else if on, err = s.choose(bucket, name, 0); err != nil {
+		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
+	}
+	for _, c := range copies {
+		c.disk.begin(c.file)
+	}
+	s.cache.drop(objectKey{bucket, name})
+	grave := record{info: Info{Bucket: bucket, Name: name, Version: version, Kind: Tombstone, Created: s.o.Now().UTC().Round(0)}}
+	key := metaKey(bucket, name)
+	if err := on.setRecord(key, &grave); err != nil {
+		for _, c := range copies {
+			c.disk.done(c.file)
+		}
+		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
+	}
+	k.last = max(k.last, version)
+	s.see(version)
+	for n := len(copies) - 1; n >= 0; n-- {
+		old := copies[n]
+		if old.disk == on {
+			continue
+		}
+		if err := old.disk.dropRecords(key); err != nil { // a lower version: never read again
+			s.log.Warn("older copy stays until the next start", "object", bucket+"/"+name, "disk", old.disk.ID, "error", err)
+			old.disk.done(old.file)
+			copies = append(copies[:n:n], copies[n+1:]...)
+		}
+	}
+	return copies, nil
+}
+
+// Drop removes what the store has of an object, be it an object or a tombstone, where it is of exactly that version, and
+// keeps no memory of it: the copy does not belong here, or the deletion is known everywhere. It is no error where
+// something else is there.
+func (s *Store) Drop(ctx context.Context, bucket, name string, version uint64) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if err := cancelled(ctx, "drop"); err != nil {
+		return err
+	}
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
+		if len(copies) == 0 || copies[0].info.Version != version {
+			return nil, nil
+		}
+		return copies, nil
+	})
+}
+
+// ListAll is List with tombstones.
+func (s *Store) ListAll(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
+	return s.listing(bucket, prefix, startAfter, limit, true)
+}
