@@ -214,7 +214,7 @@ func TestJoinWithObjectsInPlace(t *testing.T) {
 	away.Stop()
 	impatient := cluster.NewClient(api.Options{RetryFor: -1})
 	for _, key := range moved[3:] {
-		if before, _ := m.Owner("b", key); before.ID != joined.ID {
+		if cluster.Owner("b", key) != joined {
 			t.Fatal("the owner changed")
 		}
 		var answer *api.Error
