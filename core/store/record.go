@@ -39,13 +39,34 @@ type record struct {
 	info Info
 }
 
-// Metadata keys are "o", bucket, NUL, name: sorted by bucket, then name. Neither has a NUL.
-const keyKind = 'o'
+// Metadata keys of objects are "o", bucket, NUL, name: sorted by bucket, then name. Neither has a NUL. Those of slices
+// are "s", bucket, NUL, name, NUL, version (big-endian), slice (one byte).
+const (
+	keyObject = 'o'
+	keySlice  = 's'
+)
 
-func metaKey(bucket, name string) []byte {
-	key := make([]byte, 0, 2+len(bucket)+len(name))
-	key = append(append(key, keyKind), bucket...)
+func metaKey(bucket, name string) []byte { return nameKey(keyObject, bucket, name, 0) }
+
+func nameKey(kind byte, bucket, name string, more int) []byte {
+	key := make([]byte, 0, 2+len(bucket)+len(name)+more)
+	key = append(append(key, kind), bucket...)
 	return append(append(key, 0), name...)
+}
+
+// slicePrefix begins the keys of all slices of an object.
+func slicePrefix(bucket, name string) []byte { return append(nameKey(keySlice, bucket, name, 10), 0) }
+
+func sliceKey(k SliceKey) []byte {
+	return append(binary.BigEndian.AppendUint64(slicePrefix(k.Bucket, k.Name), k.Version), byte(k.Slice)) // checked: small
+}
+
+// recordKey is where the metadata have a copy.
+func recordKey(i *Info) []byte {
+	if i.Kind == Slice {
+		return sliceKey(sliceOf(i))
+	}
+	return metaKey(i.Bucket, i.Name)
 }
 
 var errRecord = errors.New("metadata record can't be read")
@@ -132,7 +153,7 @@ func (d *decoder) info(i *Info) {
 	}
 	if b := d.take(4); b != nil {
 		i.Kind, i.Data, i.Parity, i.Slice = Kind(b[0]), int(b[1]), int(b[2]), int(b[3])
-		d.bad = i.Kind > Slice
+		d.bad = i.Kind > Lost
 	}
 }
 

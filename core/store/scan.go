@@ -87,7 +87,21 @@ func compareCopies(a, b copyOf) int {
 	if a.record == nil || b.record == nil {
 		return cmp.Compare(boolInt(a.record == nil), boolInt(b.record == nil))
 	}
-	return cmp.Compare(b.info.Version, a.info.Version)
+	return cmp.Or(cmp.Compare(b.info.Version, a.info.Version), cmp.Compare(b.info.Kind.holds(), a.info.Kind.holds()))
+}
+
+// holds ranks copies of one version by what they hold. A tombstone is the last word of its version.
+func (k Kind) holds() int {
+	switch k {
+	case Tombstone:
+		return 3
+	case Whole, Slice:
+		return 2
+	case Stub:
+		return 1
+	default:
+		return 0
+	}
 }
 
 func boolInt(b bool) int {
@@ -99,8 +113,11 @@ func boolInt(b bool) int {
 
 func sortCopies(c []copyOf) { slices.SortStableFunc(c, compareCopies) }
 
+// allSlices are the bounds of all slices' keys.
+func allSlices() (lower, upper []byte) { return []byte{keySlice}, []byte{keySlice + 1} }
+
 // allObjects are the bounds of all object keys.
-func allObjects() (lower, upper []byte) { return []byte{keyKind}, []byte{keyKind + 1} }
+func allObjects() (lower, upper []byte) { return []byte{keyObject}, []byte{keyObject + 1} }
 
 // after is the least key above all that begin with prefix.
 func after(prefix []byte) []byte {
