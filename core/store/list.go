@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 )
 
 // defaultPage is the number of objects in a page where the caller names none.
@@ -59,6 +60,9 @@ func (s *Store) page(lower, upper []byte, limit int, want func(*Info) bool) (inf
 		if limit > 0 && len(infos) == limit {
 			more = true
 			return errStop
+		}
+		if len(infos) == cap(infos) { // by more than append would: an Info is large
+			infos = slices.Grow(infos, max(len(infos), 64))
 		}
 		infos = append(infos, c.info)
 		return nil

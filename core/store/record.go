@@ -81,18 +81,27 @@ func (r *record) encode() []byte {
 }
 
 func decodeRecord(data []byte) (*record, error) {
-	d := decoder{rest: data}
 	r := &record{}
+	if err := r.decode(data); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// decode overwrites all of r but the disk. What it had before is used again where it is the same: neighbours in a
+// listing share much.
+func (r *record) decode(data []byte) error {
+	d := decoder{rest: data}
 	if v := d.take(1); len(v) == 0 || v[0] != recordVersion {
-		return nil, errRecord
+		return errRecord
 	}
 	copy(r.file[:], d.take(len(r.file)))
 	r.seal = d.fixed()
 	d.info(&r.info)
 	if d.bad || len(d.rest) > 0 {
-		return nil, errRecord
+		return errRecord
 	}
-	return r, nil
+	return nil
 }
 
 // appendInfo encodes an Info, all but the disk, as it stands in metadata and in the object header.
@@ -128,11 +137,11 @@ type decoder struct {
 }
 
 func (d *decoder) info(i *Info) {
-	i.Bucket, i.Name = d.string(), d.string()
+	i.Bucket, i.Name = d.again(i.Bucket), d.string()
 	i.Version, i.Size = d.uvarint(), d.varint()
 	i.XXH3, i.CRC32 = d.fixed(), uint32(d.uvarint()) // was one
 	i.Created = time.Unix(0, d.varint()).UTC()
-	i.ContentType, i.Archive = d.string(), archive.Format(d.string())
+	i.ContentType, i.Archive = d.again(i.ContentType), archive.Format(d.again(string(i.Archive)))
 	i.Members, i.Samples, i.MaxSample = d.varint(), d.varint(), d.varint()
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
@@ -141,6 +150,7 @@ func (d *decoder) info(i *Info) {
 	if d.bad {
 		return
 	}
+	i.Meta, i.Kind, i.Data, i.Parity, i.Slice = nil, Whole, 0, 0, 0
 	if n > 0 {
 		i.Meta = make(map[string]string, n)
 	}
@@ -194,11 +204,21 @@ func (d *decoder) varint() int64 {
 	return v
 }
 
-func (d *decoder) string() string {
+func (d *decoder) string() string { return string(d.bytes()) }
+
+// again reads a string, and gives back the one that it is likely to be if it is that.
+func (d *decoder) again(likely string) string {
+	if b := d.bytes(); string(b) != likely {
+		return string(b)
+	}
+	return likely
+}
+
+func (d *decoder) bytes() []byte {
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
 		d.bad = true
-		return ""
+		return nil
 	}
-	return string(d.take(int(n))) // fits
+	return d.take(int(n)) // fits
 }
