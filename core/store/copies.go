@@ -63,6 +63,16 @@ func (g *Staged) Info() Info { return g.info }
 // of, or with new ones where version is 0. ErrSuperseded where one as new or newer is there; but a stub, or what is left
 // of a lost copy, gives way to a copy of the same version that holds more.
 func (g *Staged) Commit(version uint64, created time.Time, c Condition) (Info, error) {
+	return g.commit(version, created, c, func(*writer) {})
+}
+
+// Replace is Commit, where a copy of that very version may be there, whatever it holds, and gives way. damaged: it was
+// found to be that, and its file is kept aside, as by Quarantine.
+func (g *Staged) Replace(version uint64, created time.Time, damaged bool) (Info, error) {
+	return g.commit(version, created, Condition{}, func(w *writer) { w.replaces, w.damaged = true, damaged })
+}
+
+func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(*writer)) (Info, error) {
 	w := g.w.Swap(nil)
 	if w == nil {
 		return Info{}, fmt.Errorf("put %s/%s: %w", g.info.Bucket, g.info.Name, ErrDiscarded)
@@ -72,6 +82,7 @@ func (g *Staged) Commit(version uint64, created time.Time, c Condition) (Info, e
 		return Info{}, errors.Join(err, w.discard())
 	}
 	defer g.s.leave()
+	as(w)
 	w.given, w.info.Created = version, created.UTC().Round(0)
 	err := w.finish(g.s)
 	switch {

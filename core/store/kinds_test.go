@@ -351,3 +351,46 @@ func TestStagedEndsOnce(t *testing.T) {
 	require.NoError(t, staged.Discard())
 	clean(t, s, o, 1)
 }
+
+// TestReplace: a copy of the very version gives way, be it damaged or of another kind, and no other does.
+func TestReplace(t *testing.T) {
+	o := options(t.TempDir(), t.TempDir())
+	s := open(t, o)
+	data := payload(1, 300_000)
+	info := put(t, s, "b", "o", data)
+	_, files, err := s.Locate("b", "o")
+	require.NoError(t, err)
+	flip(t, files[0], 100_000)
+	replace := func(data []byte, version uint64, damaged bool) error {
+		staged, err := s.Stage(ctx, "b", "o", bytes.NewReader(data), store.PutOptions{Size: int64(len(data))})
+		require.NoError(t, err)
+		_, err = staged.Replace(version, info.Created, damaged)
+		return err
+	}
+	require.ErrorIs(t, replace(data, info.Version-1, true), store.ErrSuperseded)
+	var sum *store.ChecksumError
+	require.ErrorAs(t, replace(payload(2, 300_000), info.Version, true), &sum)
+	require.Empty(t, quarantined(t, o))
+	require.NoError(t, replace(data, info.Version, true))
+	require.Len(t, quarantined(t, o), 1)
+	require.True(t, bytes.Equal(data, read(t, s, "b", "o")))
+	clean(t, s, o, 1)
+	stat, err := s.Stat("b", "o")
+	require.NoError(t, err)
+	require.Equal(t, info, stat)
+
+	stub := info
+	stub.Data, stub.Parity = 4, 2
+	staged, err := s.StageStub(ctx, stub)
+	require.NoError(t, err)
+	_, err = staged.Replace(info.Version, info.Created, false)
+	require.NoError(t, err)
+	sound(t, s, o, store.Report{Objects: 1, Stubs: 1})
+	require.NoError(t, replace(data, info.Version, false))
+	require.NoError(t, replace(data, info.Version+1, true), "a newer version is a commit like any other")
+	clean(t, s, o, 1)
+	require.NoError(t, s.Bury(ctx, "b", "o", info.Version+2))
+	require.ErrorIs(t, replace(data, info.Version+2, false), store.ErrSuperseded)
+	require.NoError(t, replace(data, info.Version+3, false))
+	require.Len(t, quarantined(t, o), 1)
+}

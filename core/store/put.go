@@ -97,6 +97,8 @@ type writer struct {
 	info Info
 	// given is the version of the write that the copy is of; 0 where it gets one of its own.
 	given uint64
+	// replaces: a copy of that very version, whatever it holds, may be there, and gives way; damaged: it is put aside.
+	replaces, damaged bool
 
 	whole   *xxh3.Hasher
 	crc     uint32
@@ -300,6 +302,10 @@ func (s *Store) commit(w *writer, c Condition) error {
 	k.Lock()
 	old, err := s.commitLocked(w, c, k)
 	k.Unlock()
+	if len(old) > 0 && w.damaged && old[0].info.Version == i.Version {
+		s.putAside(old[:1])
+		old = old[1:]
+	}
 	s.unlink(old)
 	return err
 }
@@ -316,7 +322,7 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 	}
 	superseded := len(copies) > 0 && i.Version <= copies[0].info.Version
 	if superseded && w.given != 0 {
-		if err := fills(i, &copies[0].info); err != nil {
+		if err := w.fills(&copies[0].info); err != nil {
 			return nil, err
 		}
 	} else if superseded || w.given == 0 && i.Version <= k.last {
@@ -332,10 +338,12 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 	return old, err
 }
 
-// fills says that a copy holds more of a version than the one that is there, which it may replace then: the bytes
-// that a stub does not have, or that were lost.
-func fills(i, present *Info) error {
-	if i.Version != present.Version || i.Kind.holds() <= present.Kind.holds() {
+// fills says that a copy may replace the one that is there, which is of the same version: since it holds the bytes
+// that a stub does not have, or that were lost; or since it is meant to.
+func (w *writer) fills(present *Info) error {
+	i := &w.info
+	more := w.replaces && present.Kind != Tombstone || i.Kind.holds() > present.Kind.holds()
+	if i.Version != present.Version || !more {
 		return fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
 	}
 	if i.Size != present.Size || i.XXH3 != present.XXH3 {
