@@ -31,7 +31,11 @@ func (t *Target) copyRoutes() {
 
 // haveCopies says what this node has of objects.
 func (t *Target) haveCopies(r *Request) error {
-	if _, err := r.fromPeer(); err != nil {
+	version, err := r.fromPeer()
+	if err != nil {
+		return err
+	}
+	if err := t.stale(version); err != nil { // answers of different maps prove nothing together
 		return err
 	}
 	var asked copies.HaveRequest
@@ -107,7 +111,7 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	switch {
 	case err != nil:
 		return err
-	case own.Version == a.state.Version:
+	case own.Version == a.state.Version && !more(a.state.Kind, own.Kind):
 		return nil
 	case own.Version > a.state.Version:
 		return api.Errorf(http.StatusConflict, api.CodeSuperseded, "%s is here in version %d", api.Address(a.bucket, a.key), own.Version)
@@ -117,12 +121,17 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 		return err
 	}
 	if p.bucket.Deleting {
-		return ended(a.bucket)
+		return bucketEnded(a.bucket)
 	}
-	if p.primary.ID == t.id {
+	if p.primary.ID == t.id && own.Version != a.state.Version {
 		return t.adopt(ctx, p, a)
 	}
 	return t.commitAt(p, a.version, a.commit)
+}
+
+// more says whether a copy of one kind holds more than one of another.
+func more(kind, than store.Kind) bool {
+	return kind != than && (than == store.Lost || than == store.Stub && kind == store.Whole)
 }
 
 // commitAt commits by the map that an object was placed by, which must still be the newest.
@@ -140,12 +149,12 @@ func (t *Target) commitAt(p placed, version int64, commit func() error) error {
 		if own, err := t.own(p.bucket.Name, p.key); err == nil {
 			_ = t.store.Drop(t.ctx, p.bucket.Name, p.key, own.Version) // else it is a stray
 		}
-		return ended(p.bucket.Name)
+		return bucketEnded(p.bucket.Name)
 	}
 	return nil
 }
 
-func ended(bucket string) error {
+func bucketEnded(bucket string) error {
 	return api.Errorf(http.StatusNotFound, api.CodeNoBucket, "bucket %s is being deleted", bucket)
 }
 
@@ -175,10 +184,10 @@ func (t *Target) tryPutCopy(r *Request) error {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
 	}
 	id := r.Query("stage")
-	if id == "" && strconv.FormatUint(info.Version, 10) != r.Query("version") || info.Kind != store.Whole {
-		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "a copy comes with stage=ID, or with its version, and is whole")
+	if id == "" && strconv.FormatUint(info.Version, 10) != r.Query("version") || info.Kind != store.Whole && info.Kind != store.Stub {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "a copy comes with stage=ID, or with its version, and is whole or a stub")
 	}
-	staged, err := t.store.Stage(r.Context(), bucket, key, &uploadMarker{r.upload()}, copyOptions(info))
+	staged, err := t.stageCopy(r.Context(), info, &uploadMarker{r.upload()})
 	if err != nil {
 		return err
 	}
@@ -200,16 +209,16 @@ func (t *Target) tryPutCopy(r *Request) error {
 	return nil
 }
 
-// copyOptions are those of a copy that is described. Checksums that are not known yet are zero, and not checked.
-func copyOptions(i store.Info) store.PutOptions {
-	o := store.PutOptions{
-		Size: i.Size, ContentType: i.ContentType, Meta: i.Meta, Archive: i.Archive,
-		Version: i.Version, Created: i.Created, Data: i.Data, Parity: i.Parity,
+// stageCopy stages a copy as it is described. Of one that has no version yet the checksums are not known either.
+func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader) (*store.Staged, error) {
+	if info.Kind == store.Stub {
+		return t.store.StageStub(ctx, info)
 	}
-	if i.Version != 0 {
-		o.XXH3, o.CRC32 = &i.XXH3, &i.CRC32
+	o := info.PutOptions()
+	if info.Version == 0 {
+		o.XXH3, o.CRC32 = nil, nil
 	}
-	return o
+	return t.store.Stage(ctx, info.Bucket, info.Name, body, o)
 }
 
 // commitStaged makes a staged body a copy. One that is there already is as good.
@@ -308,7 +317,7 @@ func (t *Target) bury(ctx context.Context, bucket, key string, version uint64) e
 	return err
 }
 
-// getCopy sends this node's copy of exactly that version, verified.
+// getCopy sends this node's copy of exactly that version, verified; of a stub there is no body.
 func (t *Target) getCopy(r *Request) error {
 	if _, err := r.fromPeer(); err != nil {
 		return err
@@ -321,23 +330,35 @@ func (t *Target) getCopy(r *Request) error {
 	if err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "version=%q is not a version", clip(r.Query("version")))
 	}
+	r.SetContentType("application/octet-stream")
 	object, err := t.store.Open(bucket, key)
+	if errors.Is(err, store.ErrStub) {
+		info, _, err := t.store.State(bucket, key)
+		if err == nil && (info.Kind != store.Stub || info.Version != version) {
+			err = otherVersion(info)
+		}
+		r.Response.Header.Set(copies.Header, copies.Describe(info))
+		return err
+	}
 	if err != nil {
 		return err
 	}
 	info := object.Info()
 	if info.Version != version {
-		return errors.Join(api.Errorf(http.StatusConflict, api.CodeChanged, "%s is here in version %d", api.Address(bucket, key), info.Version), object.Close())
+		return errors.Join(otherVersion(info), object.Close())
 	}
 	body, err := newSectionBody(r, object, 0, info.Size)
 	if err != nil {
 		return errors.Join(err, object.Close())
 	}
 	r.Response.Header.Set(copies.Header, copies.Describe(info))
-	r.SetContentType("application/octet-stream")
 	r.body = body
 	r.Response.SetBodyStream(body, int(info.Size))
 	return nil
+}
+
+func otherVersion(info store.Info) error {
+	return api.Errorf(http.StatusConflict, api.CodeChanged, "%s is here in version %d", api.Address(info.Bucket, info.Name), info.Version)
 }
 
 // bodyOf reads an object that is open, verified, in pieces of the size that the store reads at once.

@@ -119,6 +119,9 @@ func (p *placed) about() string { return keyOf(p.bucket.Name, p.key) }
 
 func keyOf(bucket, key string) string { return bucket + "/" + key }
 
+// lockTimeout bounds the wait for an object's lock: whoever has it may wait for other nodes, but not for ever.
+const lockTimeout = 45 * time.Second
+
 // keyLocks serialise what changes an object here: writes at its primary, and copies that come from others. Holders may
 // wait for other nodes meanwhile, so each key has a lock of its own.
 type keyLocks struct {
@@ -153,6 +156,8 @@ func (l *keyLocks) lock(ctx context.Context, bucket, key string) (unlock func(),
 			delete(l.held, about)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
 	select {
 	case <-k.free:
 		return sync.OnceFunc(func() { k.free <- struct{}{}; leave() }), nil

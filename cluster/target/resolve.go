@@ -21,7 +21,7 @@ import (
 // earlier one, before it is shown: a write that was broken off may be on a single one, and would be gone with it.
 
 const (
-	askTimeout = 6 * time.Second // for one answer; longer than lockPatience
+	resolveTimeout = 6 * time.Second // for one answer; longer than lockPatience
 	// giveTimeout and slowBytes (see there) bound how long a copy may take.
 	giveTimeout = time.Minute
 	// pullBytes is the size up to which a primary gets itself a copy before it answers; readers are sent to a holder
@@ -112,6 +112,17 @@ func (t *Target) atHand(p placed) (finding, bool, error) {
 	return finding{newest: own, here: true}, true, err
 }
 
+// takeOver makes sure that nobody else is primary of an object any more: enough for a write to which it does not matter
+// what was there. The caller holds the object's lock.
+func (t *Target) takeOver(ctx context.Context, p placed) error {
+	if t.isCertain(&p) {
+		return nil
+	}
+	r := &round{t: t, p: p, plan: p.plan(), client: t.copies.With(p.version)}
+	r.ask(ctx)
+	return r.fenced()
+}
+
 // round is one round of asking.
 type round struct {
 	t      *Target
@@ -155,7 +166,7 @@ func (t *Target) resolve(ctx context.Context, p placed, plan placement.Plan, off
 		return f, err
 	}
 	switch {
-	case r.states[t.id].Version == newest.Version:
+	case r.has(t.id, newest.Version), newest.Kind == store.Lost: // nobody can give the bytes of one that is lost
 	case offered != nil && offered.state.Version == newest.Version:
 		err = t.commitAt(p, p.version, offered.commit)
 	case slices.Contains(list, t.id) || newest.Kind != store.Whole || newest.Size <= pullBytes:
@@ -181,8 +192,11 @@ func (t *Target) adopt(ctx context.Context, p placed, a arrival) error {
 
 // ask asks all others that are up.
 func (r *round) ask(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
+	if r.states == nil {
+		r.states = map[string]copies.State{}
+	}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
 	for _, id := range r.plan.Ask(r.t.id) {
@@ -203,16 +217,24 @@ func (r *round) ask(ctx context.Context) {
 	wait.Wait()
 }
 
-// judge draws the conclusion from the answers.
-func (r *round) judge() (copies.State, error) {
+// fenced makes sure that all who may have been primary until now know that they are not.
+func (r *round) fenced() error {
 	for _, list := range r.plan.Former {
 		if len(list) == 0 || list[0] == r.t.id {
 			continue
 		}
 		node, member := r.p.placer.Node(list[0])
 		if _, answered := r.states[list[0]]; member && !node.Away && !answered {
-			return copies.State{}, r.unsure(list)
+			return r.unsure(list[:1])
 		}
+	}
+	return nil
+}
+
+// judge draws the conclusion from the answers.
+func (r *round) judge() (copies.State, error) {
+	if err := r.fenced(); err != nil {
+		return copies.State{}, err
 	}
 	versions := make(map[string]uint64, len(r.states))
 	for id, s := range r.states {
@@ -224,7 +246,7 @@ func (r *round) judge() (copies.State, error) {
 	}
 	newest := copies.State{}
 	for _, s := range r.states {
-		if s.Version > newest.Version || s.Version == newest.Version && s.Kind == store.Whole {
+		if s.Version > newest.Version || s.Version == newest.Version && more(s.Kind, newest.Kind) {
 			newest = s
 		}
 	}
@@ -243,10 +265,16 @@ func (r *round) unsure(ids []string) error {
 		silent, api.Address(r.p.bucket.Name, r.p.key))
 }
 
+// has says that a target has a version, and more of it than the memory of a copy that is lost.
+func (r *round) has(id string, version uint64) bool {
+	return r.states[id].Version == version && r.states[id].Kind != store.Lost
+}
+
+// holders are the others that have a version.
 func (r *round) holders(version uint64) []api.Node {
 	var holders []api.Node
-	for id, s := range r.states {
-		if node, ok := r.p.placer.Node(id); ok && s.Version == version && id != r.t.id {
+	for id := range r.states {
+		if node, ok := r.p.placer.Node(id); ok && id != r.t.id && r.has(id, version) {
 			holders = append(holders, node)
 		}
 	}
@@ -263,12 +291,11 @@ func (r *round) list(version uint64) ([]string, error) {
 	for _, list := range append([][]string{r.plan.Copies}, r.plan.Former...) {
 		lacking := 0
 		for _, id := range list {
-			state, answered := r.states[id]
-			if !answered {
+			if _, answered := r.states[id]; !answered {
 				lacking = -1
 				break
 			}
-			if state.Version != version {
+			if !r.has(id, version) {
 				lacking++
 			}
 		}
@@ -289,7 +316,7 @@ func (r *round) give(ctx context.Context, list []string, newest copies.State, ho
 	var errs []error
 	for _, id := range list {
 		node, ok := r.p.placer.Node(id)
-		if id == r.t.id || r.states[id].Version == newest.Version {
+		if id == r.t.id || r.has(id, newest.Version) || newest.Kind == store.Lost {
 			continue
 		}
 		if !ok {
@@ -310,7 +337,7 @@ func (r *round) give(ctx context.Context, list []string, newest copies.State, ho
 // giveCopy sends this node's copy, or that of another holder.
 func (r *round) giveCopy(ctx context.Context, node api.Node, newest copies.State, holders []api.Node) error {
 	err := error(store.ErrNotFound)
-	if r.states[r.t.id].Version == newest.Version {
+	if r.has(r.t.id, newest.Version) {
 		if err = r.t.sendCopy(ctx, r.client, node, r.p.bucket.Name, r.p.key, newest.Version); err == nil {
 			return nil
 		}
@@ -339,7 +366,7 @@ func (t *Target) sendCopy(ctx context.Context, client *copies.Client, node api.N
 	defer object.Close()
 	info := object.Info()
 	if info.Version != version {
-		return api.Errorf(http.StatusConflict, api.CodeChanged, "%s is here in version %d", api.Address(bucket, key), info.Version)
+		return otherVersion(info)
 	}
 	return client.Put(ctx, node, info, bodyOf(object))
 }
@@ -371,7 +398,7 @@ func (t *Target) fetch(ctx context.Context, client *copies.Client, bucket, key s
 			continue
 		}
 		var staged *store.Staged
-		staged, err = t.store.Stage(ctx, bucket, key, body, copyOptions(info))
+		staged, err = t.stageCopy(ctx, info, body)
 		_ = body.Close()
 		if err == nil {
 			return staged, nil
