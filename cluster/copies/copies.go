@@ -64,7 +64,9 @@ func (s State) Exists() bool { return s.Version != 0 && s.Kind != store.Tombston
 func (s State) ETag() string { return store.Info{Version: s.Version, XXH3: s.XXH3}.ETag() }
 
 // StateOf is what is known by a copy.
-func StateOf(i store.Info) State { return State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3} }
+func StateOf(i store.Info) State {
+	return State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3}
+}
 
 // HaveRequest asks what a target has of objects.
 type HaveRequest struct {
