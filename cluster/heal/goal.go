@@ -10,6 +10,8 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/cluster/placement"
+	"github.com/shardstream/shardstream/core/store"
 )
 
 // State is the cluster as a node sees it: where things belong. It is immutable.
@@ -43,6 +45,23 @@ func (b *Bucket) policy() string {
 		data, parity = b.EC.Data, b.EC.Parity
 	}
 	return fmt.Sprintf("%d/%d/%d+%d", b.Identity, b.Copies(), data, parity)
+}
+
+// plan is where an object of the bucket is to be, and may be.
+func (s *State) plan(b *Bucket, name string) placement.Plan {
+	return s.Placer.Plan(b.Name, name, b.Copies(), b.Was...)
+}
+
+// untouched says that the present set places an object, and its slices, where all sets before did.
+func (s *State) untouched(b *Bucket, info *store.Info, plan *placement.Plan) bool {
+	if len(plan.Former) > 0 || s.hasBare(plan.Copies) {
+		return false
+	}
+	if info.Data == 0 {
+		return true
+	}
+	wide := s.Placer.Plan(b.Name, info.Name, info.Data+info.Parity)
+	return len(wide.Former) == 0 && !s.hasBare(wide.Copies)
 }
 
 // set is the set of targets that passes work to: what was done for one does not count for another.
