@@ -38,6 +38,14 @@ func StateOf(v *membership.View, round int64) State {
 	return s
 }
 
+// was are the bucket's earlier numbers of copies, while objects may have as many only.
+func (b *Bucket) was() string {
+	if len(b.Was) == 0 {
+		return ""
+	}
+	return fmt.Sprint(b.Was)
+}
+
 // policy is all that a pass over the bucket depends on, besides the set of targets.
 func (b *Bucket) policy() string {
 	data, parity := 0, 0
@@ -91,7 +99,7 @@ func (s *State) Goal() string {
 	}
 	_, _ = h.WriteString(t.bare)
 	for i := range s.Buckets {
-		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy())
+		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy()+s.Buckets[i].was())
 	}
 	return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, h.Sum64()))
 }

@@ -115,6 +115,7 @@ type Healer struct {
 // progress is how far a bucket is under the present set.
 type progress struct {
 	policy    string
+	was       string
 	counted   bool
 	cursor    string
 	walked    bool            // to its end
@@ -125,7 +126,7 @@ type progress struct {
 }
 
 // reset has the bucket be walked from its beginning.
-func (p *progress) reset() { *p = progress{policy: p.policy, counted: p.counted} }
+func (p *progress) reset() { *p = progress{policy: p.policy, was: p.was, counted: p.counted} }
 
 // note remembers what is to be looked at again, and what is to go.
 func (p *progress) note(k *key, done bool) {
@@ -277,9 +278,11 @@ func (h *Healer) adopt(s State) {
 	for i := range s.Buckets {
 		b := &s.Buckets[i]
 		p := h.buckets[b.Name]
-		if p == nil || p.policy != b.policy() {
+		was := b.was()
+		if p == nil || p.policy != b.policy() || p.was != was && was != "" {
 			p = &progress{policy: b.policy()}
 		}
+		p.was = was
 		present[b.Name] = p
 	}
 	for name := range h.known {
