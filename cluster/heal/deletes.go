@@ -26,7 +26,7 @@ type Deletion struct {
 	Keepers []string
 	Proof   map[string]uint64 // versions, by node, as they answered
 	Asked   time.Time         // before the first of the answers was given
-	Map     int64 // version of the map that they were given under
+	Map     int64             // version of the map that they were given under
 }
 
 // Deletes is the one way by which targets remove copies of their own accord. It is handed the proof, checks it, and
@@ -40,7 +40,7 @@ type Deletes struct {
 	// Version is of the newest map that this node knows to exist.
 	Gate    *Gate
 	Version func() int64
-	Now    func() time.Time // nil: time.Now
+	Now     func() time.Time // nil: time.Now
 }
 
 // Do deletes what has its proof, and says how much that is. The first that has none is an error; those before it are gone.

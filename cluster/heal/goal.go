@@ -99,7 +99,7 @@ func (s *State) Goal() string {
 	}
 	_, _ = h.WriteString(t.bare)
 	for i := range s.Buckets {
-		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy()+s.Buckets[i].was())
+		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy() + s.Buckets[i].was())
 	}
 	return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, h.Sum64()))
 }
