@@ -17,11 +17,13 @@ import (
 
 // What a disk's directory holds.
 const (
-	dataDir    = "data" // data/xx/<id>: data files, spread by the first byte of their id
-	tmpDir     = "tmp"  // files that are being written
-	metaDir    = "meta" // the metadata engine's
-	lockName   = "LOCK"
-	formatName = "FORMAT"
+	dataDir = "data" // data/xx/<id>: data files, spread by the first byte of their id
+	tmpDir  = "tmp"  // files that are being written
+	metaDir = "meta" // the metadata engine's
+	// quarantineDir has data files that were found damaged.
+	quarantineDir = "quarantine"
+	lockName      = "LOCK"
+	formatName    = "FORMAT"
 
 	formatLine = "shardstream disk 1" // first line of FORMAT; the second is "id: <disk id>"
 )

@@ -20,3 +20,26 @@ func MendDisks(s *Store) {
 		k.failed.Store(false)
 	}
 }
+
+// Index has the metadata name objects, spread over the disks, that have no data files.
+func Index(s *Store, infos []Info) error {
+	batches := make([]*pebble.Batch, len(s.disks))
+	for n, k := range s.disks {
+		batches[n] = k.meta.db.NewBatch()
+	}
+	for n, i := range infos {
+		r := record{file: fileID{byte(n), byte(n >> 8), byte(n >> 16), 1}, seal: uint64(n), info: i}
+		if err := batches[n%len(batches)].Set(metaKey(i.Bucket, i.Name), r.encode(), nil); err != nil {
+			return err
+		}
+	}
+	for n, k := range s.disks {
+		if err := batches[n].Commit(pebble.Sync); err != nil {
+			return err
+		}
+		if err := k.meta.db.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -21,8 +21,7 @@ func (s *Store) reconcile() error {
 	for _, k := range s.disks {
 		used[k] = map[fileID]struct{}{}
 	}
-	lower, upper := allObjects()
-	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+	settle := func(key []byte, copies []found) error {
 		for i, c := range copies {
 			switch {
 			case c.err != nil:
@@ -32,16 +31,21 @@ func (s *Store) reconcile() error {
 				if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
 					return err
 				}
-			case c.info.Kind == Tombstone:
-				s.last.Store(max(s.last.Load(), c.info.Version))
 			default:
-				used[c.disk][c.file] = struct{}{}
-				s.last.Store(max(s.last.Load(), c.info.Version))
+				if c.info.Kind != Tombstone {
+					used[c.disk][c.file] = struct{}{}
+				}
+				s.see(c.info.Version)
 			}
 		}
 		return nil
-	})
-	if err != nil {
+	}
+	lower, upper := allObjects()
+	if err := s.scan(lower, upper, settle); err != nil {
+		return err
+	}
+	lower, upper = allSlices()
+	if err := s.scan(lower, upper, settle); err != nil {
 		return err
 	}
 	for _, k := range s.disks {
@@ -91,12 +95,12 @@ func (k *disk) rebuild(s *Store) error {
 			s.log.Error("data file can't be read and is kept", "disk", k.ID, "file", path, "error", err)
 			return k.fs.Rename(path, path+".damaged")
 		}
-		key := metaKey(r.info.Bucket, r.info.Name)
+		key := recordKey(&r.info)
 		old, err := k.record(key)
 		if err != nil {
 			return err
 		}
-		if old == nil || old.info.Version < r.info.Version {
+		if old == nil || compareCopies(copyOf{r, k}, copyOf{old, k}) < 0 {
 			objects++
 			return k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
 		}
