@@ -3,6 +3,7 @@ package loader
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -23,9 +24,11 @@ const (
 
 // away is a puller's state as one whose target may be away.
 type away struct {
-	excused bool // guarded by the iteration
-	given   bool // up by the cluster, as the map says; likewise
-	last    error
+	excused atomic.Bool // changed under the iteration's lock
+	// These are guarded by the iteration.
+	given bool      // up by the cluster, as the map says
+	heard time.Time // when it first answered since it was excused
+	last  error
 
 	mu  sync.Mutex
 	cut func() // ends what the puller waits for of its target
@@ -58,19 +61,45 @@ func (it *iteration) resume(p *puller) int64 {
 // excuse goes on without a target, until it is back.
 func (it *iteration) excuse(ctx context.Context, p *puller, reason error) {
 	it.mu.Lock()
-	first := !p.away.excused
-	p.away.excused, p.away.last = true, reason
+	first := !p.away.excused.Load()
+	if first {
+		p.away.excused.Store(true)
+		p.away.heard = time.Time{}
+	}
+	p.away.last = reason
 	it.mu.Unlock()
 	if first {
 		it.checkHoles(ctx)
 	}
 }
 
-// welcome takes a target back that answers.
+// greet notes that a target has answered. It may take a while to get on; but one that only ever begins is still away.
+func (it *iteration) greet(p *puller) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if p.away.excused.Load() && p.away.heard.IsZero() {
+		p.away.heard = time.Now()
+	}
+}
+
+// welcome takes a target back that gets on.
 func (it *iteration) welcome(p *puller) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
-	p.away.excused = false
+	p.away.excused.Store(false)
+}
+
+// missed is since when a batch has been missing something, where that began to be asked for; false where it is some
+// target's turn to answer. A target that was away and has answered has as much time from then on.
+func (it *iteration) missed(index int64, since time.Time) (time.Time, bool) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for _, p := range it.pullers {
+		if p.away.excused.Load() && p.away.heard.After(since) {
+			since = p.away.heard
+		}
+	}
+	return since, index < it.answeredLocked()
 }
 
 // giveUpLocked notes whether the cluster has given a target up. One that it has, and that is not being read, is not
@@ -80,8 +109,9 @@ func (p *puller) giveUpLocked(n *api.Node) {
 	p.away.mu.Lock()
 	idle := p.away.cut == nil
 	p.away.mu.Unlock()
-	if n.Away && idle {
-		p.away.excused = true
+	if n.Away && idle && !p.away.excused.Load() {
+		p.away.heard = time.Time{}
+		p.away.excused.Store(true)
 	}
 }
 
@@ -107,7 +137,7 @@ func (it *iteration) wholeLocked() {
 	}
 	close(it.whole)
 	for _, p := range it.pullers {
-		if p.away.excused {
+		if p.away.excused.Load() {
 			p.away.interrupt()
 		}
 	}
@@ -174,7 +204,7 @@ func (it *iteration) dropHung(ctx context.Context, index int64) {
 	var hung []*puller
 	for _, p := range it.pullers {
 		given[p.node] = p.away.given
-		if p.away.given && !p.away.excused && p.progress.Load() <= index {
+		if p.away.given && !p.away.excused.Load() && p.progress.Load() <= index {
 			hung = append(hung, p)
 		}
 	}

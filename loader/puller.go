@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -77,7 +78,7 @@ func (p *puller) run(ctx context.Context) error {
 			c.target(p.node, func(t *TargetStats) { t.Reconnects++ })
 		})
 		p.it.l.cfg.Logger.Info("stream interrupted", "target", p.node, "batch", p.progress.Load(), "reason", err)
-		if stuck >= excuseAfter {
+		if stuck >= excuseAfter || errors.Is(err, os.ErrDeadlineExceeded) {
 			p.it.excuse(ctx, p, err)
 		}
 		if !retry.pause(ctx, p.it.whole) {
@@ -97,7 +98,9 @@ func (p *puller) unreachable(err error) *api.Error {
 
 // advance publishes progress and looks for places that nobody will fill any more.
 func (p *puller) advance(ctx context.Context, next int64) {
-	p.progress.Store(next)
+	if p.progress.Swap(next) < next && p.away.excused.Load() {
+		p.it.welcome(p)
+	}
 	p.it.checkHoles(ctx)
 }
 
@@ -137,7 +140,7 @@ func (p *puller) begin(ctx context.Context, req *wire.ReadRequest) (*conn, error
 	}
 	p.away.cuts(c.interrupt)
 	if len(req.Slots) == 0 {
-		p.it.welcome(p)
+		p.it.greet(p)
 	}
 	return c, nil
 }

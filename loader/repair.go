@@ -108,7 +108,7 @@ func (it *iteration) checkHoles(ctx context.Context) {
 func (it *iteration) answeredLocked() int64 {
 	answered := it.batches
 	for _, p := range it.pullers {
-		if !p.away.excused {
+		if !p.away.excused.Load() {
 			answered = min(answered, p.progress.Load())
 		}
 	}
@@ -146,7 +146,7 @@ func (it *iteration) repaired(ctx context.Context, b *batch, index int64) {
 
 // repair asks every target that is not away for the missing places of a batch, verified, until they are there.
 func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
-	retry := newBackoff(it.l.cfg.Timeout)
+	retry, began := newBackoff(it.l.cfg.Timeout), time.Now()
 	for {
 		left, last, err := it.askAll(ctx, b, index)
 		if err != nil {
@@ -155,6 +155,10 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 		if left == 0 {
 			it.renewMap(ctx)
 			return nil
+		}
+		var answered bool
+		if retry.since, answered = it.missed(index, began); !answered {
+			return nil // a target is back, and at it
 		}
 		if !retry.wait(ctx) {
 			if holes := b.holes(index, nil); len(holes) > 0 {
@@ -167,7 +171,7 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 		if err != nil {
 			return err
 		}
-		retry.excuse(waited)
+		began = began.Add(waited)
 	}
 }
 
@@ -206,7 +210,7 @@ func (it *iteration) askAll(ctx context.Context, b *batch, index int64) (left in
 func (it *iteration) ask(p *puller) *puller {
 	it.mu.Lock()
 	defer it.mu.Unlock()
-	if p.away.excused {
+	if p.away.excused.Load() {
 		return nil
 	}
 	it.counters.retries++
@@ -243,7 +247,7 @@ func (it *iteration) lost(index int64, holes []int, last error) error {
 	}
 	it.mu.Lock()
 	for _, p := range it.pullers {
-		if p.away.excused && p.away.last != nil {
+		if p.away.excused.Load() && p.away.last != nil {
 			reason = p.unreachable(p.away.last).Message
 		}
 	}
@@ -322,9 +326,6 @@ func newBackoff(budget time.Duration) *backoff {
 }
 
 func (b *backoff) reset() { b.since, b.delay = time.Now(), firstDelay }
-
-// excuse takes time out of the budget's count.
-func (b *backoff) excuse(d time.Duration) { b.since = b.since.Add(d) }
 
 func (b *backoff) spent() time.Duration { return time.Since(b.since) }
 
