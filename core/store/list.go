@@ -8,7 +8,8 @@ import (
 const defaultPage = 1000
 
 // List gives the bucket's objects whose names begin with prefix and come after startAfter, sorted by
-// name, at most limit of them (0: 1000); more says whether others follow. A page is complete or an error.
+// name, at most limit of them (0: 1000); more says whether others follow. A page is complete or an error. With a disk out
+// of use it is both: what the other disks have, and ErrDiskFailed.
 func (s *Store) List(bucket, prefix, startAfter string, limit int) (infos []Info, more bool, err error) {
 	return s.listing(bucket, prefix, startAfter, limit, false)
 }
@@ -55,9 +56,12 @@ func (s *Store) list(bucket, prefix, startAfter string, limit int, all bool) (in
 		return nil
 	})
 	if err != nil {
-		return nil, false, fmt.Errorf("list bucket %s: %w", bucket, err)
+		err = fmt.Errorf("list bucket %s: %w", bucket, err)
+		if !butForDisks(err) {
+			return nil, false, err
+		}
 	}
-	return infos, more, nil
+	return infos, more, err
 }
 
 // Empty says whether the bucket has no objects here.

@@ -19,8 +19,21 @@ type found struct {
 	err error
 }
 
+// absentError says which disks a scan had to do without. It was complete but for them.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
+
+// butForDisks says whether a scan visited all there is on the disks that are in use, though others are not.
+func butForDisks(err error) bool {
+	var absent *absentError
+	return errors.As(err, &absent)
+}
+
 // scan visits the metadata of all disks in the order of keys, from lower up to upper: at each key all
-// copies, newest first, unreadable ones last. What it passes to visit is valid during the call.
+// copies, newest first, unreadable ones last. What it passes to visit is valid during the call. Where a disk is out of
+// use it visits what the others have, and then says so by an *absentError.
 func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found) error) (err error) {
 	type cursor struct {
 		disk *disk
@@ -30,14 +43,18 @@ func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found)
 	defer func() {
 		for _, c := range cursors {
 			err = errors.Join(err, c.it.Close())
+			c.disk.leave()
 		}
 	}()
-	for _, k := range s.disks {
-		if k.failed.Load() {
-			return fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+	var absent error
+	for _, k := range s.all() {
+		if err := k.use(); err != nil {
+			absent = cmp.Or(absent, err)
+			continue
 		}
 		it, err := k.meta.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 		if err != nil {
+			k.leave()
 			return fmt.Errorf("disk %s: metadata: %w", k.ID, err)
 		}
 		cursors = append(cursors, cursor{disk: k, it: it})
@@ -48,6 +65,9 @@ func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found)
 	for {
 		first := -1
 		for i, c := range cursors {
+			if c.disk.isOut() {
+				return c.disk.outError()
+			}
 			if c.it.Valid() && (first < 0 || bytes.Compare(c.it.Key(), cursors[first].it.Key()) < 0) {
 				first = i
 			}
@@ -69,16 +89,19 @@ func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found)
 		}
 		slices.SortStableFunc(copies, func(a, b found) int { return compareCopies(a.copyOf, b.copyOf) })
 		if err := visit(key, copies); err != nil {
-			if errors.Is(err, errStop) {
-				return nil
+			if !errors.Is(err, errStop) {
+				return err
 			}
-			return err
+			break
 		}
 	}
 	for _, c := range cursors { // an iterator that fails looks as if it had come to its end
 		if err := c.it.Error(); err != nil {
 			return fmt.Errorf("disk %s: metadata: %w", c.disk.ID, err)
 		}
+	}
+	if absent != nil {
+		return &absentError{absent}
 	}
 	return nil
 }
