@@ -83,7 +83,7 @@ lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(VENV)/bin/ruff format --check $(PY_LINT)
 	$(VENV)/bin/mypy
 	MYPYPATH=python/src $(VENV)/bin/mypy --strict --allow-untyped-calls python/examples tests/tools tests/docs
-	for script in .ci/run $$(git ls-files '*.sh'); do bash -n "$$script"; done
+	for script in .ci/run .ci/rerun $$(git ls-files '*.sh'); do bash -n "$$script"; done
 
 .PHONY: format
 format: $(GOLANGCI) venv ## Format all code

@@ -64,9 +64,9 @@ func NewPlacer(m Map) *Placer {
 // Layout is the map's placement, by ids.
 func (p *Placer) Layout() *placement.Layout { return p.layout }
 
-// Plan is where an object with so many copies (see Bucket.Copies) is, and may be.
-func (p *Placer) Plan(bucket, key string, copies int) placement.Plan {
-	return p.layout.Plan(placement.Key(bucket, key), copies)
+// Plan is where an object with so many copies is, and may be; see Bucket.Copies and Bucket.Was.
+func (p *Placer) Plan(bucket, key string, copies int, was ...int) placement.Plan {
+	return p.layout.Plan(placement.Key(bucket, key), copies, was...)
 }
 
 // Primary is the target that answers for an object with so many copies; false where there is none.

@@ -238,6 +238,8 @@ type Bucket struct {
 	// Degraded lets writes be acknowledged where fewer targets are up than there are to be copies or slices, if at
 	// least one is; rebalance makes up for it later. Otherwise they are refused.
 	Degraded bool `json:"degraded,omitempty"`
+	// Was are the numbers of copies that objects had under earlier settings, until all have as many as they should.
+	Was []int `json:"was,omitempty"`
 }
 
 // EC is how objects of a bucket are erasure-coded.

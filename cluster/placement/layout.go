@@ -106,22 +106,33 @@ type Plan struct {
 	bare     map[string]bool
 }
 
-// Plan makes the plan of a key with so many copies.
-func (l *Layout) Plan(key string, copies int) Plan {
+// Plan makes the plan of a key with so many copies. was are the numbers of copies that its bucket had since all data
+// was last known to be where it belongs: what was written then is on as many.
+func (l *Layout) Plan(key string, copies int, was ...int) Plan {
 	p := Plan{Copies: l.present.list(key, copies), Steady: true, versions: []int64{l.present.version}, bare: l.bare}
 	if len(p.Copies) > 0 && l.bare[p.Copies[0]] {
 		p.Steady = false
 	}
+	for _, n := range was {
+		p.add(l.present.list(key, n), l.present.version)
+	}
 	for _, r := range l.former {
-		list := r.list(key, copies)
-		if len(list) > 0 && (len(p.Copies) == 0 || list[0] != p.Copies[0]) {
-			p.Steady = false
-		}
-		if !slices.Equal(list, p.Copies) {
-			p.Former, p.versions = append(p.Former, list), append(p.versions, r.version)
+		p.add(r.list(key, copies), r.version)
+		for _, n := range was {
+			p.add(r.list(key, n), r.version)
 		}
 	}
 	return p
+}
+
+// add takes an earlier list in.
+func (p *Plan) add(list []string, version int64) {
+	if len(list) > 0 && (len(p.Copies) == 0 || list[0] != p.Copies[0]) {
+		p.Steady = false
+	}
+	if !slices.Equal(list, p.Copies) {
+		p.Former, p.versions = append(p.Former, list), append(p.versions, version)
+	}
 }
 
 // Ask lists those besides self that may hold something newer or that self lacks: all of Copies and Former, each once.

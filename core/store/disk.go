@@ -16,12 +16,14 @@ import (
 
 // What a disk's directory holds.
 const (
-	dataDir    = "data" // data/xx/<id>: data files, spread by the first byte of their id
-	tmpDir     = "tmp"  // files that are being written
-	metaDir    = "meta" // the metadata engine's
-	lockName   = "LOCK"
-	formatName = "FORMAT"
-	probeName  = "PROBE" // written and read now and then, to see whether the disk works
+	dataDir = "data" // data/xx/<id>: data files, spread by the first byte of their id
+	tmpDir  = "tmp"  // files that are being written
+	metaDir = "meta" // the metadata engine's
+	// quarantineDir has data files that were found damaged.
+	quarantineDir = "quarantine"
+	lockName      = "LOCK"
+	formatName    = "FORMAT"
+	probeName     = "PROBE" // written and read now and then, to see whether the disk works
 )
 
 // disk is one disk from when it is opened until it is out of use. A disk that could not be opened is out of use from

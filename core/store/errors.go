@@ -15,6 +15,12 @@ var (
 	ErrSuperseded = errors.New("a newer version is there")
 	// ErrStub is returned where an object's bytes are asked for that only its slices have.
 	ErrStub = errors.New("the object is here as slices only")
+	// ErrLost is returned where an object's bytes are asked for that were found damaged here.
+	ErrLost = errors.New("the copy here was damaged and is put aside; put it again from a good copy")
+	// ErrSole is returned by Evict where the bytes are nowhere else as slices.
+	ErrSole = errors.New("the copy is not of an erasure-coded object: it can't be evicted")
+	// ErrDiscarded is returned by Commit where what was staged is gone: it was committed or discarded before.
+	ErrDiscarded = errors.New("what was staged is gone")
 	// ErrClosed is returned by a Store after its Close.
 	ErrClosed = errors.New("store is closed")
 	// ErrDiskFailed is returned where a disk is out of use, after an error or by hand, and what was asked for is on

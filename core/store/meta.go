@@ -26,8 +26,8 @@ const (
 
 func (k *disk) openMeta(opts Options, cache *pebble.Cache, readOnly bool) (*meta, error) {
 	files := vfs.FS(vfs.Default)
-	if opts.metaFS != nil {
-		files = opts.metaFS(k.ID, files)
+	if opts.MetaFS != nil {
+		files = opts.MetaFS(k.Path)
 	}
 	o := &pebble.Options{
 		FS:                          &engineFS{FS: files, k: k},

@@ -31,8 +31,7 @@ func (s *Store) reconcileOnce() error {
 	for _, k := range s.all() {
 		used[k] = map[fileID]struct{}{}
 	}
-	lower, upper := allObjects()
-	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+	settle := func(key []byte, copies []found) error {
 		for i, c := range copies {
 			switch {
 			case c.err != nil:
@@ -44,17 +43,23 @@ func (s *Store) reconcileOnce() error {
 				} else if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
 					return err
 				}
-			case c.info.Kind == Tombstone:
-				s.see(c.info.Version)
+				if err := atSettled.Fail(); err != nil {
+					return err
+				}
 			default:
-				used[c.disk][c.file] = struct{}{}
+				if c.info.Kind != Tombstone {
+					used[c.disk][c.file] = struct{}{}
+				}
 				s.see(c.info.Version)
 			}
 		}
 		return nil
-	})
-	if err != nil && !butForDisks(err) {
-		return err
+	}
+	for _, of := range []func() (lower, upper []byte){allObjects, allSlices} {
+		lower, upper := of()
+		if err := s.scan(lower, upper, settle); err != nil && !butForDisks(err) {
+			return err
+		}
 	}
 	for _, k := range s.all() {
 		if unsure[k] || k.isOut() || k.cond.Load().state == DiskReadOnly {
@@ -78,7 +83,7 @@ func (k *disk) sweep(used map[fileID]struct{}, s *Store) error {
 			return nil
 		}
 		removed++
-		return k.fs.Remove(path)
+		return errors.Join(k.fs.Remove(path), atSwept.Fail())
 	})
 	if removed > 0 {
 		s.log.Info("removed what unfinished writes had left", "disk", k.ID, "files", removed)
@@ -102,18 +107,22 @@ func (k *disk) rebuild(s *Store) error {
 			return nil
 		}
 		r, err := k.readRecord(id)
+		if deviceError(err) {
+			return err // another time it may be readable
+		}
 		if err != nil {
 			s.log.Error("data file can't be read and is kept", "disk", k.ID, "file", path, "error", err)
 			return k.fs.Rename(path, path+".damaged")
 		}
-		key := metaKey(r.info.Bucket, r.info.Name)
+		key := recordKey(&r.info)
 		old, err := k.record(key)
 		if err != nil {
 			return err
 		}
-		if old == nil || old.info.Version < r.info.Version {
+		if old == nil || compareCopies(copyOf{r, k}, copyOf{old, k}) < 0 {
 			objects++
-			return k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			err := k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			return errors.Join(err, atRebuilt.Fail())
 		}
 		return nil
 	})
@@ -126,7 +135,8 @@ func (k *disk) rebuild(s *Store) error {
 	if objects > 0 {
 		s.log.Warn("metadata was missing and has been rebuilt from the data files", "disk", k.ID, "objects", objects)
 	}
-	return k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	err = k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	return errors.Join(err, atReady.Fail())
 }
 
 // readRecord makes the record of a data file from the file.

@@ -64,8 +64,8 @@ type Options struct {
 
 	// Seams for tests.
 	FS     func(path string) (FS, error) // opens a disk's directory; nil: DirFS
+	MetaFS func(path string) vfs.FS      // holds the disk's metadata instead of its directory; nil: that
 	Now    func() time.Time              // nil: time.Now
-	metaFS func(disk string, inner vfs.FS) vfs.FS
 }
 
 // Info describes one version of an object.
@@ -95,19 +95,29 @@ type Kind uint8
 
 // Kinds of copies. A stub is all that there is to know of an erasure-coded object but its bytes; a whole copy
 // whose Data is not 0 is of one too, and can be made a stub (see Evict). A tombstone says that the object was deleted.
+// Lost is what remains of a copy that was damaged (see Quarantine): the object exists, its bytes are elsewhere or nowhere.
 const (
 	Whole Kind = iota
 	Tombstone
 	Stub
 	Slice
+	Lost
 )
 
 // Payload is the number of bytes that the copy's data file holds of the object.
 func (i *Info) Payload() int64 {
-	if i.Kind == Tombstone || i.Kind == Stub {
-		return 0
+	if i.Kind == Whole || i.Kind == Slice {
+		return i.Size
 	}
-	return i.Size
+	return 0
+}
+
+// PutOptions describe a Put of a copy of this very version, elsewhere or here again: its bytes are checked.
+func (i *Info) PutOptions() PutOptions {
+	return PutOptions{
+		Size: i.Size, ContentType: i.ContentType, Meta: i.Meta, XXH3: &i.XXH3, CRC32: &i.CRC32, Archive: i.Archive,
+		Version: i.Version, Created: i.Created, Data: i.Data, Parity: i.Parity,
+	}
 }
 
 // Condition restricts a Put or Delete, as If-Match and If-None-Match do in HTTP: an ETag, a
@@ -127,7 +137,7 @@ type PutOptions struct {
 	// Version and Created are those of the write that the copy is of; 0: it is a write of its own.
 	Version uint64
 	Created time.Time
-	// Data and Parity mark the copy as a whole one of an erasure-coded object.
+	// Data and Parity mark the copy as a whole one, or a slice, of an erasure-coded object.
 	Data, Parity int
 
 	// Internal puts may take room that is kept from users' objects: for copies that are made to heal or move data, and
@@ -156,7 +166,9 @@ type Finding struct {
 
 // Report is what Fsck found.
 type Report struct {
-	Objects                 int64
+	Objects                 int64 // Stubs of them are without their bytes
+	Stubs                   int64
+	Tombstones, Slices      int64 // which are no objects
 	Corrupt, Missing, Stray []Finding
 }
 
@@ -329,7 +341,15 @@ type copyOf struct {
 // moves the object to another disk, or after a crash then. Where a disk has failed and no other has the
 // object, that is an error: it may be there.
 func (s *Store) copies(bucket, name string) ([]copyOf, error) {
-	key := metaKey(bucket, name)
+	out, err := s.copiesAt(metaKey(bucket, name))
+	if err != nil {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, err)
+	}
+	return out, nil
+}
+
+// copiesAt is copies by key, of slices too.
+func (s *Store) copiesAt(key []byte) ([]copyOf, error) {
 	var out []copyOf
 	var failed error
 	for _, k := range s.all() {
@@ -338,13 +358,13 @@ func (s *Store) copies(bucket, name string) ([]copyOf, error) {
 		case errors.Is(err, ErrDiskFailed):
 			failed = err
 		case err != nil:
-			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, err)
+			return nil, err
 		case r != nil:
 			out = append(out, copyOf{record: r, disk: k})
 		}
 	}
 	if len(out) == 0 && failed != nil {
-		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, failed)
+		return nil, failed
 	}
 	sortCopies(out)
 	return out, nil
