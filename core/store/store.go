@@ -122,6 +122,10 @@ type PutOptions struct {
 	Created time.Time
 	// Data and Parity mark the copy as a whole one, or a slice, of an erasure-coded object.
 	Data, Parity int
+
+	// Admit is asked when the body is here and before the object is committed, by Put alone; leave is called after.
+	// nil: every object is admitted.
+	Admit func() (leave func(), err error)
 }
 
 // DiskUsage is the state of one disk. Used and Capacity are those of its file system, in bytes.
