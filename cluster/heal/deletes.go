@@ -26,7 +26,7 @@ type Deletion struct {
 	Keepers []string
 	Proof   map[string]uint64 // versions, by node, as they answered
 	Asked   time.Time         // before the first of the answers was given
-	Map     int64
+	Map     int64 // version of the map that they were given under
 }
 
 // Deletes is the one way by which targets remove copies of their own accord. It is handed the proof, checks it, and
@@ -36,6 +36,10 @@ type Deletes struct {
 	Log  *audit.Log
 	// Leased says that this node has not been stopped, or cut off, since the proof was given: see membership.
 	Leased func() bool
+	// Gate and Version make sure that the map is still the one that the proof was given by, while something is deleted.
+	// Version is of the newest map that this node knows to exist.
+	Gate    *Gate
+	Version func() int64
 	Now    func() time.Time // nil: time.Now
 }
 
@@ -52,16 +56,22 @@ func (d *Deletes) Do(ctx context.Context, self string, list []Deletion) (int, er
 		return 0, err
 	}
 	for i := range list {
-		l := &list[i]
-		if !d.Leased() || d.now().Sub(l.Asked) > proofAge {
-			return i, fmt.Errorf("drop %s: the answers are %v old, or this node's lease is over: %w",
-				api.Address(l.Info.Bucket, l.Info.Name), d.now().Sub(l.Asked).Round(time.Millisecond), ErrNoProof)
-		}
-		if err := d.Drop(ctx, l.Info.Bucket, l.Info.Name, l.Info.Version); err != nil {
+		if err := d.one(ctx, &list[i]); err != nil {
 			return i, err
 		}
 	}
 	return len(list), nil
+}
+
+// one deletes, if the proof still counts.
+func (d *Deletes) one(ctx context.Context, l *Deletion) error {
+	version, leave := d.Gate.Enter(d.Version)
+	defer leave()
+	if version != l.Map || !d.Leased() || d.now().Sub(l.Asked) > proofAge {
+		return fmt.Errorf("drop %s: the answers were given %v ago under version %d of the map, which is at %d; or this node's lease is over: %w",
+			api.Address(l.Info.Bucket, l.Info.Name), d.now().Sub(l.Asked).Round(time.Millisecond), l.Map, version, ErrNoProof)
+	}
+	return d.Drop(ctx, l.Info.Bucket, l.Info.Name, l.Info.Version)
 }
 
 func (d *Deletes) now() time.Time {

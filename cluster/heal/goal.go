@@ -10,6 +10,8 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/cluster/placement"
+	"github.com/shardstream/shardstream/core/store"
 )
 
 // State is the cluster as a node sees it: where things belong. It is immutable.
@@ -36,6 +38,14 @@ func StateOf(v *membership.View, round int64) State {
 	return s
 }
 
+// was are the bucket's earlier numbers of copies, while objects may have as many only.
+func (b *Bucket) was() string {
+	if len(b.Was) == 0 {
+		return ""
+	}
+	return fmt.Sprint(b.Was)
+}
+
 // policy is all that a pass over the bucket depends on, besides the set of targets.
 func (b *Bucket) policy() string {
 	data, parity := 0, 0
@@ -43,6 +53,23 @@ func (b *Bucket) policy() string {
 		data, parity = b.EC.Data, b.EC.Parity
 	}
 	return fmt.Sprintf("%d/%d/%d+%d", b.Identity, b.Copies(), data, parity)
+}
+
+// plan is where an object of the bucket is to be, and may be.
+func (s *State) plan(b *Bucket, name string) placement.Plan {
+	return s.Placer.Plan(b.Name, name, b.Copies(), b.Was...)
+}
+
+// untouched says that the present set places an object, and its slices, where all sets before did.
+func (s *State) untouched(b *Bucket, info *store.Info, plan *placement.Plan) bool {
+	if len(plan.Former) > 0 || s.hasBare(plan.Copies) {
+		return false
+	}
+	if info.Data == 0 {
+		return true
+	}
+	wide := s.Placer.Plan(b.Name, info.Name, info.Data+info.Parity)
+	return len(wide.Former) == 0 && !s.hasBare(wide.Copies)
 }
 
 // set is the set of targets that passes work to: what was done for one does not count for another.
@@ -72,7 +99,7 @@ func (s *State) Goal() string {
 	}
 	_, _ = h.WriteString(t.bare)
 	for i := range s.Buckets {
-		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy())
+		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy()+s.Buckets[i].was())
 	}
 	return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, h.Sum64()))
 }

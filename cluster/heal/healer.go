@@ -24,29 +24,35 @@ type Store interface {
 
 // Peers are the other targets.
 type Peers interface {
-	// Have tells which versions a target has of some objects, tombstones included: 0 where it knows nothing.
-	Have(ctx context.Context, node api.Node, bucket string, names []string) ([]uint64, error)
+	// Have tells which versions a target has of some objects, tombstones included. version is of the map: a target that
+	// knows of a newer one, or does not learn of it in time, does not answer. Where one can't tell, as one of its disks
+	// is out, the answer for that name is nil.
+	Have(ctx context.Context, version int64, node api.Node, bucket string, names []string) ([]*Answer, error)
 	// Push gives a target this node's copy of an object, or its tombstone, and returns how many bytes that took. When it
 	// returns without an error, the target has that version or a newer one, on its disk, or the copy here has changed.
-	Push(ctx context.Context, node api.Node, info store.Info) (int64, error)
+	Push(ctx context.Context, version int64, node api.Node, info store.Info) (int64, error)
 }
 
-// Keeper heals what lies on a target besides copies of objects: slices of those that are erasure-coded.
-type Keeper interface {
-	// Place gives others what they lack of what lies here; Sweep removes what does not belong here. They return how
-	// much there is that is not as it should be yet, and the Work counts what they do.
-	Place(ctx context.Context, s State, w *Work) (Remains, error)
-	Sweep(ctx context.Context, s State, w *Work) (Remains, error)
+// Slices are those of erasure-coded objects, which lie on targets beside copies.
+type Slices interface {
+	// Heal makes the slices of an object anew that are missing where they are to be. It is called by the target that
+	// answers for the object, after those that are to have its description have it.
+	Heal(ctx context.Context, info store.Info) (Outcome, error)
+	// Sweep removes slices that do not belong here, by proof and after a period of grace of its own, and says how many
+	// of them are still here.
+	Sweep(ctx context.Context) (misplaced int, err error)
+	// Holds says whether there are any slices here.
+	Holds() (bool, error)
 }
 
-// Remains is what a Keeper found that is not as it should be.
-type Remains struct {
-	Left      int64 // lacking somewhere, or unsure
-	Misplaced int64 // here, and not to stay
-	Held      int64 // here at all
+// Outcome is what was done about an object's slices.
+type Outcome struct {
+	Lacking bool  // some are still missing
+	Made    int   // slices
+	Bytes   int64 // of them
 }
 
-// Config wires a Healer. Keeper, Busy, Observe and Now may be nil; durations and Rate 0 for their defaults.
+// Config wires a Healer. Slices, Busy, Observe may be nil; durations and Rate 0 for their defaults.
 type Config struct {
 	Self    string
 	Store   Store
@@ -54,7 +60,7 @@ type Config struct {
 	Board   Board
 	Deletes *Deletes
 	Gate    *Gate
-	Keeper  Keeper
+	Slices  Slices
 	State   func(round int64) State // as this node sees it now
 	Leased  func() bool
 	Busy    func() bool // whether users' requests are under way
@@ -102,26 +108,43 @@ type Healer struct {
 	retry   time.Duration
 	again   time.Time // when to try again what could not be done
 	swept   time.Time // when tombstones were last looked at
-	extra   keeping
+	slices  int       // that don't belong here; negative where that is not known yet
+	seen    *api.Placer
 }
 
 // progress is how far a bucket is under the present set.
 type progress struct {
 	policy    string
+	was       string
+	counted   bool
 	cursor    string
 	walked    bool            // to its end
 	left      []string        // names that were not as they should be when they were looked at
 	overflow  bool            // there were more
 	misplaced map[uint64]bool // what is here and belongs elsewhere, where it has been confirmed once
 	confirmed time.Time       // when the last of these was
-	counted   int64
 }
 
-// keeping is how far the Keeper is.
-type keeping struct {
-	remains   Remains
-	placed    bool
-	confirmed time.Time
+// reset has the bucket be walked from its beginning.
+func (p *progress) reset() { *p = progress{policy: p.policy, was: p.was, counted: p.counted} }
+
+// note remembers what is to be looked at again, and what is to go.
+func (p *progress) note(k *key, done bool) {
+	switch {
+	case done && !k.Misplaced:
+	case done:
+		if p.misplaced == nil {
+			p.misplaced = map[uint64]bool{}
+		}
+		if len(p.misplaced) < maxMisplaced {
+			p.misplaced[k.hash()] = true
+		}
+		p.confirmed = time.Now()
+	case len(p.left) < maxLeft:
+		p.left = append(p.left, k.info.Name)
+	default:
+		p.overflow = true
+	}
 }
 
 func (p *progress) placed() bool { return p.walked && len(p.left) == 0 && !p.overflow }
@@ -208,6 +231,9 @@ func (h *Healer) step(ctx context.Context) {
 	if goal := s.Goal(); goal != h.goal {
 		h.adopt(s)
 	}
+	if h.seen != s.Placer { // a target may be back that was waited for
+		h.seen, h.again = s.Placer, time.Time{}
+	}
 	switch now := time.Now(); {
 	case control.Stopped:
 		h.show(waiting(api.RebalanceStopped, "", h.Report()))
@@ -252,9 +278,11 @@ func (h *Healer) adopt(s State) {
 	for i := range s.Buckets {
 		b := &s.Buckets[i]
 		p := h.buckets[b.Name]
-		if p == nil || p.policy != b.policy() {
+		was := b.was()
+		if p == nil || p.policy != b.policy() || p.was != was && was != "" {
 			p = &progress{policy: b.policy()}
 		}
+		p.was = was
 		present[b.Name] = p
 	}
 	for name := range h.known {
@@ -262,7 +290,7 @@ func (h *Healer) adopt(s State) {
 			delete(h.known, name)
 		}
 	}
-	h.buckets, h.set, h.goal, h.retry, h.again, h.extra = present, now, s.Goal(), 0, time.Time{}, keeping{}
+	h.buckets, h.set, h.goal, h.retry, h.again, h.slices = present, now, s.Goal(), 0, time.Time{}, -1
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.report = Report{Goal: h.goal, Map: s.Placer.Map.Version, State: api.RebalanceRunning, Began: time.Now().UTC()}

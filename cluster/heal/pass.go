@@ -43,16 +43,19 @@ func (h *Healer) work(ctx context.Context, s State) error {
 	}
 	report := h.Report()
 	report.State, report.Reasons, report.Placed = api.RebalanceRunning, nil, true
-	h.show(report)
 	clean, err := h.sweep(ctx, s)
-	if err != nil || !clean {
-		return err
-	}
-	held, err := h.holds(s)
 	if err != nil {
 		return err
 	}
-	report.State, report.Clean, report.Empty = api.RebalanceIdle, true, !held && h.extra.remains.Held == 0
+	if !clean {
+		report.Clean, report.Reasons = false, []string{fmt.Sprintf("copies that were moved are removed after %v", h.c.DeleteGrace)}
+		h.show(report)
+		return nil
+	}
+	if report.Empty, err = h.empty(s); err != nil {
+		return err
+	}
+	report.State, report.Clean = api.RebalanceIdle, true
 	h.show(report)
 	return h.bury(ctx, s)
 }
@@ -85,26 +88,19 @@ func (h *Healer) place(ctx context.Context, s State) error {
 		}
 		if p.placed() {
 			h.known[b.Name] = p.policy
-		} else {
-			left += int64(len(p.left))
-			reasons = append(reasons, fmt.Errorf("bucket %s: %d objects wait", b.Name, len(p.left)))
+			continue
 		}
-	}
-	if h.c.Keeper != nil && !h.extra.placed {
-		remains, err := h.c.Keeper.Place(ctx, s, h.duty())
-		if err != nil {
-			return err
-		}
-		h.extra = keeping{remains: remains, placed: remains.Left == 0, confirmed: time.Now()}
-		left += remains.Left
+		left += int64(len(p.left))
+		reasons = append(reasons, fmt.Errorf("bucket %s: %d objects wait", b.Name, len(p.left)))
 	}
 	h.count(func(c *Counts) { c.Left = left })
-	if left == 0 && len(reasons) == 0 {
+	if len(reasons) == 0 {
 		return nil
 	}
 	r := h.Report()
-	r.Placed, r.Clean, r.Empty = false, false, false
-	h.show(waiting(api.RebalanceRunning, fmt.Sprintf("%d objects are not where they belong yet", left), r))
+	r.State, r.Placed, r.Clean, r.Empty = api.RebalanceRunning, false, false, false
+	r.Reasons = []string{fmt.Sprintf("%d objects are not where they belong yet", left)}
+	h.show(r)
 	return errors.Join(append(reasons, errLeft)...)
 }
 
@@ -113,45 +109,57 @@ func (h *Healer) total(s State) error {
 	for i := range s.Buckets {
 		b := &s.Buckets[i]
 		p := h.buckets[b.Name]
-		if p.walked || p.counted > 0 {
+		if p.walked || p.counted {
 			continue
 		}
+		var n int64
 		for last, more := p.cursor, true; more; {
-			infos, next, err := h.c.Store.ListAll(b.Name, "", last, countPage)
+			infos, next, err := h.list(b, last, countPage)
 			if err != nil {
 				return err
 			}
 			if more = next && len(infos) > 0; more {
 				last = infos[len(infos)-1].Name
 			}
-			p.counted += int64(len(infos))
+			n += int64(len(infos))
 		}
-		h.count(func(c *Counts) { c.Total += p.counted })
+		p.counted = true
+		h.count(func(c *Counts) { c.Total += n })
 	}
 	return nil
+}
+
+// list is a page of what lies here. While a disk is out, what the others have of a mirrored bucket is all that there is
+// to do: the rest is on other targets. What has one copy is not on any, so such a bucket waits for the disk.
+func (h *Healer) list(b *Bucket, after string, limit int) ([]store.Info, bool, error) {
+	infos, more, err := h.c.Store.ListAll(b.Name, "", after, limit)
+	if errors.Is(err, store.ErrDiskFailed) && b.Copies() > 1 && len(b.Was) == 0 {
+		err = nil
+	}
+	return infos, more, err
 }
 
 // placeBucket walks a bucket from where it was left, or looks again at what was not as it should be.
 func (h *Healer) placeBucket(ctx context.Context, s State, b *Bucket, p *progress) error {
 	if p.walked && p.overflow {
-		*p = progress{policy: p.policy, counted: p.counted}
+		p.reset()
 	}
 	again := p.left
 	p.left = nil
 	for len(again) > 0 {
 		names := again[:min(pageSize, len(again))]
-		again = again[len(names):]
 		infos, err := h.states(b.Name, names)
 		if err == nil {
 			err = h.placePage(ctx, s, b, p, infos)
 		}
 		if err != nil {
-			p.left = append(p.left, append(names, again...)...)
+			p.left = append(p.left, again...)
 			return err
 		}
+		again = again[len(names):]
 	}
 	for !p.walked {
-		infos, more, err := h.c.Store.ListAll(b.Name, "", p.cursor, pageSize)
+		infos, more, err := h.list(b, p.cursor, pageSize)
 		if err != nil {
 			return err
 		}
@@ -163,17 +171,18 @@ func (h *Healer) placeBucket(ctx context.Context, s State, b *Bucket, p *progres
 			p.cursor = infos[len(infos)-1].Name
 		}
 		p.walked = !more
-		if len(p.left) == 0 && !p.overflow {
-			h.mark(b.Name, p)
-		}
+		h.mark(b.Name, p)
 	}
 	return nil
 }
 
 // mark notes in the report how far everything is placed, for whoever goes on after a restart.
 func (h *Healer) mark(bucket string, p *progress) {
+	if len(p.left) > 0 || p.overflow || len(p.misplaced) > 0 {
+		return
+	}
 	for name, other := range h.buckets {
-		if name < bucket && !other.placed() {
+		if name < bucket && (!other.placed() || len(other.misplaced) > 0) {
 			return
 		}
 	}
@@ -186,7 +195,7 @@ func (h *Healer) states(bucket string, names []string) ([]store.Info, error) {
 	infos := make([]store.Info, 0, len(names))
 	for _, name := range names {
 		info, found, err := h.c.Store.State(bucket, name)
-		if err != nil {
+		if err != nil && !errors.Is(err, store.ErrDiskFailed) { // else it is not here any more
 			return nil, err
 		}
 		if found {
@@ -209,24 +218,12 @@ func (h *Healer) placePage(ctx context.Context, s State, b *Bucket, p *progress,
 	group, pushing := errgroup.WithContext(ctx)
 	group.SetLimit(pushes)
 	for i := range page.keys {
-		k := &page.keys[i]
-		done[i] = !k.Unsure && (!k.Lacking || len(k.Push) > 0)
-		if len(k.Push) == 0 {
-			continue
-		}
 		group.Go(func() error {
-			for _, id := range k.Push {
-				if !h.push(pushing, s, k.info, id) {
-					done[i] = false
-				}
-			}
+			done[i] = h.placeKey(pushing, s, &page.keys[i])
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(group.Wait(), ctx.Err()); err != nil {
 		return err
 	}
 	for i := range page.keys {
@@ -235,40 +232,48 @@ func (h *Healer) placePage(ctx context.Context, s State, b *Bucket, p *progress,
 	return nil
 }
 
-// note remembers what is to be looked at again, and what is to go.
-func (p *progress) note(k *key, done bool) {
-	switch {
-	case done && !k.Misplaced:
-	case done:
-		if p.misplaced == nil {
-			p.misplaced = map[uint64]bool{}
-		}
-		if len(p.misplaced) < maxMisplaced {
-			p.misplaced[k.hash()] = true
-		}
-		p.confirmed = time.Now()
-	case len(p.left) < maxLeft:
-		p.left = append(p.left, k.info.Name)
-	default:
-		p.overflow = true
+// placeKey gives others what they lack of a key, and says whether nothing is lacking any more.
+func (h *Healer) placeKey(ctx context.Context, s State, k *key) bool {
+	done := !k.Unsure && (!k.Lacking || len(k.Push) > 0)
+	for _, id := range k.Push {
+		done = h.push(ctx, s, k.info, id) && done
 	}
+	if !k.Mine || !done || k.info.Data == 0 || k.info.Kind == store.Tombstone {
+		return done
+	}
+	return h.slice(ctx, k.info)
+}
+
+// slice makes what is missing of an erasure-coded object's slices.
+func (h *Healer) slice(ctx context.Context, info store.Info) bool {
+	if h.c.Slices == nil {
+		return false // nobody can tell
+	}
+	if h.pace.before(ctx, info.Size) != nil {
+		return false
+	}
+	began := time.Now()
+	outcome, err := h.c.Slices.Heal(ctx, info)
+	if err != nil {
+		h.failed(ctx, info, "those that lack slices", err)
+	}
+	if outcome.Made > 0 {
+		h.count(func(c *Counts) { c.Moved += int64(outcome.Made); c.Bytes += outcome.Bytes })
+		h.pace.after(ctx, time.Since(began))
+	}
+	return err == nil && !outcome.Lacking
 }
 
 // push gives a target a copy, and says whether it has it now.
 func (h *Healer) push(ctx context.Context, s State, info store.Info, to string) bool {
 	node, ok := s.Placer.Node(to)
-	if !ok || node.State != api.StateOK {
-		return false
-	}
-	if h.pace.before(ctx, info.Payload()) != nil {
+	if !ok || node.State != api.StateOK || h.pace.before(ctx, info.Payload()) != nil {
 		return false
 	}
 	began := time.Now()
-	n, err := h.c.Peers.Push(ctx, node, info)
+	n, err := h.c.Peers.Push(ctx, s.Placer.Map.Version, node, info)
 	if err != nil {
-		if ctx.Err() == nil {
-			h.failed(info, to, err)
-		}
+		h.failed(ctx, info, to, err)
 		return false
 	}
 	h.count(func(c *Counts) { c.Moved++; c.Bytes += n })
@@ -276,9 +281,12 @@ func (h *Healer) push(ctx context.Context, s State, info store.Info, to string) 
 	return true
 }
 
-func (h *Healer) failed(info store.Info, to string, err error) {
+func (h *Healer) failed(ctx context.Context, info store.Info, to string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
 	address := api.Address(info.Bucket, info.Name)
-	h.log.Warn("a copy could not be made; it is tried again", "object", address, "to", to, "error", err)
+	h.log.WarnContext(ctx, "a copy could not be made; it is tried again", "object", address, "to", to, "error", err)
 	h.count(func(c *Counts) {
 		c.Failed++
 		c.Detail = fmt.Sprintf("%s to %s: %v", address, to, err)
@@ -290,11 +298,22 @@ type key struct {
 	Decision
 	info    store.Info
 	copies  []string
-	answers map[string]uint64
+	answers map[string]Answer
 }
 
 // hash names a key's copy.
 func (k *key) hash() uint64 { return xxh3.HashStringSeed(k.info.Name, k.info.Version) }
+
+// proof is who has which version.
+func (k *key) proof() map[string]uint64 {
+	proof := make(map[string]uint64, len(k.answers))
+	for id, a := range k.answers {
+		if !a.Lost {
+			proof[id] = a.Version
+		}
+	}
+	return proof
+}
 
 // asked is a page of keys with the others' answers.
 type asked struct {
@@ -310,11 +329,14 @@ func (h *Healer) ask(ctx context.Context, s State, b *Bucket, infos []store.Info
 	names := map[string][]string{} // by node
 	places := map[string][]int{}
 	for i := range infos {
-		plan := s.Placer.Plan(b.Name, infos[i].Name, b.Copies())
-		if known && len(plan.Former) == 0 && !s.hasBare(plan.Copies) {
+		plan := s.plan(b, infos[i].Name)
+		if known && infos[i].Kind != store.Lost && s.untouched(b, &infos[i], &plan) {
 			continue
 		}
-		q := Question{Self: h.c.Self, Plan: plan, Own: infos[i].Version, Answers: map[string]uint64{}, Want: b.Copies()}
+		q := Question{
+			Self: h.c.Self, Plan: plan, Own: Answer{Version: infos[i].Version, Lost: infos[i].Kind == store.Lost},
+			Answers: map[string]Answer{}, Want: b.Copies(),
+		}
 		for _, id := range plan.Ask(h.c.Self) {
 			if n, ok := s.Placer.Node(id); ok && n.State == api.StateOK && !n.Away {
 				names[id], places[id] = append(names[id], infos[i].Name), append(places[id], len(questions))
@@ -323,16 +345,15 @@ func (h *Healer) ask(ctx context.Context, s State, b *Bucket, infos []store.Info
 		questions = append(questions, q)
 		page.keys = append(page.keys, key{info: infos[i], copies: plan.Copies})
 	}
-	answers := make(map[string][]uint64, len(names))
-	for id := range names {
-		answers[id] = nil
-	}
-	if err := h.have(ctx, s, b.Name, names, answers); err != nil {
+	answers, err := h.have(ctx, s, b.Name, names)
+	if err != nil {
 		return page, err
 	}
-	for id, versions := range answers {
-		for n, v := range versions {
-			questions[places[id][n]].Answers[id] = v
+	for id, list := range answers {
+		for n, a := range list {
+			if a != nil {
+				questions[places[id][n]].Answers[id] = *a
+			}
 		}
 	}
 	for i := range questions {
@@ -341,28 +362,28 @@ func (h *Healer) ask(ctx context.Context, s State, b *Bucket, infos []store.Info
 	return page, nil
 }
 
-// have asks each of the targets for its names. Who does not answer is left out: that is for Decide to judge.
-func (h *Healer) have(ctx context.Context, s State, bucket string, names map[string][]string, answers map[string][]uint64) error {
-	results := make(map[string]*[]uint64, len(names))
+// have asks each of the targets for its names. Who does not answer is left out: what follows from that is for Decide.
+func (h *Healer) have(ctx context.Context, s State, bucket string, names map[string][]string) (map[string][]*Answer, error) {
+	results := make(map[string]*[]*Answer, len(names))
 	var group errgroup.Group
 	for id, list := range names {
 		node, _ := s.Placer.Node(id)
-		result := new([]uint64)
+		result := new([]*Answer)
 		results[id] = result
 		group.Go(func() error {
-			versions, err := h.c.Peers.Have(ctx, node, bucket, list)
-			if err == nil && len(versions) == len(list) {
-				*result = versions
+			answers, err := h.c.Peers.Have(ctx, s.Placer.Map.Version, node, bucket, list)
+			if err != nil {
+				h.log.DebugContext(ctx, "a target does not tell what it has", "target", id, "error", err)
+			} else if len(answers) == len(list) {
+				*result = answers
 			}
 			return nil
 		})
 	}
-	err := group.Wait()
+	err := errors.Join(group.Wait(), ctx.Err())
+	answers := make(map[string][]*Answer, len(names))
 	for id, result := range results {
 		answers[id] = *result
 	}
-	if err == nil {
-		err = ctx.Err()
-	}
-	return err
+	return answers, err
 }

@@ -73,3 +73,12 @@ func (r *Report) target(id string) api.RebalanceTarget {
 		Deleted: r.Count.Deleted, Failed: r.Count.Failed, Detail: r.Count.Detail,
 	}
 }
+
+// eta is how many seconds are left, as far as that can be told: as the objects went until now.
+func (r *Report) eta() float64 {
+	took := time.Since(r.Began).Seconds()
+	if r.State != api.RebalanceRunning || r.Count.Objects == 0 || r.Count.Objects >= r.Count.Total || r.Began.IsZero() {
+		return 0
+	}
+	return took * float64(r.Count.Total-r.Count.Objects) / float64(r.Count.Objects)
+}

@@ -35,16 +35,11 @@ func (h *Healer) sweep(ctx context.Context, s State) (clean bool, err error) {
 		}
 		clean = clean && len(p.misplaced) == 0 && p.placed()
 	}
-	if h.extra.remains.Misplaced > 0 {
-		if time.Since(h.extra.confirmed) < h.c.DeleteGrace {
-			return false, nil
+	if h.c.Slices != nil && h.slices != 0 {
+		if h.slices, err = h.c.Slices.Sweep(ctx); err != nil {
+			return false, fmt.Errorf("slices: %w", err)
 		}
-		remains, err := h.c.Keeper.Sweep(ctx, s, h.duty())
-		if err != nil {
-			return false, err
-		}
-		h.extra.remains, h.extra.confirmed = remains, time.Now()
-		clean = clean && remains.Misplaced == 0
+		clean = clean && h.slices == 0
 	}
 	return clean, nil
 }
@@ -55,40 +50,36 @@ func (h *Healer) sweepBucket(ctx context.Context, s State, b *Bucket, p *progres
 	first := p.misplaced
 	p.misplaced = nil
 	for last, more := "", true; more; {
-		infos, next, err := h.c.Store.ListAll(b.Name, "", last, pageSize)
+		infos, next, err := h.list(b, last, pageSize)
 		if err != nil {
-			return h.restart(p, err)
+			p.reset()
+			return err
 		}
 		if more = next && len(infos) > 0; more {
 			last = infos[len(infos)-1].Name
 		}
 		candidates := infos[:0:0]
 		for i := range infos {
-			if plan := s.Placer.Plan(b.Name, infos[i].Name, b.Copies()); !slices.Contains(plan.Copies, h.c.Self) {
+			if plan := s.plan(b, infos[i].Name); !slices.Contains(plan.Copies, h.c.Self) {
 				candidates = append(candidates, infos[i])
 			}
 		}
 		if len(candidates) == 0 {
 			continue
 		}
-		if err := h.same(); err != nil {
-			return h.restart(p, err)
+		var page asked
+		if err = h.same(); err == nil {
+			page, err = h.ask(ctx, s, b, candidates, false)
 		}
-		page, err := h.ask(ctx, s, b, candidates, false)
 		if err == nil {
 			err = h.sweepPage(ctx, s, p, &page, first)
 		}
 		if err != nil {
-			return h.restart(p, err)
+			p.reset()
+			return err
 		}
 	}
 	return nil
-}
-
-// restart has the bucket be walked from its beginning.
-func (h *Healer) restart(p *progress, err error) error {
-	*p = progress{policy: p.policy, counted: p.counted}
-	return err
 }
 
 func (h *Healer) sweepPage(ctx context.Context, s State, p *progress, page *asked, first map[uint64]bool) error {
@@ -99,8 +90,13 @@ func (h *Healer) sweepPage(ctx context.Context, s State, p *progress, page *aske
 			p.note(k, k.Drop) // to be confirmed for the first time, or to be placed
 			continue
 		}
+		// A whole copy of an erasure-coded object stands in for slices that are missing.
+		if k.info.Data > 0 && k.info.Kind == store.Whole && !h.slice(ctx, k.info) {
+			p.note(k, false)
+			continue
+		}
 		list = append(list, Deletion{
-			Info: k.info, Reason: "it belongs on others, which have it", Keepers: k.copies, Proof: k.answers, Asked: page.at, Map: s.Placer.Map.Version,
+			Info: k.info, Reason: "it belongs on others, which have it", Keepers: k.copies, Proof: k.proof(), Asked: page.at, Map: s.Placer.Map.Version,
 		})
 	}
 	return h.drop(ctx, list)
@@ -121,15 +117,22 @@ func (h *Healer) drop(ctx context.Context, list []Deletion) error {
 	return nil
 }
 
-// holds says whether anything lies here.
-func (h *Healer) holds(s State) (bool, error) {
+// empty says of a target that is drained whether nothing at all lies here any more.
+func (h *Healer) empty(s State) (bool, error) {
+	if self, _ := s.Placer.Node(h.c.Self); !self.Draining {
+		return false, nil
+	}
 	for i := range s.Buckets {
 		infos, _, err := h.c.Store.ListAll(s.Buckets[i].Name, "", "", 1)
 		if err != nil || len(infos) > 0 {
-			return true, err
+			return false, err
 		}
 	}
-	return false, nil
+	if h.c.Slices == nil {
+		return true, nil
+	}
+	held, err := h.c.Slices.Holds()
+	return !held && err == nil, err
 }
 
 // bury lets tombstones go that are older than their grace. That is safe only while nobody could come back with an older
@@ -142,7 +145,7 @@ func (h *Healer) bury(ctx context.Context, s State) error {
 	for i := range s.Buckets {
 		b := &s.Buckets[i]
 		for last, more := "", true; more; {
-			infos, next, err := h.c.Store.ListAll(b.Name, "", last, pageSize)
+			infos, next, err := h.c.Store.ListAll(b.Name, "", last, pageSize) // all disks are there
 			if err != nil {
 				return err
 			}
@@ -169,14 +172,15 @@ func (h *Healer) buryPage(ctx context.Context, s State, b *Bucket, graves []stor
 	for i := range graves {
 		names[i] = graves[i].Name
 	}
-	asking, answers, members := map[string][]string{}, map[string][]uint64{}, []string{}
+	asking, members := map[string][]string{}, []string{}
 	for _, n := range s.Placer.Map.Targets() {
 		if members = append(members, n.ID); n.ID != h.c.Self {
 			asking[n.ID] = names
 		}
 	}
 	at := time.Now()
-	if err := h.have(ctx, s, b.Name, asking, answers); err != nil {
+	answers, err := h.have(ctx, s, b.Name, asking)
+	if err != nil {
 		return err
 	}
 	list := make([]Deletion, 0, len(graves))
@@ -186,8 +190,8 @@ func (h *Healer) buryPage(ctx context.Context, s State, b *Bucket, graves []stor
 			Proof: map[string]uint64{}, Asked: at, Map: s.Placer.Map.Version,
 		}
 		for id := range asking {
-			if versions := answers[id]; len(versions) == len(names) {
-				d.Proof[id] = versions[i]
+			if list := answers[id]; len(list) == len(names) && list[i] != nil && !list[i].Lost {
+				d.Proof[id] = list[i].Version
 			}
 		}
 		if d.check(h.c.Self, time.Now()) == nil { // else it is kept
@@ -197,7 +201,7 @@ func (h *Healer) buryPage(ctx context.Context, s State, b *Bucket, graves []stor
 	if !allThere(&h.current().Placer.Map) {
 		return errGoal
 	}
-	err := h.drop(ctx, list)
+	err = h.drop(ctx, list)
 	if errors.Is(err, ErrNoProof) {
 		return nil // kept: the next time
 	}

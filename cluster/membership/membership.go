@@ -33,6 +33,8 @@ type Config struct {
 	// Hold leaves it to the caller to register the node, once it can take traffic: until then it sees the cluster's
 	// state, as of when it came, and is not seen.
 	Hold bool
+	// Fresh says that the node comes with empty disks: under an id that is known, what was on them before is lost.
+	Fresh bool
 }
 
 // Membership is a node's part in the cluster.
@@ -41,8 +43,12 @@ type Membership struct {
 	client *clientv3.Client
 	log    *slog.Logger
 
-	lease  clientv3.LeaseID // of Run's lease keeper once Join has returned
-	leased atomic.Int64     // until when the lease lives at least, in nanoseconds since start
+	lease  atomic.Int64 // clientv3.LeaseID
+	leased atomic.Int64 // until when the lease lives at least, in nanoseconds since start
+
+	registering sync.Mutex // guards what follows
+	self        api.Node   // as it is to be registered
+	registered  bool       // it was, in this life
 
 	view    atomic.Pointer[View]
 	mu      sync.Mutex
@@ -62,7 +68,7 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
 	}
-	m := &Membership{config: c, client: client, log: c.Logger, changed: make(chan struct{})}
+	m := &Membership{config: c, client: client, log: c.Logger, self: c.Self, changed: make(chan struct{})}
 	if c.Hold {
 		_, err = m.load(ctx)
 	} else {
@@ -102,11 +108,15 @@ func (m *Membership) renewed(asked time.Time) {
 }
 
 // Run keeps the lease and the view until the context ends, then gives the lease back, so that the
-// others see the node leave at once.
+// others see the node leave at once. A gateway stands for election meanwhile. ErrRemoved where the node was taken out of
+// the cluster.
 func (m *Membership) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { m.keepLease(ctx); return nil })
-	group.Go(func() error { m.watch(ctx); return nil })
+	group.Go(func() error { return m.keepLease(ctx) })
+	group.Go(func() error { return m.watch(ctx) })
+	if m.config.Self.Role == api.RoleGateway {
+		group.Go(func() error { m.lead(ctx); return nil })
+	}
 	return group.Wait()
 }
 
@@ -164,26 +174,33 @@ func (m *Membership) load(ctx context.Context) (*table, error) {
 }
 
 // watch follows all changes. Where the watch breaks it reads everything afresh.
-func (m *Membership) watch(ctx context.Context) {
+func (m *Membership) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		t, err := m.load(ctx)
 		if err != nil {
 			pause(ctx, retryPause)
 			continue
 		}
-		m.follow(ctx, t)
+		if err := m.follow(ctx, t); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (m *Membership) follow(ctx context.Context, t *table) {
+func (m *Membership) follow(ctx context.Context, t *table) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	events := m.client.Watch(ctx, root, clientv3.WithPrefix(), clientv3.WithRev(t.revision+1))
-	for answer := range events {
+	for !t.removed[m.config.Self.ID] {
+		answer, more := <-events
+		if !more {
+			return nil
+		}
 		if err := answer.Err(); err != nil {
 			m.log.DebugContext(ctx, "watch of the cluster's state broke; reading it again", "error", err)
 			pause(ctx, retryPause)
-			return
+			return nil
 		}
 		if len(answer.Events) == 0 {
 			continue
@@ -193,16 +210,17 @@ func (m *Membership) follow(ctx context.Context, t *table) {
 		t.revision = answer.Events[len(answer.Events)-1].Kv.ModRevision
 		m.publish(t)
 	}
+	return ErrRemoved
 }
 
 // keepLease renews the lease three times in its life, and registers again where it was lost.
-func (m *Membership) keepLease(ctx context.Context) {
+func (m *Membership) keepLease(ctx context.Context) error {
 	failures := 0
 	for {
 		pause(ctx, m.config.LeaseTTL/3)
 		if ctx.Err() != nil {
 			m.leave() //nolint:contextcheck // the node's context has ended; this one call outlives it
-			return
+			return nil
 		}
 		err := m.renew(ctx)
 		switch {
@@ -210,7 +228,11 @@ func (m *Membership) keepLease(ctx context.Context) {
 			failures = 0
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			m.log.WarnContext(ctx, "the lease ran out; registering again")
-			if err := m.register(ctx); err != nil {
+			err := m.register(ctx)
+			if errors.Is(err, ErrRemoved) {
+				return err
+			}
+			if err != nil {
 				m.log.WarnContext(ctx, "registering again failed", "error", err)
 			}
 		default:
@@ -224,7 +246,7 @@ func (m *Membership) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/2)
 	defer cancel()
 	asked := time.Now()
-	_, err := m.client.KeepAliveOnce(ctx, m.lease)
+	_, err := m.client.KeepAliveOnce(ctx, clientv3.LeaseID(m.lease.Load()))
 	if err == nil {
 		m.renewed(asked)
 	}
@@ -249,7 +271,7 @@ func (m *Membership) rediscover(ctx context.Context, failures int) {
 func (m *Membership) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := m.client.Revoke(ctx, m.lease); err != nil {
+	if _, err := m.client.Revoke(ctx, clientv3.LeaseID(m.lease.Load())); err != nil {
 		m.log.Debug("could not give the lease back; it runs out by itself", "error", err)
 	}
 }
