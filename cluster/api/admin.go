@@ -38,6 +38,30 @@ func (c *Client) Node(ctx context.Context, id string) (Node, error) {
 	return fetch[Node](ctx, c, "/v1/cluster/nodes/"+url.PathEscape(id), nil)
 }
 
+// Drain has a target give what it has to the others, or ends that.
+func (c *Client) Drain(ctx context.Context, id string, draining bool) (Node, error) {
+	method := http.MethodPost
+	if !draining {
+		method = http.MethodDelete
+	}
+	var n Node
+	// Repeating is harmless: it is drained, or it is not.
+	err := c.retry(ctx, func() error {
+		return c.call(ctx, method, "/v1/cluster/nodes/"+url.PathEscape(id)+"/drain", nil, nil, &n)
+	})
+	return n, err
+}
+
+// RemoveNode takes a node out of the cluster. A target that is not drained is refused with CodeNotDrained, unless
+// forced: then what only it has is lost.
+func (c *Client) RemoveNode(ctx context.Context, id string, force bool) error {
+	query := url.Values{}
+	if force {
+		query.Set("force", "true")
+	}
+	return c.call(ctx, http.MethodDelete, "/v1/cluster/nodes/"+url.PathEscape(id), query, nil, nil)
+}
+
 // CreateBucket makes a bucket; CodeExists if it exists.
 func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
 	var b Bucket

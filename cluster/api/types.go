@@ -62,6 +62,9 @@ const (
 	CodeNotEmpty     = "bucket_not_empty"   // 409
 	CodeChanged      = "changed"            // 409: overwritten since the snapshot
 	CodeMissingPages = "missing_pages"      // 409: of a snapshot, and no peer has them
+	CodeStaleMap     = "stale_map"          // 409: the sender goes by an older map than the receiver knows
+	CodeNotDrained   = "not_drained"        // 409: a target that is to be removed may hold objects
+	CodeRefused      = "refused"            // 409: the cluster could not go on without it
 	CodePrecondition = "precondition"       // 412
 	CodeRange        = "range"              // 416
 	CodeBusy         = "busy"               // 429
@@ -123,9 +126,10 @@ type Node struct {
 
 	// Away, Draining and Bare are the map's, and so the same for all who have its version. Away: the target's lease was
 	// over; mirrored objects are kept on the others meanwhile. Draining: nothing new is placed on it, and what it
-	// has is moved. Bare: it came back with less than it had.
+	// has is moved. Drained: all of that is done, and it may be removed. Bare: it came back with less than it had.
 	Away     bool `json:"away,omitempty"`
 	Draining bool `json:"draining,omitempty"`
+	Drained  bool `json:"drained,omitempty"`
 	Bare     bool `json:"bare,omitempty"`
 }
 

@@ -33,8 +33,14 @@ func (g *Gateway) object(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := g.bucket(r.Context(), bucket); err != nil {
+	b, err := g.bucket(r.Context(), bucket)
+	if err != nil {
 		return err
+	}
+	if b.Copies() > 1 { // of one copy there is no other: its owner answers for it whatever the map is by now
+		if err := g.leased(); err != nil {
+			return err
+		}
 	}
 	owner, err := g.Owner(bucket, key)
 	if err != nil {
