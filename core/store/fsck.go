@@ -86,10 +86,7 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 		if one.info.Kind == Lost {
 			c.report.Missing = append(c.report.Missing, finding(one.copyOf, "the copy was damaged and is put aside"))
 		}
-		h, err := openHandle(&one.copyOf)
-		if err == nil {
-			err = h.verify(ctx, nil)
-		}
+		err := verify(ctx, one.copyOf)
 		if err == nil || !c.s.current(one.copyOf) {
 			continue
 		}
@@ -139,6 +136,14 @@ func finding(one copyOf, detail string) Finding {
 		Disk: one.disk.ID, Bucket: one.info.Bucket, Name: one.info.Name,
 		File: one.disk.path(one.file), Block: -1, Detail: detail,
 	}
+}
+
+func verify(ctx context.Context, one copyOf) error {
+	h, err := openHandle(&one)
+	if err != nil {
+		return err
+	}
+	return h.verify(ctx, nil)
 }
 
 // verify reads a copy whole: all parts of the file, and that they agree with each other and with the metadata. It

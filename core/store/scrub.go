@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -29,33 +30,48 @@ type Scrubbed struct {
 	Cursor string // for ScrubOptions.After
 }
 
+// pacer tells an error of the Pace from one of the disk.
+type pacer struct {
+	pace Pace
+	err  error
+}
+
+func (p *pacer) WaitN(ctx context.Context, n int) error {
+	p.err = p.pace.WaitN(ctx, n)
+	return p.err
+}
+
 // scrubPage is the number of records that are read at once.
 const scrubPage = 128
 
 // Scrub reads all that the store has, objects and then slices, each in the order of their keys, and verifies every byte of
 // it. It tells visit of each copy, damaged or not, and goes on until visit fails. What is put, deleted or replaced
-// meanwhile is no fault. It may run beside all other calls, and Close does not wait for it.
+// meanwhile is no fault. Without a disk that is out of use it reads what the others have, and says so by ErrDiskFailed in
+// the end. It may run beside all other calls, and Close does not wait for it.
 func (s *Store) Scrub(ctx context.Context, o ScrubOptions, visit func(Scrubbed) error) error {
 	after, err := base64.RawURLEncoding.DecodeString(o.After)
 	if err != nil {
 		return fmt.Errorf("scrub: %q is not a cursor: %w", o.After, err)
 	}
+	var absent error
 	for _, bounds := range []func() (lower, upper []byte){allObjects, allSlices} {
 		lower, upper := bounds()
 		if string(after) >= string(lower) {
 			lower = next(after)
 		}
-		if err := s.scrubRange(ctx, lower, upper, o.Pace, visit); err != nil {
+		err := s.scrubRange(ctx, lower, upper, o.Pace, visit)
+		if err != nil && !butForDisks(err) {
 			return fmt.Errorf("scrub: %w", err)
 		}
+		absent = cmp.Or(absent, err)
 	}
-	return nil
+	return absent
 }
 
 func (s *Store) scrubRange(ctx context.Context, lower, upper []byte, pace Pace, visit func(Scrubbed) error) error {
 	for string(lower) < string(upper) {
 		page, err := s.scrubPage(lower, upper)
-		if err != nil {
+		if err != nil && !butForDisks(err) {
 			return err
 		}
 		for _, one := range page {
@@ -64,7 +80,7 @@ func (s *Store) scrubRange(ctx context.Context, lower, upper []byte, pace Pace, 
 			}
 		}
 		if len(page) < scrubPage {
-			return nil
+			return err
 		}
 		lower = next(page[len(page)-1].key)
 	}
@@ -108,9 +124,14 @@ func (s *Store) scrubOne(ctx context.Context, one toScrub, pace Pace, visit func
 	if err := cancelled(ctx, "scrub"); err != nil || c.info.Kind == Tombstone {
 		return err
 	}
+	var paced pacer
+	if pace != nil {
+		paced.pace = pace
+		pace = &paced
+	}
 	err := s.verifyOpen(ctx, c, pace)
-	if cause := cancelled(ctx, "scrub"); cause != nil {
-		return cause
+	if cause := cancelled(ctx, "scrub"); cause != nil || paced.err != nil {
+		return cmp.Or(cause, paced.err)
 	}
 	if err != nil {
 		if err := s.enter(); err != nil {
