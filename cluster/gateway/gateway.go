@@ -104,6 +104,7 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("DELETE /v1/cluster/nodes/{id}", g.deleteNode)
 	g.Handle("POST /v1/cluster/nodes/{id}/drain", g.postDrain)
 	g.Handle("DELETE /v1/cluster/nodes/{id}/drain", g.deleteDrain)
+	g.diskRoutes()
 	g.Handle("GET /v1/buckets", g.getBuckets)
 	g.Handle("GET /v1/buckets/{bucket}", g.getBucket)
 	g.Handle("PUT /v1/buckets/{bucket}", g.putBucket)
