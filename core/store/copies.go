@@ -40,7 +40,9 @@ func (s *Store) stage(
 	as(w)
 	err = w.write(ctx, body, o)
 	if err == nil {
-		err = w.file.Sync()
+		if err = w.file.Sync(); err == nil {
+			atStaged.Hit()
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
@@ -184,6 +186,7 @@ func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]co
 		}
 		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
+	atBuried.Hit()
 	k.last = max(k.last, version)
 	s.see(version)
 	return s.dropReplaced(key, on, copies), nil

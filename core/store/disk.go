@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // What a disk's directory holds.
@@ -85,7 +86,11 @@ func openDisk(d Disk, o Options, cache *pebble.Cache) (_ *disk, err error) {
 		return nil, err
 	}
 	k.reserve = min(maxReserve, capacity/8)
-	k.meta, err = openMeta(filepath.Join(d.Path, metaDir), d.ID, o.Logger, cache)
+	var files vfs.FS
+	if o.MetaFS != nil {
+		files = o.MetaFS(d.Path)
+	}
+	k.meta, err = openMeta(filepath.Join(d.Path, metaDir), d.ID, o.Logger, cache, files)
 	return k, err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // meta is a disk's metadata: names to records, in an embedded key-value engine.
@@ -21,8 +22,9 @@ const (
 	metaFiles    = 64
 )
 
-func openMeta(path, diskID string, log *slog.Logger, cache *pebble.Cache) (*meta, error) {
+func openMeta(path, diskID string, log *slog.Logger, cache *pebble.Cache, files vfs.FS) (*meta, error) {
 	o := &pebble.Options{
+		FS:                          files,
 		Cache:                       cache,
 		MemTableSize:                metaMemTable,
 		MemTableStopWritesThreshold: 3,

@@ -145,6 +145,7 @@ func (w *writer) create() error {
 		return err
 	}
 	w.file, w.path = f, w.id.tmp()
+	atCreated.Hit()
 	return nil
 }
 
@@ -156,6 +157,7 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.payload(ctx, body, o.Size); err != nil {
 		return err
 	}
+	atPayload.Hit()
 	if err := w.checkPromises(o); err != nil {
 		return err
 	}
@@ -284,7 +286,12 @@ func (w *writer) finish(s *Store) error {
 	if err := w.file.Truncate(payload + int64(len(trailer))); err != nil {
 		return err
 	}
-	return w.file.Sync()
+	atTrailer.Hit()
+	if err := w.file.Sync(); err != nil {
+		return err
+	}
+	atFinished.Hit()
+	return nil
 }
 
 // discard removes what was written, unless it was committed.
@@ -369,7 +376,12 @@ func (w *writer) publish() error {
 		return err
 	}
 	w.path = w.id.path()
-	return w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3])
+	atRenamed.Hit()
+	if err := w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3]); err != nil {
+		return err
+	}
+	atPublished.Hit()
+	return nil
 }
 
 // install publishes a finished file and has the metadata name it in place of the present copies, under the lock of
@@ -396,6 +408,7 @@ func (s *Store) install(w *writer, copies []copyOf) ([]copyOf, error) {
 		return nil, err
 	}
 	w.path = ""
+	atRecorded.Hit()
 	return s.dropReplaced(key, w.disk, copies), nil
 }
 
@@ -413,6 +426,7 @@ func (s *Store) dropReplaced(key []byte, by *disk, copies []copyOf) []copyOf {
 			old.disk.done(old.file)
 			copies = append(copies[:n:n], copies[n+1:]...)
 		}
+		atReplaced.Hit()
 	}
 	return copies
 }
@@ -427,6 +441,7 @@ func (s *Store) unlink(old []copyOf) {
 		if err := c.disk.fs.Remove(c.file.path()); err != nil {
 			s.log.Warn("data file could not be removed; the next start will", "disk", c.disk.ID, "file", c.file.path(), "error", err)
 		}
+		atUnlinked.Hit()
 		c.disk.done(c.file)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -29,6 +30,9 @@ func (s *Store) reconcile() error {
 				s.log.Error("metadata record can't be read", "disk", c.disk.ID, "key", string(key), "error", c.err)
 			case i > 0: // left by a crash while the object moved between disks
 				if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
+					return err
+				}
+				if err := atSettled.Fail(); err != nil {
 					return err
 				}
 			default:
@@ -70,7 +74,7 @@ func (k *disk) sweep(used map[fileID]struct{}, s *Store) error {
 			return nil
 		}
 		removed++
-		return k.fs.Remove(path)
+		return errors.Join(k.fs.Remove(path), atSwept.Fail())
 	})
 	if removed > 0 {
 		s.log.Info("removed what unfinished writes had left", "disk", k.ID, "files", removed)
@@ -102,7 +106,8 @@ func (k *disk) rebuild(s *Store) error {
 		}
 		if old == nil || compareCopies(copyOf{r, k}, copyOf{old, k}) < 0 {
 			objects++
-			return k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			err := k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			return errors.Join(err, atRebuilt.Fail())
 		}
 		return nil
 	})
@@ -112,7 +117,8 @@ func (k *disk) rebuild(s *Store) error {
 	if objects > 0 {
 		s.log.Warn("metadata was missing and has been rebuilt from the data files", "disk", k.ID, "objects", objects)
 	}
-	return k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	err = k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	return errors.Join(err, atReady.Fail())
 }
 
 // readRecord makes the record of a data file from the file.

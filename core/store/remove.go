@@ -88,6 +88,7 @@ func removeRecords(key []byte, copies []copyOf) ([]copyOf, error) {
 			c.disk.done(c.file)
 			return copies[i+1:], err
 		}
+		atRemoved.Hit()
 	}
 	return copies, nil
 }
@@ -188,6 +189,7 @@ func (s *Store) dropPageLocked(infos []Info) (gone []copyOf, err error) {
 			}
 			return gone, err
 		}
+		atDropped.Hit()
 		gone = append(gone, copies...)
 	}
 	return gone, nil

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
 
@@ -47,8 +48,9 @@ type Options struct {
 	OpenFiles  int   // data files kept open between uses; 0: 512
 
 	// Seams for tests.
-	FS  func(path string) (FS, error) // opens a disk's directory; nil: DirFS
-	Now func() time.Time              // nil: time.Now
+	FS     func(path string) (FS, error) // opens a disk's directory; nil: DirFS
+	MetaFS func(path string) vfs.FS      // holds the disk's metadata instead of its directory; nil: that
+	Now    func() time.Time              // nil: time.Now
 }
 
 // Info describes one version of an object.
