@@ -102,7 +102,8 @@ type writer struct {
 	file File
 	info Info
 	// given is the version of the write that the copy is of; 0 where it gets one of its own.
-	given uint64
+	given   uint64
+	purpose purpose
 	// replaces: a copy of that very version, whatever it holds, may be there, and gives way; damaged: it is put aside.
 	replaces, damaged bool
 
@@ -116,12 +117,12 @@ type writer struct {
 
 // newWriter picks a disk. The file's id is busy there until it is done.
 func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
-	k, err := s.choose(bucket, name, o.Size)
+	k, err := s.choose(bucket, name, o.Size, o.purpose())
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
 	}
 	return &writer{
-		disk: k, id: k.newFileID(), given: o.Version, whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		disk: k, id: k.newFileID(), given: o.Version, purpose: o.purpose(), whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
 		info: Info{
 			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
 			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
@@ -231,7 +232,7 @@ func (w *writer) chunk(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if err := w.disk.room(int64(len(p))); err != nil {
+	if err := w.disk.hasRoom(int64(len(p)), w.purpose); err != nil {
 		return err
 	}
 	for rest := p; len(rest) > 0; {
@@ -276,7 +277,7 @@ func (w *writer) finish(s *Store) error {
 	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
 	w.seal = ft.seal
 	if w.info.Kind == Whole || w.info.Kind == Slice { // the others are what the reserve is for
-		if err := w.disk.room(int64(len(trailer))); err != nil {
+		if err := w.disk.hasRoom(int64(len(trailer)), w.purpose); err != nil {
 			return err
 		}
 	}
@@ -301,10 +302,10 @@ func (w *writer) discard() error {
 		errs = append(errs, w.file.Close())
 		w.file = nil
 	}
-	if w.path != "" {
+	if w.path != "" && !w.disk.isOut() { // what is left there goes when it is opened anew
 		errs = append(errs, w.disk.fs.Remove(w.path))
-		w.path = ""
 	}
+	w.path = ""
 	return errors.Join(errs...)
 }
 
