@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/zeebo/xxh3"
 
@@ -72,6 +73,12 @@ func (s *State) untouched(b *Bucket, info *store.Info, plan *placement.Plan) boo
 	return len(wide.Former) == 0 && !s.hasBare(wide.Copies)
 }
 
+// toSlice says that an object is to be in slices by its bucket's settings, and has whole copies.
+func (s *State) toSlice(info *store.Info) bool {
+	at, found := slices.BinarySearchFunc(s.Buckets, info.Bucket, func(b Bucket, name string) int { return strings.Compare(b.Name, name) })
+	return found && s.Buckets[at].EC != nil && info.Data == 0 && info.Size > api.SmallObject
+}
+
 // set is the set of targets that passes work to: what was done for one does not count for another.
 type set struct {
 	since int64
@@ -99,7 +106,7 @@ func (s *State) Goal() string {
 	}
 	_, _ = h.WriteString(t.bare)
 	for i := range s.Buckets {
-		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy()+s.Buckets[i].was())
+		_, _ = h.WriteString("\x01" + s.Buckets[i].Name + "\x00" + s.Buckets[i].policy() + s.Buckets[i].was())
 	}
 	return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, h.Sum64()))
 }

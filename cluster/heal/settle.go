@@ -100,4 +100,3 @@ func steady(e api.Epoch, m *api.Map) bool {
 	}
 	return slices.Equal(before, now)
 }
-
