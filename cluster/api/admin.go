@@ -62,10 +62,22 @@ func (c *Client) RemoveNode(ctx context.Context, id string, force bool) error {
 	return c.call(ctx, http.MethodDelete, "/v1/cluster/nodes/"+url.PathEscape(id), query, nil, nil)
 }
 
-// CreateBucket makes a bucket; CodeExists if it exists.
+// CreateBucket makes a bucket with one copy of each object; CodeExists if it exists.
 func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
+	return c.CreateBucketWith(ctx, name, BucketChange{})
+}
+
+// CreateBucketWith makes a bucket with other properties than a bucket has by default; CodeExists if it exists.
+func (c *Client) CreateBucketWith(ctx context.Context, name string, properties BucketChange) (Bucket, error) {
 	var b Bucket
-	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, nil, &b)
+	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, properties, &b)
+	return b, err
+}
+
+// ChangeBucket changes a bucket's properties. Objects are brought to what a new redundancy takes in the background.
+func (c *Client) ChangeBucket(ctx context.Context, name string, change BucketChange) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, change, &b)
 	return b, err
 }
 

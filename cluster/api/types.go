@@ -64,7 +64,7 @@ const (
 	CodeNotEmpty     = "bucket_not_empty"   // 409
 	CodeChanged      = "changed"            // 409: overwritten since the snapshot
 	CodeMissingPages = "missing_pages"      // 409: of a snapshot, and no peer has them
-	CodeStaleMap     = "stale_map"          // 409: between nodes: the sender goes by an older map than this node
+	CodeStaleMap     = "stale_map"          // 409: between nodes: the sender goes by an older map than this node knows
 	CodeSuperseded   = "superseded"         // 409: between nodes: what is there is as new, or newer
 	CodeNotDrained   = "not_drained"        // 409: a target that is to be removed may hold objects
 	CodeRefused      = "refused"            // 409: the cluster could not go on without it

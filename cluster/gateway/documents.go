@@ -37,7 +37,7 @@ func AsError(err error) *api.Error {
 		return message(http.StatusNotFound, api.CodeNotFound)
 	case errors.Is(err, membership.ErrNotDrained):
 		return message(http.StatusConflict, api.CodeNotDrained)
-	case errors.Is(err, membership.ErrRefused):
+	case errors.Is(err, membership.ErrRefused), errors.Is(err, membership.ErrUnsettled):
 		return message(http.StatusConflict, api.CodeRefused)
 	case errors.Is(err, membership.ErrMapChanged):
 		return message(http.StatusConflict, api.CodeStaleMap)

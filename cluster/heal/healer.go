@@ -38,6 +38,8 @@ type Slices interface {
 	// Heal makes the slices of an object anew that are missing where they are to be. It is called by the target that
 	// answers for the object, after those that are to have its description have it.
 	Heal(ctx context.Context, info store.Info) (Outcome, error)
+	// Missing says how many slices of an object are not where they are to be.
+	Missing(ctx context.Context, info store.Info) (int, error)
 	// Sweep removes slices that do not belong here, by proof and after a period of grace of its own, and says how many
 	// of them are still here.
 	Sweep(ctx context.Context) (misplaced int, err error)

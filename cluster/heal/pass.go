@@ -297,7 +297,8 @@ func (h *Healer) failed(ctx context.Context, info store.Info, to string, err err
 type key struct {
 	Decision
 	info    store.Info
-	copies  []string
+	copies  []string // who is to have it
+	want    int      // how many
 	answers map[string]Answer
 }
 
@@ -343,7 +344,7 @@ func (h *Healer) ask(ctx context.Context, s State, b *Bucket, infos []store.Info
 			}
 		}
 		questions = append(questions, q)
-		page.keys = append(page.keys, key{info: infos[i], copies: plan.Copies})
+		page.keys = append(page.keys, key{info: infos[i], copies: plan.Copies, want: b.Copies()})
 	}
 	answers, err := h.have(ctx, s, b.Name, names)
 	if err != nil {

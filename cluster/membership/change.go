@@ -22,6 +22,8 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrMapChanged is returned where the map is no longer of the version that the caller went by.
 	ErrMapChanged = errors.New("the map changed meanwhile")
+	// ErrUnsettled is returned for a change that has to wait until all objects are where they belong.
+	ErrUnsettled = errors.New("objects are still being moved to where they belong")
 	// ErrRemoved ends the Run of a node that was taken out of the cluster.
 	ErrRemoved = errors.New("the node was removed from the cluster")
 )
@@ -67,6 +69,7 @@ type proposal struct {
 	next   api.Map
 	ifs    []clientv3.Cmp // conditions besides that of the map itself
 	writes []clientv3.Op  // besides the map
+	always bool           // write, though the map stays as it is
 }
 
 // change replaces the map by what edit makes of it, again while other nodes are quicker, and waits until this node sees
@@ -108,10 +111,13 @@ func (m *Membership) tryChange(ctx context.Context, edit func(document) (proposa
 		return 0, err
 	}
 	p, err := edit(d)
-	if err != nil || p.next.Version == d.current.Version {
+	if err != nil || p.next.Version == d.current.Version && !p.always {
 		return 0, err
 	}
-	writes := append(p.writes, clientv3.OpPut(root+"map", mustJSON(p.next)))
+	writes := p.writes
+	if p.next.Version != d.current.Version {
+		writes = append(writes, clientv3.OpPut(root+"map", mustJSON(p.next)))
+	}
 	done, err := m.client.Txn(ctx).If(append(d.unchanged(), p.ifs...)...).Then(writes...).Commit()
 	if err != nil {
 		return 0, unavailable(err)
@@ -120,18 +126,6 @@ func (m *Membership) tryChange(ctx context.Context, edit func(document) (proposa
 		return 0, errLostRace
 	}
 	return done.Header.Revision, nil
-}
-
-// Settle says of a version of the map that all objects are where it puts them: no earlier set of targets has to be asked
-// any more, and no target is bare. Those that were drained by then may be removed. ErrMapChanged where the map is
-// of another version by now: what was found out about it says nothing of that.
-func (m *Membership) Settle(ctx context.Context, version int64, drained ...string) error {
-	return m.change(ctx, func(d document) (proposal, error) {
-		if d.current.Version != version {
-			return proposal{}, fmt.Errorf("settle version %d of the map, which is at %d: %w", version, d.current.Version, ErrMapChanged)
-		}
-		return proposal{next: settle(d.current, drained)}, nil
-	})
 }
 
 // Drain has a target take nothing new, or end that: what it has is moved to the others.

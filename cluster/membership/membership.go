@@ -53,6 +53,7 @@ type Membership struct {
 	view    atomic.Pointer[View]
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each new view
+	afresh  chan struct{} // asks the watch to read everything again
 }
 
 // Join registers the node, unless that is held, and reads the state. The registration lasts; the lease is kept by Run.
@@ -68,7 +69,7 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
 	}
-	m := &Membership{config: c, client: client, log: c.Logger, self: c.Self, changed: make(chan struct{})}
+	m := &Membership{config: c, client: client, log: c.Logger, self: c.Self, changed: make(chan struct{}), afresh: make(chan struct{}, 1)}
 	if c.Hold {
 		_, err = m.load(ctx)
 	} else {
@@ -83,11 +84,15 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 
 // Register registers a node whose registration was held.
 func (m *Membership) Register(ctx context.Context) error {
-	err := m.register(ctx)
-	if err == nil {
-		_, err = m.load(ctx)
+	asked := time.Now()
+	if _, err := m.register(ctx); err != nil {
+		return err
 	}
-	return err
+	if _, err := m.load(ctx); err != nil {
+		return err
+	}
+	m.renewed(asked)
+	return nil
 }
 
 // Known says whether the node was a member before, as of the state last seen.
@@ -98,8 +103,9 @@ func (m *Membership) Known() bool {
 // start is what times are counted from: the monotonic clock goes on while a process is stopped.
 var start = time.Now()
 
-// Leased says that this node's lease lives: nobody takes it for dead, and nothing that it is primary of is another's
-// yet. A node that was stopped, or is cut off from etcd, finds out by this before it answers.
+// Leased says that this node's lease lives, and that its view of the map was the newest at some time within the lease's:
+// nobody takes it for dead, and nothing that it is primary of has been another's for longer than that. A node that was
+// stopped, or is cut off from etcd, finds out by this before it answers.
 func (m *Membership) Leased() bool { return int64(time.Since(start)) < m.leased.Load() }
 
 // renewed notes that the lease lives for its whole time after asked, when the renewal was asked for.
@@ -136,17 +142,25 @@ func (m *Membership) KV(folder string) *KV {
 
 // Wait returns the first view at or after a revision. The context bounds the wait.
 func (m *Membership) Wait(ctx context.Context, revision int64) (*View, error) {
+	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
+		return nil, err
+	}
+	return m.View(), nil
+}
+
+// await waits for a view.
+func (m *Membership) await(ctx context.Context, holds func(*View) bool) error {
 	for {
 		m.mu.Lock()
 		changed := m.changed
 		m.mu.Unlock()
-		if v := m.View(); v.Revision >= revision {
-			return v, nil
+		if holds(m.View()) {
+			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, &UnavailableError{Err: ctx.Err()}
+			return &UnavailableError{Err: ctx.Err()}
 		}
 	}
 }
@@ -193,7 +207,12 @@ func (m *Membership) follow(ctx context.Context, t *table) error {
 	defer cancel()
 	events := m.client.Watch(ctx, root, clientv3.WithPrefix(), clientv3.WithRev(t.revision+1))
 	for !t.removed[m.config.Self.ID] {
-		answer, more := <-events
+		var answer clientv3.WatchResponse
+		var more bool
+		select {
+		case answer, more = <-events:
+		case <-m.afresh:
+		}
 		if !more {
 			return nil
 		}
@@ -213,11 +232,23 @@ func (m *Membership) follow(ctx context.Context, t *table) error {
 	return ErrRemoved
 }
 
+// Parts of a lease's time: how often it is renewed, how soon again after a failure, and how long one try may take, so
+// that one part of the control plane that does not answer costs no lease.
+const (
+	renewParts   = 3
+	againParts   = 20
+	attemptParts = 5
+)
+
 // keepLease renews the lease three times in its life, and registers again where it was lost.
 func (m *Membership) keepLease(ctx context.Context) error {
 	failures := 0
 	for {
-		pause(ctx, m.config.LeaseTTL/3)
+		if failures == 0 {
+			pause(ctx, m.config.LeaseTTL/renewParts)
+		} else {
+			pause(ctx, m.config.LeaseTTL/againParts)
+		}
 		if ctx.Err() != nil {
 			m.leave() //nolint:contextcheck // the node's context has ended; this one call outlives it
 			return nil
@@ -228,11 +259,9 @@ func (m *Membership) keepLease(ctx context.Context) error {
 			failures = 0
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			m.log.WarnContext(ctx, "the lease ran out; registering again")
-			err := m.register(ctx)
-			if errors.Is(err, ErrRemoved) {
+			if err := m.comeBack(ctx); errors.Is(err, ErrRemoved) {
 				return err
-			}
-			if err != nil {
+			} else if err != nil {
 				m.log.WarnContext(ctx, "registering again failed", "error", err)
 			}
 		default:
@@ -242,15 +271,47 @@ func (m *Membership) keepLease(ctx context.Context) error {
 	}
 }
 
+// comeBack registers anew under a new lease, while the watch runs.
+func (m *Membership) comeBack(ctx context.Context) error {
+	asked := time.Now()
+	revision, err := m.register(ctx)
+	if err != nil {
+		return err
+	}
+	return m.renewedAt(ctx, asked, revision)
+}
+
+// renew prolongs the lease, and makes sure that the view is as new as the map was meanwhile.
 func (m *Membership) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/2)
+	limited, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/attemptParts)
 	defer cancel()
 	asked := time.Now()
-	_, err := m.client.KeepAliveOnce(ctx, clientv3.LeaseID(m.lease.Load()))
-	if err == nil {
-		m.renewed(asked)
+	if _, err := m.client.KeepAliveOnce(limited, clientv3.LeaseID(m.lease.Load())); err != nil {
+		return err
 	}
-	return err
+	answer, err := m.client.Get(limited, root+"map", clientv3.WithKeysOnly())
+	if err != nil {
+		return err
+	}
+	if len(answer.Kvs) == 0 {
+		return errors.New("the cluster has no map")
+	}
+	return m.renewedAt(ctx, asked, answer.Kvs[0].ModRevision)
+}
+
+// renewedAt notes a renewal once the view has a revision of the map. Where it does not come, the watch has got stuck.
+func (m *Membership) renewedAt(ctx context.Context, asked time.Time, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/attemptParts)
+	defer cancel()
+	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
+		select {
+		case m.afresh <- struct{}{}:
+		default:
+		}
+		return err
+	}
+	m.renewed(asked)
+	return nil
 }
 
 // rediscover looks for etcd elsewhere once it has been silent for a few renewals.

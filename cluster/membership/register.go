@@ -28,28 +28,42 @@ const mapAttempts = 64
 var errLostRace = errors.New("the map changed meanwhile")
 
 // register writes the member, its lease and, where it changes it, the map: one transaction, repeated
-// while other nodes are quicker.
-func (m *Membership) register(ctx context.Context) error {
+// while other nodes are quicker. It returns the transaction's revision.
+func (m *Membership) register(ctx context.Context) (revision int64, err error) {
 	m.registering.Lock()
 	defer m.registering.Unlock()
-	asked := time.Now()
 	lease, err := m.grant(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	m.renewed(asked)
+	m.leased.Store(0) // until the view has what is written now
 	m.lease.Store(int64(lease))
-	return m.race(ctx, func() error { return m.tryRegister(ctx, lease) })
+	return m.enter(ctx)
 }
 
-// Update registers a target anew whose disks have changed. Bare: it has less than it had, and stays so until the map
-// is settled.
+// Update registers a target anew whose disks have changed, and waits until this node sees it. Bare: it has less than it
+// had, and stays so until the map is settled.
 func (m *Membership) Update(ctx context.Context, disks []api.Disk, bare bool) error {
 	m.registering.Lock()
 	defer m.registering.Unlock()
 	m.self.Disks, m.self.Bare = disks, m.self.Bare || bare
+	revision, err := m.enter(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err = m.Wait(ctx, revision)
+	return err
+}
+
+func (m *Membership) enter(ctx context.Context) (revision int64, err error) {
 	lease := clientv3.LeaseID(m.lease.Load())
-	return m.race(ctx, func() error { return m.tryRegister(ctx, lease) })
+	err = m.race(ctx, func() error {
+		revision, err = m.tryRegister(ctx, lease)
+		return err
+	})
+	return revision, err
 }
 
 func (m *Membership) grant(ctx context.Context) (clientv3.LeaseID, error) {
@@ -62,7 +76,7 @@ func (m *Membership) grant(ctx context.Context) (clientv3.LeaseID, error) {
 	return answer.ID, nil
 }
 
-func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) error {
+func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	read, err := m.client.Txn(ctx).Then(append(mapReads(),
@@ -70,20 +84,20 @@ func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) er
 		clientv3.OpGet(root+"removed/"+m.self.ID),
 	)...).Commit()
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
 	d, err := documentOf(read)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	newCluster := len(read.Responses[2].GetResponseRange().Kvs) == 0
 	removed := len(read.Responses[3].GetResponseRange().Kvs) > 0
 	if removed && !m.config.Fresh {
-		return fmt.Errorf("%s %s: it can join again with empty data directories, or under another id: %w", m.self.Role, m.self.ID, ErrRemoved)
+		return 0, fmt.Errorf("%s %s: it can join again with empty data directories, or under another id: %w", m.self.Role, m.self.ID, ErrRemoved)
 	}
 	next, self, err := admit(d.current, m.self, m.config.Fresh && !m.registered, d.pristine)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	conditions, record := d.unchanged(), mustJSON(self)
 	writes := []clientv3.Op{
@@ -102,14 +116,14 @@ func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) er
 	}
 	done, err := m.client.Txn(ctx).If(conditions...).Then(writes...).Commit()
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
 	if !done.Succeeded {
-		return errLostRace
+		return 0, errLostRace
 	}
 	// The map remembers until it is settled that the node came with less than it had.
 	m.registered, m.self.Bare = true, false
-	return nil
+	return done.Header.Revision, nil
 }
 
 func newClusterID() string {

@@ -181,3 +181,47 @@ func TestLeadersFollowEachOther(t *testing.T) {
 	stop()
 	await(t, second, "another leader", func(*membership.View) bool { return second.Leader() != third.Leader() })
 }
+
+func TestAChangeOfRedundancyIsOneOfTheMap(t *testing.T) {
+	e := etcd(t, t.TempDir())
+	m, _ := member(t, e, target(1))
+	member(t, e, target(2))
+	require.NoError(t, m.CreateBucket(t.Context(), api.Bucket{Name: "b", Mirror: 1}))
+	mirror := func(n int) func(*api.Bucket) error {
+		return func(b *api.Bucket) error { b.Mirror = n; return nil }
+	}
+	version := m.View().Map().Version
+	b, err := m.ChangeBucket(t.Context(), "b", func(b *api.Bucket) error { b.Degraded = true; return nil })
+	require.NoError(t, err)
+	assert.True(t, b.Degraded)
+	assert.Equal(t, version, m.View().Map().Version)
+	b, err = m.ChangeBucket(t.Context(), "b", mirror(2))
+	require.NoError(t, err)
+	assert.Equal(t, []int{1}, b.Was)
+	assert.Equal(t, version+1, m.View().Map().Version)
+	seen, _ := m.View().Bucket("b")
+	assert.Equal(t, b, seen.Bucket, "in the same view as the map")
+
+	_, err = m.ChangeBucket(t.Context(), "b", mirror(3))
+	require.ErrorIs(t, err, membership.ErrUnsettled)
+	require.NoError(t, m.Settle(t.Context(), version+1))
+	seen, _ = m.View().Bucket("b")
+	assert.Empty(t, seen.Was)
+	member(t, e, target(3))
+	_, err = m.ChangeBucket(t.Context(), "b", mirror(3))
+	require.ErrorIs(t, err, membership.ErrUnsettled, "after a join")
+	_, err = m.ChangeBucket(t.Context(), "c", mirror(3))
+	require.ErrorIs(t, err, membership.ErrNoBucket)
+}
+
+func TestALeaseIsWorthNothingWithoutTheNewestMap(t *testing.T) {
+	e := etcd(t, t.TempDir())
+	m, err := membership.Join(t.Context(), membership.Config{
+		Endpoints: e.Endpoints(), Self: target(1), LeaseTTL: time.Second, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, m.Close()) }()
+	assert.True(t, m.Leased())
+	member(t, e, target(2)) // m does not run, and so does not see it, nor renew its lease
+	assert.Eventually(t, func() bool { return !m.Leased() }, patience, 10*time.Millisecond)
+}

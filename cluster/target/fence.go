@@ -111,6 +111,15 @@ func (t *Target) place(ctx context.Context, bucket, key string) (placed, error) 
 	return p, nil
 }
 
+// passOn sends a client on to an object's primary.
+func (r *Request) passOn(p *placed) error {
+	if p.primary.State != api.StateOK {
+		return away(p.primary)
+	}
+	r.redirect(p.primary, "")
+	return nil
+}
+
 // settled says that all data is known to be where the map puts it.
 func (p *placed) settled() bool { return p.placer.Layout().Settled() && len(p.bucket.Was) == 0 }
 

@@ -51,8 +51,7 @@ func (t *Target) getObject(r *Request) error {
 		return err
 	}
 	if p.primary.ID != t.id {
-		r.redirect(p.primary, "")
-		return nil
+		return r.passOn(&p)
 	}
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return err

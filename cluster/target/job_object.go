@@ -157,7 +157,7 @@ func (p *part) isOlder(ctx context.Context, info store.Info) (bool, error) {
 }
 
 func away(node api.Node) error {
-	return unavailable("target %s is down; its objects wait for it", node.ID)
+	return unavailable("target %s, which answers for it, is down", node.ID)
 }
 
 // settled says what is to be done where the output is there already; neither outcome nor error: make it.

@@ -33,9 +33,8 @@ func (t *Target) put(r *Request) error {
 		return err
 	}
 	if p.primary.ID != t.id {
-		r.redirect(p.primary, "")
 		r.SetConnectionClose() // the body is not going to be read
-		return nil
+		return r.passOn(&p)
 	}
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return err
@@ -159,8 +158,7 @@ func (t *Target) deleteObject(r *Request) error {
 		return err
 	}
 	if p.primary.ID != t.id {
-		r.redirect(p.primary, "")
-		return nil
+		return r.passOn(&p)
 	}
 	if err = t.leased(&p.bucket.Bucket); err == nil {
 		err = t.erase(r.Context(), p, condition)

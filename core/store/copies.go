@@ -40,7 +40,9 @@ func (s *Store) stage(
 	as(w)
 	err = w.write(ctx, body, o)
 	if err == nil {
-		err = w.file.Sync()
+		if err = w.file.Sync(); err == nil {
+			atStaged.Hit()
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
@@ -160,16 +162,16 @@ func (s *Store) Bury(ctx context.Context, bucket, name string, version uint64) e
 
 func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]copyOf, error) {
 	copies, err := s.copies(bucket, name)
-	if err != nil {
-		return nil, err
+	if err != nil && !errors.Is(err, ErrDiskFailed) {
+		return nil, err // a failed disk may hold an older copy, which the tombstone outlives
+	}
+	if len(copies) > 0 && copies[0].info.Version >= version {
+		return nil, fmt.Errorf("object %s/%s, version %d: %w", bucket, name, version, ErrSuperseded)
 	}
 	var on *disk
-	if len(copies) > 0 {
-		if copies[0].info.Version >= version {
-			return nil, fmt.Errorf("object %s/%s, version %d: %w", bucket, name, version, ErrSuperseded)
-		}
+	if len(copies) > 0 && copies[0].disk.cond.Load().state != DiskReadOnly {
 		on = copies[0].disk
-	} else if on, err = s.choose(bucket, name, 0); err != nil {
+	} else if on, err = s.choose(bucket, name, 0, forMetadata); err != nil {
 		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
 	for _, c := range copies {
@@ -184,6 +186,7 @@ func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]co
 		}
 		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
+	atBuried.Hit()
 	k.last = max(k.last, version)
 	s.see(version)
 	return s.dropReplaced(key, on, copies), nil
@@ -206,6 +209,9 @@ func (s *Store) Drop(ctx context.Context, bucket, name string, version uint64) e
 	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
 		if len(copies) == 0 || copies[0].info.Version != version {
 			return nil, nil
+		}
+		if copies[0].info.Kind == Tombstone && s.anyOut() {
+			return nil, nil // the disk that is out may have what was deleted
 		}
 		return copies, nil
 	})

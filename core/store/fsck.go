@@ -22,7 +22,7 @@ func (s *Store) Fsck(ctx context.Context) (Report, error) {
 	}
 	defer s.leave()
 	c := checker{s: s, used: map[*disk]map[fileID]struct{}{}}
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		c.used[k] = map[fileID]struct{}{}
 	}
 	each := func(key []byte, copies []found) error {
@@ -33,12 +33,19 @@ func (s *Store) Fsck(ctx context.Context) (Report, error) {
 	}
 	lower, upper := allObjects()
 	err := s.scan(lower, upper, each)
-	if err == nil {
+	if err == nil || butForDisks(err) {
 		lower, upper = allSlices()
 		err = s.scan(lower, upper, each)
 	}
-	for _, k := range s.disks {
-		if err == nil {
+	if butForDisks(err) {
+		err = nil
+	}
+	for _, k := range s.all() {
+		if k.isOut() {
+			c.report.Missing = append(c.report.Missing, Finding{
+				Disk: k.ID, File: k.Path, Block: -1, Detail: "all that only this disk has: " + k.outError().Error(),
+			})
+		} else if err == nil {
 			err = c.strays(k)
 		}
 	}

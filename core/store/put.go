@@ -102,7 +102,8 @@ type writer struct {
 	file File
 	info Info
 	// given is the version of the write that the copy is of; 0 where it gets one of its own.
-	given uint64
+	given   uint64
+	purpose purpose
 	// replaces: a copy of that very version, whatever it holds, may be there, and gives way; damaged: it is put aside.
 	replaces, damaged bool
 
@@ -116,12 +117,12 @@ type writer struct {
 
 // newWriter picks a disk. The file's id is busy there until it is done.
 func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
-	k, err := s.choose(bucket, name, o.Size)
+	k, err := s.choose(bucket, name, o.Size, o.purpose())
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
 	}
 	return &writer{
-		disk: k, id: k.newFileID(), given: o.Version, whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		disk: k, id: k.newFileID(), given: o.Version, purpose: o.purpose(), whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
 		info: Info{
 			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
 			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
@@ -145,6 +146,7 @@ func (w *writer) create() error {
 		return err
 	}
 	w.file, w.path = f, w.id.tmp()
+	atCreated.Hit()
 	return nil
 }
 
@@ -156,6 +158,7 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.payload(ctx, body, o.Size); err != nil {
 		return err
 	}
+	atPayload.Hit()
 	if err := w.checkPromises(o); err != nil {
 		return err
 	}
@@ -229,7 +232,7 @@ func (w *writer) chunk(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if err := w.disk.room(int64(len(p))); err != nil {
+	if err := w.disk.hasRoom(int64(len(p)), w.purpose); err != nil {
 		return err
 	}
 	for rest := p; len(rest) > 0; {
@@ -274,7 +277,7 @@ func (w *writer) finish(s *Store) error {
 	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
 	w.seal = ft.seal
 	if w.info.Kind == Whole || w.info.Kind == Slice { // the others are what the reserve is for
-		if err := w.disk.room(int64(len(trailer))); err != nil {
+		if err := w.disk.hasRoom(int64(len(trailer)), w.purpose); err != nil {
 			return err
 		}
 	}
@@ -284,7 +287,12 @@ func (w *writer) finish(s *Store) error {
 	if err := w.file.Truncate(payload + int64(len(trailer))); err != nil {
 		return err
 	}
-	return w.file.Sync()
+	atTrailer.Hit()
+	if err := w.file.Sync(); err != nil {
+		return err
+	}
+	atFinished.Hit()
+	return nil
 }
 
 // discard removes what was written, unless it was committed.
@@ -294,10 +302,10 @@ func (w *writer) discard() error {
 		errs = append(errs, w.file.Close())
 		w.file = nil
 	}
-	if w.path != "" {
+	if w.path != "" && !w.disk.isOut() { // what is left there goes when it is opened anew
 		errs = append(errs, w.disk.fs.Remove(w.path))
-		w.path = ""
 	}
+	w.path = ""
 	return errors.Join(errs...)
 }
 
@@ -369,7 +377,12 @@ func (w *writer) publish() error {
 		return err
 	}
 	w.path = w.id.path()
-	return w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3])
+	atRenamed.Hit()
+	if err := w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3]); err != nil {
+		return err
+	}
+	atPublished.Hit()
+	return nil
 }
 
 // install publishes a finished file and has the metadata name it in place of the present copies, under the lock of
@@ -396,6 +409,7 @@ func (s *Store) install(w *writer, copies []copyOf) ([]copyOf, error) {
 		return nil, err
 	}
 	w.path = ""
+	atRecorded.Hit()
 	return s.dropReplaced(key, w.disk, copies), nil
 }
 
@@ -413,6 +427,7 @@ func (s *Store) dropReplaced(key []byte, by *disk, copies []copyOf) []copyOf {
 			old.disk.done(old.file)
 			copies = append(copies[:n:n], copies[n+1:]...)
 		}
+		atReplaced.Hit()
 	}
 	return copies
 }
@@ -427,6 +442,7 @@ func (s *Store) unlink(old []copyOf) {
 		if err := c.disk.fs.Remove(c.file.path()); err != nil {
 			s.log.Warn("data file could not be removed; the next start will", "disk", c.disk.ID, "file", c.file.path(), "error", err)
 		}
+		atUnlinked.Hit()
 		c.disk.done(c.file)
 	}
 }

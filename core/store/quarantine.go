@@ -44,6 +44,7 @@ func (k *disk) quarantine(id fileID, now uint64) (string, error) {
 	if err := k.fs.Rename(id.path(), to); err != nil {
 		return "", err
 	}
+	atQuarantine.Hit()
 	return to, k.trimQuarantine()
 }
 

@@ -20,15 +20,30 @@ func (s *Store) Delete(ctx context.Context, bucket, name string, c Condition) er
 		return err
 	}
 	defer s.leave()
-	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
-		if err := check(c, bucket, name, copies); err != nil {
-			return nil, err
-		}
-		if len(copies) == 0 || copies[0].info.Kind == Tombstone {
-			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
-		}
-		return copies, nil
-	})
+	k := s.stripe(bucket, name)
+	k.Lock()
+	gone, err := s.deleteLocked(bucket, name, c, k)
+	k.Unlock()
+	s.unlink(gone)
+	return err
+}
+
+func (s *Store) deleteLocked(bucket, name string, c Condition, k *stripe) ([]copyOf, error) {
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(c, bucket, name, copies); err != nil {
+		return nil, err
+	}
+	if len(copies) == 0 || copies[0].info.Kind == Tombstone {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
+	}
+	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
+	if s.anyOut() || slices.ContainsFunc(copies, readOnly) {
+		return s.buryLocked(bucket, name, s.nextVersion(), k) // what can't be removed now must not come back to life
+	}
+	return s.removeLocked(bucket, name, k, func(copies []copyOf) ([]copyOf, error) { return copies, nil })
 }
 
 // DropOlder removes copies of the object whose version is lower than the given one, as a node does that
@@ -88,6 +103,7 @@ func removeRecords(key []byte, copies []copyOf) ([]copyOf, error) {
 			c.disk.done(c.file)
 			return copies[i+1:], err
 		}
+		atRemoved.Hit()
 	}
 	return copies, nil
 }
@@ -188,6 +204,7 @@ func (s *Store) dropPageLocked(infos []Info) (gone []copyOf, err error) {
 			}
 			return gone, err
 		}
+		atDropped.Hit()
 		gone = append(gone, copies...)
 	}
 	return gone, nil

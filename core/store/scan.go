@@ -19,6 +19,18 @@ type found struct {
 	err error
 }
 
+// absentError says which disks a scan had to do without. It was complete but for them.
+type absentError struct{ err error }
+
+func (e *absentError) Error() string { return e.err.Error() }
+func (e *absentError) Unwrap() error { return e.err }
+
+// butForDisks says whether a scan visited all there is on the disks that are in use, though others are not.
+func butForDisks(err error) bool {
+	var absent *absentError
+	return errors.As(err, &absent)
+}
+
 // cursor is where a scan is on one disk.
 type cursor struct {
 	disk   *disk
@@ -38,20 +50,25 @@ func (c *cursor) take() found {
 }
 
 // scan visits the metadata of all disks in the order of keys, from lower up to upper: at each key all
-// copies, newest first, unreadable ones last. What it passes to visit is valid during the call.
+// copies, newest first, unreadable ones last. What it passes to visit is valid during the call. Where a disk is out of
+// use it visits what the others have, and then says so by an *absentError.
 func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found) error) (err error) {
 	var cursors []*cursor
 	defer func() {
 		for _, c := range cursors {
 			err = errors.Join(err, c.it.Close())
+			c.disk.leave()
 		}
 	}()
-	for _, k := range s.disks {
-		if k.failed.Load() {
-			return fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+	var absent error
+	for _, k := range s.all() {
+		if err := k.use(); err != nil {
+			absent = cmp.Or(absent, err)
+			continue
 		}
 		it, err := k.meta.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 		if err != nil {
+			k.leave()
 			return fmt.Errorf("disk %s: metadata: %w", k.ID, err)
 		}
 		cursors = append(cursors, &cursor{disk: k, it: it})
@@ -60,6 +77,11 @@ func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found)
 	var key []byte
 	var copies []found
 	for {
+		for _, c := range cursors {
+			if c.disk.isOut() {
+				return c.disk.outError()
+			}
+		}
 		first := least(cursors)
 		if first < 0 {
 			break
@@ -74,16 +96,19 @@ func (s *Store) scan(lower, upper []byte, visit func(key []byte, copies []found)
 			slices.SortStableFunc(copies, func(a, b found) int { return compareCopies(a.copyOf, b.copyOf) })
 		}
 		if err := visit(key, copies); err != nil {
-			if errors.Is(err, errStop) {
-				return nil
+			if !errors.Is(err, errStop) {
+				return err
 			}
-			return err
+			break
 		}
 	}
 	for _, c := range cursors { // an iterator that fails looks as if it had come to its end
 		if err := c.it.Error(); err != nil {
 			return fmt.Errorf("disk %s: metadata: %w", c.disk.ID, err)
 		}
+	}
+	if absent != nil {
+		return &absentError{absent}
 	}
 	return nil
 }

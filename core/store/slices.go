@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -71,7 +72,7 @@ func (s *Store) commitSlice(w *writer) error {
 	k := s.stripe(w.info.Bucket, w.info.Name)
 	k.Lock()
 	old, err := s.copiesAt(recordKey(&w.info))
-	if err == nil {
+	if err == nil || errors.Is(err, ErrDiskFailed) { // which may hold the same slice
 		old, err = s.install(w, old)
 	}
 	k.Unlock()

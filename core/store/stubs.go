@@ -22,7 +22,7 @@ func (s *Store) StageStub(ctx context.Context, i Info) (*Staged, error) {
 		return nil, err
 	}
 	defer s.leave()
-	k, err := s.choose(i.Bucket, i.Name, 0)
+	k, err := s.choose(i.Bucket, i.Name, 0, forMetadata)
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", i.Bucket, i.Name, err)
 	}
