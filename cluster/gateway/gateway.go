@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 )
@@ -66,6 +67,8 @@ type Gateway struct {
 
 	opens  opens
 	pushed pushedPages
+
+	overseer *heal.Overseer // nil: nobody moves objects
 }
 
 // Handler answers a request. An error becomes an error document (see AsError), so a handler that

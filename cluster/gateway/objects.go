@@ -145,24 +145,3 @@ func (g *Gateway) locate(w http.ResponseWriter, r *http.Request, b *api.Bucket, 
 	}
 	return WriteJSON(w, http.StatusOK, location)
 }
-
-// postFsck has all targets read and verify what they hold.
-func (g *Gateway) postFsck(w http.ResponseWriter, r *http.Request) error {
-	for _, n := range g.members.View().Map().Targets() {
-		if n.State == api.StateDown { // it might accept a connection and never answer
-			return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "target %s is down; what it holds can't be checked", n.ID)
-		}
-	}
-	parts, err := AskTargets[api.FsckReport](r.Context(), g, fsckTimeout, http.MethodPost, "/v1/fsck", nil)
-	if err != nil {
-		return err
-	}
-	report := api.FsckReport{Corrupt: []api.Finding{}, Missing: []api.Finding{}, Stray: []api.Finding{}}
-	for _, p := range parts {
-		report.Objects += p.Objects
-		report.Corrupt = append(report.Corrupt, p.Corrupt...)
-		report.Missing = append(report.Missing, p.Missing...)
-		report.Stray = append(report.Stray, p.Stray...)
-	}
-	return WriteJSON(w, http.StatusOK, report)
-}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/gateway"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/target"
 	"github.com/shardstream/shardstream/cluster/telemetry"
@@ -84,6 +85,8 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)
+	overseer := heal.NewOverseer(members, c.Logger)
+	g.ServeRebalance(overseer)
 	coordinator := g.ServeJobs()
 	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
 		return err
@@ -92,6 +95,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
+		group.Go(func() error { return overseer.Run(ctx) })
 		return group.Wait()
 	}, nil)
 }
@@ -131,10 +135,20 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		return err
 	}
 	defer work.Wait() // likewise
+	deletes, err := c.openAudit()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, deletes.Close()) }()
+	copies, err := target.NewHeal(t, c.heal(deletes))
+	if err != nil {
+		return err
+	}
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
+		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}
 	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {

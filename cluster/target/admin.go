@@ -60,18 +60,6 @@ func kindOf(i store.Info) string {
 	return api.KindWhole
 }
 
-// fsck reads and verifies all that the node holds.
-func (t *Target) fsck(r *Request) error {
-	report, err := t.store.Fsck(r.Context())
-	if err != nil {
-		return err
-	}
-	return r.WriteJSON(http.StatusOK, api.FsckReport{
-		Objects: report.Objects,
-		Corrupt: t.findings(report.Corrupt), Missing: t.findings(report.Missing), Stray: t.findings(report.Stray),
-	})
-}
-
 func (t *Target) findings(found []store.Finding) []api.Finding {
 	out := make([]api.Finding, len(found))
 	for i, f := range found {

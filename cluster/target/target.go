@@ -78,6 +78,8 @@ type Target struct {
 	certain  certainty
 	stages   stages
 	suspects suspects
+	users    users
+	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
 	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
