@@ -1,5 +1,11 @@
 package api
 
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
 // Evicted is what an eviction came to: whole copies of erasure-coded objects that were taken away, so that only
 // their slices are left.
 type Evicted struct {
@@ -14,4 +20,12 @@ func (e *Evicted) Add(o Evicted) {
 	e.Objects += o.Objects
 	e.Bytes += o.Bytes
 	e.Kept += o.Kept
+}
+
+// Evict takes away the whole copies that targets keep of a bucket's erasure-coded objects, to be read without their
+// slices, whose names begin with prefix. The next read of one makes it anew.
+func (c *Client) Evict(ctx context.Context, bucket, prefix string) (Evicted, error) {
+	var e Evicted
+	err := c.callFor(ctx, dropTimeout, http.MethodPost, bucketPath(bucket)+"/evict", url.Values{"prefix": {prefix}}, nil, &e)
+	return e, err
 }

@@ -50,6 +50,18 @@ func (k *Keeper) Heal(ctx context.Context, i store.Info) (heal.Outcome, error) {
 	return heal.Outcome{Lacking: err != nil, Made: made, Bytes: bytes}, err
 }
 
+// Missing says how many slices of an object are not where they are to be.
+func (k *Keeper) Missing(ctx context.Context, i store.Info) (int, error) {
+	p := k.placer()
+	list := List(p, i.Bucket, i.Name, i.Data+i.Parity)
+	h := k.Find(ctx, list, i.Bucket, i.Name, i.Version)
+	if err := h.err(); err != nil {
+		return 0, err
+	}
+	a := Arrange(ids(list), i.Data+i.Parity, h.Held)
+	return len(a.Missing), nil
+}
+
 // Sweep removes slices that do not belong here, which was proven a period of grace ago and is proven again, and says how
 // many are left that are not where they are to stay.
 func (k *Keeper) Sweep(ctx context.Context) (misplaced int, err error) {

@@ -24,10 +24,7 @@ func (t *Target) keeper(c Config) *slicing.Keeper {
 	return slicing.New(slicing.Config{
 		Self: t.id, Store: t.store, Wire: t.copies, Logger: t.log,
 		State: func() heal.State { return heal.StateOf(t.members.View(), 0) },
-		Deletes: &heal.Deletes{
-			Drop: t.store.Drop, DropSlice: t.store.DropSlice, Log: c.Audit, Leased: t.members.Leased, Gate: &t.gate, Version: t.known,
-		},
-		Recode: t.recode, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
+		Deletes: t.deletes, Recode: t.recode, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
 	})
 }
 
@@ -267,4 +264,26 @@ func (s streamed) Open(bucket, key string) (*store.Object, error) {
 		return nil, store.ErrNotFound
 	}
 	return s.t.Open(s.t.ctx, bucket, key)
+}
+
+// locateSlices says where this node's slices of an object lie.
+func (t *Target) locateSlices(bucket, key string) ([]api.Copy, error) {
+	infos, err := t.store.HaveSlices(bucket, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]api.Copy, 0, len(infos))
+	for i := range infos {
+		slice := store.SliceKey{Bucket: bucket, Name: key, Version: infos[i].Version, Slice: infos[i].Slice}
+		file, err := t.store.LocateSlice(slice)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil { // else it has just gone
+			list = append(list, api.Copy{
+				Node: t.id, Disk: infos[i].Disk, Kind: api.KindSlice, Slice: infos[i].Slice, Version: infos[i].Version, Files: []string{file},
+			})
+		}
+	}
+	return list, nil
 }

@@ -53,7 +53,7 @@ type Config struct {
 	Members *membership.Membership
 	Metrics *telemetry.Metrics
 	Logger  *slog.Logger
-	Audit   *audit.Log // nil: slices of erasure-coded objects that are of no use any more stay
+	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
 
 	DeleteGrace, StrayGrace time.Duration // see node.Settings; 0: their defaults
 }
@@ -71,6 +71,7 @@ type Target struct {
 	peers     *http.Client
 	copies    *copies.Client
 	slices    *slicing.Keeper
+	deletes   *heal.Deletes
 
 	fence    fence
 	gate     heal.Gate
@@ -103,6 +104,9 @@ func New(c Config) *Target {
 		ctx: context.Background(),
 	}
 	t.copies = copies.NewClient(c.ID, t.mapVersion)
+	t.deletes = &heal.Deletes{
+		Drop: c.Store.Drop, DropSlice: c.Store.DropSlice, Log: c.Audit, Leased: c.Members.Leased, Gate: &t.gate, Version: t.known,
+	}
 	t.slices = t.keeper(c)
 	t.standardRoutes()
 	t.copyRoutes()
