@@ -114,6 +114,7 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("PATCH /v1/buckets/{bucket}", g.patchBucket)
 	g.Handle("DELETE /v1/buckets/{bucket}", g.deleteBucket)
 	g.Handle("GET /v1/buckets/{bucket}/objects", g.getObjects)
+	g.Handle("POST /v1/buckets/{bucket}/evict", g.postEvict)
 	g.Handle("POST /v1/fsck", g.postFsck)
 	for _, method := range objectMethods { // see ServeHTTP
 		g.routes = append(g.routes, method+" "+objectPattern)

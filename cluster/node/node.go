@@ -151,7 +151,15 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	}
 	defer func() { _ = members.Close() }() // all calls have ended
 	metrics := c.metrics()
-	t := target.New(target.Config{ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger})
+	deletes, err := c.openAudit()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, deletes.Close()) }()
+	t := target.New(target.Config{
+		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
+		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
+	})
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
@@ -172,12 +180,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		return err
 	}
 	defer work.Wait() // likewise
-	deletes, err := c.openAudit()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, deletes.Close()) }()
-	copies, err := target.NewHeal(t, c.heal(deletes))
+	copies, err := target.NewHeal(t, c.heal())
 	if err != nil {
 		return err
 	}
@@ -186,6 +189,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
 		group.Go(func() error { return watch.run(ctx) })
+		group.Go(func() error { return t.Slices().Run(ctx) })
 		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}

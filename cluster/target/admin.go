@@ -46,6 +46,11 @@ func (t *Target) locate(r *Request, bucket, key string) error {
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
+	slices, err := t.locateSlices(bucket, key)
+	if err != nil {
+		return err
+	}
+	location.Copies = append(location.Copies, slices...)
 	return r.WriteJSON(http.StatusOK, location)
 }
 
