@@ -278,3 +278,63 @@ func TestStatusTellsOfARebalanceThatIsStopped(t *testing.T) {
 	assert.Equal(t, 3*few, f.copies())
 	f.sound()
 }
+
+// A flipped byte on every target in turn, in the copies of both buckets: what has another copy is mended.
+func TestAScrubRepairsWhatItFinds(t *testing.T) {
+	f := start(t, 3)
+	for _, target := range f.Targets {
+		f.flip(target.Config.DataDirs, 3)
+	}
+	job, err := f.Client.StartJob(t.Context(), api.JobSpec{Kind: api.JobScrub, Scrub: &api.ScrubSpec{Bucket: "mirrored"}})
+	require.NoError(t, err)
+	job, err = f.Client.WaitJob(t.Context(), job.ID, nil)
+	require.NoError(t, err)
+	assert.Equal(t, api.JobDone, job.State)
+	assert.EqualValues(t, 2*few, job.Counts.Total)
+	assert.EqualValues(t, 2*few, job.Counts.Done)
+	assert.Zero(t, job.Counts.Failed)
+
+	all, err := f.Client.StartJob(t.Context(), api.JobSpec{Kind: api.JobScrub})
+	require.NoError(t, err)
+	all, err = f.Client.WaitJob(t.Context(), all.ID, nil)
+	require.NoError(t, err)
+	assert.EqualValues(t, 3*few, all.Counts.Done+all.Counts.Failed)
+	assert.Zero(t, all.Counts.Repaired, "the first scrub left something")
+	assert.EqualValues(t, 9, job.Counts.Repaired+all.Counts.Failed, "damaged copies that were found")
+	failures, err := f.Client.JobFailures(t.Context(), all.ID)
+	require.NoError(t, err)
+	for _, failure := range failures {
+		assert.True(t, strings.HasPrefix(failure.Object, "ss://single/"), failure.Object)
+	}
+	report, err := f.Client.Fsck(t.Context())
+	require.NoError(t, err)
+	assert.Len(t, report.Corrupt, int(all.Counts.Failed))
+	assert.Empty(t, report.Missing)
+}
+
+// flip damages the payloads of some objects.
+func (f *fixture) flip(dirs []string, n int) {
+	f.t.Helper()
+	for _, dir := range dirs {
+		err := filepath.WalkDir(filepath.Join(dir, "data"), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || n == 0 {
+				return err
+			}
+			n--
+			file, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			b := make([]byte, 1)
+			if _, err := file.ReadAt(b, 5); err != nil {
+				return err
+			}
+			b[0] ^= 0x40
+			_, err = file.WriteAt(b, 5)
+			return err
+		})
+		require.NoError(f.t, err)
+	}
+	require.Zero(f.t, n, "too few files to damage")
+}
