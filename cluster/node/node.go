@@ -121,6 +121,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
 		group.Go(func() error { return overseer.Run(ctx) })
+		group.Go(func() error { return coordinator.ScrubEvery(ctx, c.ScrubEvery) })
 		return group.Wait()
 	}, nil)
 }
@@ -184,6 +185,8 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err != nil {
 		return err
 	}
+	scrubs := target.NewScrubs(t, target.ScrubConfig{Rate: max(int64(c.ScrubRate), 0)})
+	defer scrubs.Wait() // before the store closes
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
