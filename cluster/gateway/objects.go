@@ -102,12 +102,21 @@ func (g *Gateway) Primary(b *api.Bucket, key string) (api.Node, error) {
 		"target %s, which owns %s, is down; its objects are there again when it is", primary.ID, api.Address(b.Name, key))
 }
 
-// holders are the targets that have a copy of an object or may have one, its primary first; not those that are down.
+// holders are the targets that have a copy or a slice of an object or may have one, its primary first; not those that are down.
 func (g *Gateway) holders(b *api.Bucket, key string) []api.Node {
 	placer := g.members.View().Placer
 	plan := placer.Plan(b.Name, key, b.Copies(), b.Was...)
+	ids := plan.Ask("")
+	if b.EC != nil { // and its slices
+		wide := placer.Plan(b.Name, key, b.Width())
+		for _, id := range wide.Ask("") {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
 	var nodes []api.Node
-	for _, id := range plan.Ask("") {
+	for _, id := range ids {
 		if n, ok := placer.Node(id); ok && n.State == api.StateOK {
 			nodes = append(nodes, n)
 		}

@@ -22,9 +22,9 @@ func (c *Config) openAudit() (*audit.Log, error) {
 }
 
 // heal is how a target looks after its copies.
-func (c *Config) heal(deletes *audit.Log) target.HealConfig {
+func (c *Config) heal() target.HealConfig {
 	return target.HealConfig{
-		Audit: deletes, HealAfter: c.HealAfter, DeleteGrace: c.DeleteGrace, TombstoneGrace: c.TombstoneGrace,
+		HealAfter: c.HealAfter, DeleteGrace: c.DeleteGrace, TombstoneGrace: c.TombstoneGrace,
 		Rate: max(int64(c.RebalanceRate), 0),
 	}
 }

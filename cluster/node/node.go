@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,15 +33,39 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	c.Settings = c.Settings.Complete()
-	dirs, err := identify(&c)
+	if ready := c.Ready; ready != nil {
+		var once sync.Once
+		c.Ready = func(self api.Node) { once.Do(func() { ready(self) }) }
+	}
+	for {
+		err := run(ctx, c, &c.Listen)
+		if !errors.Is(err, errWorkDisk) || ctx.Err() != nil {
+			return err
+		}
+		c.Logger.WarnContext(ctx, "the disk with the node's own files is out of use; the node starts anew with another", "node", c.ID)
+	}
+}
+
+// run runs a node until it ends or has to start anew, which it does at the same address.
+func run(ctx context.Context, c Config, address *string) error {
+	table, err := loadDiskTable(c.DataDirs, c.Logger)
 	if err != nil {
 		return err
 	}
+	if c.Role == api.RoleTarget {
+		c.DataDirs = table.paths()
+	}
+	dirs, err := identify(&c, table.known)
+	if err != nil {
+		return err
+	}
+	table.self = dirs.self
 	c.Logger = c.Logger.With("node", c.ID)
-	listener, err := listen(ctx, c.Listen)
+	listener, err := listen(ctx, *address)
 	if err != nil {
 		return err
 	}
+	*address = listener.Addr().String()
 	defer func() { _ = listener.Close() }() // the server closes it first, where it came to that
 	addr, err := advertised(c, listener)
 	if err != nil {
@@ -47,7 +73,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	self := api.Node{ID: c.ID, Role: c.Role, Addr: addr, PID: os.Getpid(), Weight: c.Weight}
 	if c.Role == api.RoleTarget {
-		return runTarget(ctx, c, self, dirs, listener)
+		return runTarget(ctx, c, self, dirs, table, listener)
 	}
 	if err := dirs.keep(); err != nil {
 		return err
@@ -56,21 +82,12 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) error {
-	var failed <-chan error
-	var endpoints []string
-	if c.Join == "" {
-		host, _, err := net.SplitHostPort(self.Addr)
-		if err != nil {
-			return fmt.Errorf("address %q: %w", self.Addr, err)
-		}
-		etcd, err := membership.StartEtcd(ctx, membership.EtcdConfig{
-			Dir: filepath.Join(c.DataDirs[0], "etcd"), Name: c.ID, Host: host, Logger: c.Logger,
-		})
-		if err != nil {
-			return err
-		}
+	etcd, endpoints, err := c.controlPlane(ctx, self)
+	if err != nil {
+		return err
+	}
+	if etcd != nil {
 		defer etcd.Close()
-		endpoints, failed = etcd.Endpoints(), etcd.Err()
 	}
 	members, err := connect(ctx, c, self, dirs, endpoints)
 	if err != nil {
@@ -91,57 +108,119 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
 		return err
 	}
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
 		group.Go(func() error { return overseer.Run(ctx) })
 		group.Go(func() error { return coordinator.ScrubEvery(ctx, c.ScrubEvery) })
+		if etcd != nil {
+			keeper := membership.NewKeeper(members, etcd, cmp.Or(c.EtcdMembers, membership.DefaultEtcdMembers))
+			group.Go(func() error { return keeper.Run(ctx) })
+		}
 		return group.Wait()
 	}, nil)
 }
 
-func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) (err error) {
-	s, err := store.Open(store.Options{Disks: disks(c.DataDirs), Logger: c.Logger})
+// controlPlane is the way of a gateway to etcd: the one that runs elsewhere; or the one that it begins, or is a member of
+// since earlier; or none yet, where it joins others that tell. What a gateway is then is its keeper's business.
+func (c *Config) controlPlane(ctx context.Context, self api.Node) (*membership.Etcd, []string, error) {
+	if len(c.Etcd) > 0 {
+		return nil, c.Etcd, nil
+	}
+	host, _, err := net.SplitHostPort(self.Addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("address %q: %w", self.Addr, err)
+	}
+	etcd, err := membership.NewEtcd(membership.EtcdConfig{
+		Dir: filepath.Join(c.DataDirs[0], "etcd"), Name: c.ID, Host: host, Logger: c.Logger, Several: c.EtcdMembers > 1,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if !etcd.Exists() && c.Join != "" {
+		return etcd, nil, nil
+	}
+	err = etcd.Start(ctx)
+	if errors.Is(err, membership.ErrNotMember) && c.Join != "" {
+		return etcd, nil, c.joinAgain(ctx, etcd, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return etcd, etcd.Endpoints(), nil
+}
+
+// joinAgain gives up a gateway's part of etcd, if the other members have done so.
+func (c *Config) joinAgain(ctx context.Context, etcd *membership.Etcd, cause error) error {
+	endpoints, err := discover(ctx, c.joins())
+	removed := false
+	if err == nil {
+		removed, err = etcd.Removed(ctx, endpoints)
+	}
+	if err != nil || !removed {
+		return errors.Join(cause, err)
+	}
+	c.Logger.WarnContext(ctx, "etcd goes on without this gateway, which joins it again")
+	return etcd.Leave()
+}
+
+func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, table *diskTable, listener net.Listener) (err error) {
+	watch := newDiskWatch()
+	disks := table.disks()
+	s, err := store.Open(c.storeOptions(disks, watch))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if c.work, err = watch.begin(s, disks); err != nil {
+		return err
+	}
+	table.usable = func(id string) bool { return writable(s, id) }
 	if err := dirs.keep(); err != nil {
 		return err
 	}
-	self.Disks, self.Bare = target.Disks(s), dirs.replaced()
+	if err := table.Save(disks); err != nil {
+		return err
+	}
+	losses := s.Losses()
+	self.Disks, self.Bare = target.Disks(s), dirs.replaced() || len(s.Lost()) > 0
 	members, err := connect(ctx, c, self, dirs, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = members.Close() }() // all calls have ended
 	metrics := c.metrics()
-	t := target.New(target.Config{ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger})
-	if err := metrics.WatchDisks(t.Disks); err != nil {
-		return err
-	}
-	transformations, err := c.transformations(ctx, t, self.Addr)
-	if err != nil {
-		return err
-	}
-	defer transformations.Close() //nolint:contextcheck // runtimes that are let go outlive the request that did so
-	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
-	if err != nil {
-		return err
-	}
-	defer streams.Wait() // before the store closes
-	work, err := target.NewJobs(t, transformations, filepath.Join(c.DataDirs[0], "job-outputs"))
-	if err != nil {
-		return err
-	}
-	defer work.Wait() // likewise
 	deletes, err := c.openAudit()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, deletes.Close()) }()
-	copies, err := target.NewHeal(t, c.heal(deletes))
+	t := target.New(target.Config{
+		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
+		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
+	})
+	if err := metrics.WatchDisks(t.Disks); err != nil {
+		return err
+	}
+	keeper := target.NewDiskKeeper(t, disks, table, target.ToldDisks{Disks: self.Disks, Losses: losses})
+	watch.tell(keeper.Changed)
+	transformations, err := c.transformations(ctx, t, self.Addr)
+	if err != nil {
+		return err
+	}
+	defer transformations.Close() //nolint:contextcheck // runtimes that are let go outlive the request that did so
+	streams, err := target.NewStreams(t, transformations, filepath.Join(c.work, "snapshots"), c.streamMemory())
+	if err != nil {
+		return err
+	}
+	defer streams.Wait() // before the store closes
+	work, err := target.NewJobs(t, transformations, filepath.Join(c.work, "job-outputs"))
+	if err != nil {
+		return err
+	}
+	defer work.Wait() // likewise
+	copies, err := target.NewHeal(t, c.heal())
 	if err != nil {
 		return err
 	}
@@ -151,20 +230,22 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
+		group.Go(func() error { return watch.run(ctx) })
+		group.Go(func() error { return t.Slices().Run(ctx) })
 		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}
-	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, server, func(ctx context.Context) error {
 		if err := c.takePart(ctx, members, transformations); err != nil {
 			return err
 		}
 		return dirs.joined()
-	})
+	}, keeper.Run)
 }
 
 // transformations makes what runs users' code on a target.
 func (c *Config) transformations(ctx context.Context, t *target.Target, addr string) (_ *target.ETLs, err error) {
-	transformations, err := target.NewETLs(t, filepath.Join(c.DataDirs[0], "etl"))
+	transformations, err := target.NewETLs(t, filepath.Join(c.work, "etl"))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +257,7 @@ func (c *Config) transformations(ctx context.Context, t *target.Target, addr str
 	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
 		return nil, err
 	}
-	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), addr); err != nil {
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.work, "containers"), addr); err != nil {
 		return nil, err
 	}
 	kept, err := c.openOutputs()
@@ -190,9 +271,9 @@ func (c *Config) metrics() *telemetry.Metrics {
 	return telemetry.New(telemetry.Identity{Node: c.ID, Role: c.Role, Version: c.Version})
 }
 
-// serve runs membership and server side by side; failed reports the end of etcd, where it runs here. A node whose
-// registration was held serves those who know it from before while it registers.
-func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error) error {
+// serve runs membership and server side by side. A node whose registration was held serves those who know it from before
+// while it registers.
+func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, server, register func(context.Context) error, more ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server(ctx) })
 	if register != nil {
@@ -202,14 +283,9 @@ func (c *Config) serve(ctx context.Context, self api.Node, members *membership.M
 		}
 	}
 	group.Go(func() error { return members.Run(ctx) })
-	group.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return fmt.Errorf("etcd ended: %w", err)
-		}
-	})
+	for _, f := range more { // as long as the node is a member
+		group.Go(func() error { return f(ctx) })
+	}
 	c.Logger.InfoContext(ctx, "node is up", "role", c.Role, "addr", self.Addr, "data", c.DataDirs, "map", members.View().Map().Version)
 	if c.Ready != nil {
 		c.Ready(self)
@@ -255,13 +331,13 @@ func connect(ctx context.Context, c Config, self api.Node, dirs *directories, en
 		Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger,
 		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(),
 	}
-	if c.Join != "" {
-		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.Join) }
+	if c.Join != "" && len(c.Etcd) == 0 {
+		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.joins()) }
 	}
 	var members *membership.Membership
 	err := c.persist(ctx, func() (err error) {
-		if c.Join != "" {
-			if config.Endpoints, err = discover(ctx, c.Join); err != nil {
+		if len(endpoints) == 0 {
+			if config.Endpoints, err = discover(ctx, c.joins()); err != nil {
 				return err
 			}
 		}
@@ -292,8 +368,17 @@ func (c *Config) persist(ctx context.Context, step func() error) error {
 	}
 }
 
-// discover asks a gateway for the way to etcd.
-func discover(ctx context.Context, gateway string) ([]string, error) {
+// discover asks gateways for the way to etcd, until one tells.
+func discover(ctx context.Context, gateways []string) (endpoints []string, err error) {
+	for _, gateway := range gateways {
+		if endpoints, err = ask(ctx, gateway); err == nil {
+			return endpoints, nil
+		}
+	}
+	return nil, err
+}
+
+func ask(ctx context.Context, gateway string) ([]string, error) {
 	client, err := api.NewClient(api.Options{Endpoint: gateway, Timeout: 5 * time.Second, RetryFor: -1})
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
-	"github.com/shardstream/shardstream/cluster/audit"
 	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/telemetry"
@@ -20,9 +19,6 @@ import (
 
 // HealConfig wires what looks after the copies on a target. Times and Rate are heal.Config's.
 type HealConfig struct {
-	Audit  *audit.Log  // of background deletes
-	Slices heal.Slices // nil: there are none
-
 	HealAfter, DeleteGrace, TombstoneGrace time.Duration
 	Rate                                   int64
 }
@@ -43,8 +39,7 @@ func NewHeal(t *Target, c HealConfig) (*Heal, error) {
 	board := heal.NewBoard(t.members, t.id)
 	h := &Heal{target: t, board: board}
 	h.healer = heal.New(heal.Config{
-		Self: t.id, Store: t.store, Peers: h, Board: board, Gate: &t.gate, Slices: c.Slices,
-		Deletes: &heal.Deletes{Drop: t.store.Drop, Log: c.Audit, Leased: t.members.Leased, Gate: &t.gate, Version: t.known},
+		Self: t.id, Store: t.store, Peers: h, Board: board, Gate: &t.gate, Slices: t.slices, Deletes: t.deletes,
 		State:   func(round int64) heal.State { return heal.StateOf(t.members.View(), round) },
 		Leased:  t.members.Leased, Busy: t.busy, Logger: t.log,
 		Observe:   func(c heal.Counts) { meter.Add(c.Moved, c.Bytes, c.Deleted, c.Failed) },
