@@ -112,13 +112,16 @@ func TestObjectsAreInSlices(t *testing.T) {
 // back.
 func TestTwoTargetsAreLost(t *testing.T) {
 	c := coded(t, 6)
+	yes := true
+	_, err := c.Client.CreateBucketWith(t.Context(), "degraded", api.BucketChange{EC: &api.EC{Data: 4, Parity: 2}, Degraded: &yes})
+	require.NoError(t, err)
 	want := map[string][]byte{}
 	for i := range 12 {
 		key := fmt.Sprintf("%02d", i)
 		want[key] = random(200_000+i*77_777, byte(i))
 		put(t, c, key, want[key])
 	}
-	_, err := c.Client.Evict(t.Context(), "e", "")
+	_, err = c.Client.Evict(t.Context(), "e", "")
 	require.NoError(t, err)
 	c.Targets[1].Stop()
 	c.Targets[4].Stop()
@@ -130,18 +133,26 @@ func TestTwoTargetsAreLost(t *testing.T) {
 		})
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
-	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(want["00"]), int64(len(want["00"])), api.PutOptions{})
+	new := want["00"]
+	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
 	require.ErrorContains(t, err, "takes 6 targets and 4 are up")
-	yes := true
-	_, err = c.Client.ChangeBucket(t.Context(), "e", api.BucketChange{Degraded: &yes})
+	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
 	require.NoError(t, err)
-	put(t, c, "new", want["00"])
-	require.Equal(t, 4, kinds(t, c, "new")[api.KindSlice])
-	require.True(t, bytes.Equal(want["00"], get(t, c, "new")))
+	slices := func() (n int) {
+		location, err := c.Client.Locate(t.Context(), "degraded", "new")
+		require.NoError(t, err)
+		for _, one := range location.Copies {
+			if one.Kind == api.KindSlice {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 4, slices())
 
 	c.Targets[1].Start()
 	c.Targets[4].Start()
-	c.Await("all slices are there", func() bool { return kinds(t, c, "new")[api.KindSlice] == 6 })
+	c.Await("all slices are there", func() bool { return slices() == 6 })
 	for key, data := range want {
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
@@ -149,10 +160,10 @@ func TestTwoTargetsAreLost(t *testing.T) {
 
 func away(t testing.TB, c *clustertest.Cluster) int {
 	t.Helper()
-	m, err := c.Client.Map(t.Context())
+	placer, err := c.Client.RefreshMap(t.Context())
 	require.NoError(t, err)
 	n := 0
-	for _, target := range m.Targets() {
+	for _, target := range placer.Map.Targets() {
 		if target.Away {
 			n++
 		}
