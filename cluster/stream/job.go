@@ -70,13 +70,14 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	j.clock, j.work = startClock(), wire.Work{}
 	j.frame.Reset(index)
 	j.now = time.Now()
+	r.shards.follow(j.now)
 	j.segs, j.found, j.tasks = j.segs[:0], j.found[:0], j.tasks[:0]
 	j.values.reset()
 	spec := r.view.Batch(index)
 	n := int(spec.Count + spec.Pad)
 	if r.places == nil {
 		for at := range n {
-			if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+			if err := r.find(ctx, j, at, spec.Start+int64(at)); err != nil {
 				return err
 			}
 		}
@@ -85,7 +86,7 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 		if at >= n {
 			return api.Errorf(400, api.CodeBadRequest, "place %d in a batch of %d", at, n)
 		}
-		if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+		if err := r.find(ctx, j, at, spec.Start+int64(at)); err != nil {
 			return err
 		}
 	}
@@ -125,10 +126,10 @@ func (r *Reader) finish(ctx context.Context, j *job) error {
 	return nil
 }
 
-func (r *Reader) find(j *job, place int, pos int64) error {
+func (r *Reader) find(ctx context.Context, j *job, place int, pos int64) error {
 	draw := r.order.Draw(pos)
 	at, index := r.order.Snapshot().Locate(draw.Sample)
-	sh := r.shards.get(at)
+	sh := r.shards.get(ctx, at)
 	switch {
 	case sh == nil:
 		return nil

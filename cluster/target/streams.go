@@ -125,7 +125,7 @@ func (s *Streams) postKeys(r *Request) error {
 	if err := r.JSON(maxReadRequest, &q); err != nil {
 		return err
 	}
-	answer, err := s.server.Keys(&q)
+	answer, err := s.server.Keys(r.Context(), &q)
 	if err != nil {
 		return err
 	}
