@@ -73,6 +73,7 @@ type batch struct {
 	bytes    int64
 	repair   bool   // a repair of holes is under way
 	tainted  bool   // a target may still write to places that it was given once: they are not given again
+	resigned bool   // all targets were asked for what one of them can't read
 	unused   []span // memory of frames whose payload did not arrive
 
 	by   string // the target that filled the last place
@@ -89,7 +90,7 @@ func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
 	defer b.mu.Unlock()
 	n := int(spec.Count + spec.Pad)
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
-	b.missing, b.bytes, b.repair, b.tainted, b.ncols = n, 0, false, false, 0
+	b.missing, b.bytes, b.repair, b.tainted, b.resigned, b.ncols = n, 0, false, false, false, 0
 	b.size, b.pad, b.by = max(n, padTo), padTo > 0, ""
 	b.keys, b.failures, b.unused = b.keys[:0], b.failures[:0], b.unused[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
@@ -317,7 +318,7 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 		s := &f.Samples[i]
 		switch {
 		case s.Slot == nowhere:
-		case damaged[i]:
+		case damaged[i], s.Failed && !b.believes(string(s.Code)):
 			b.state[s.Slot] = placeEmpty
 		case s.Failed:
 			b.settle(s.Slot, placeFailed)
@@ -343,6 +344,19 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 		b.bytes += it.Size
 	}
 	return b.missing == 0
+}
+
+// believes says whether a failure is the sample's for good. Another target may have a sound copy of what one target
+// can't read: all are asked before that is an error.
+func (b *batch) believes(code string) bool {
+	return b.resigned || code != api.CodeCorrupt && code != api.CodeInternal
+}
+
+// resign takes the targets' word for what they can't read from now on.
+func (b *batch) resign() {
+	b.mu.Lock()
+	b.resigned = true
+	b.mu.Unlock()
 }
 
 func (b *batch) settle(at int, state uint8) {

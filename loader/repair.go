@@ -156,6 +156,7 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 			it.renewMap(ctx)
 			return nil
 		}
+		b.resign()
 		var answered bool
 		if retry.since, answered = it.missed(index, began); !answered {
 			return nil // a target is back, and at it

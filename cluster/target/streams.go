@@ -38,8 +38,9 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 		return nil, err
 	}
 	snapshots.FetchPages = s.fetchPages
+	part := &shares{target: t}
 	s.server = &stream.Server{
-		Node: t.id, Objects: t.store, ETLs: etls, Snapshots: snapshots,
+		Node: t.id, Objects: t.store, Share: part.now, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
 	}
 	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {
