@@ -71,9 +71,10 @@ type batch struct {
 	ncols    int
 	failures []failure
 	bytes    int64
-	repair   bool   // a repair of holes is under way
-	tainted  bool   // a target may still write to places that it was given once: they are not given again
-	resigned bool   // all targets were asked for what one of them can't read
+	repair   bool // a repair of holes is under way
+	tainted  bool // a target may still write to places that it was given once: they are not given again
+	doubted  []failure
+	resigned bool   // those doubted are believed: all targets were asked
 	unused   []span // memory of frames whose payload did not arrive
 
 	by   string // the target that filled the last place
@@ -92,7 +93,7 @@ func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
 	b.missing, b.bytes, b.repair, b.tainted, b.resigned, b.ncols = n, 0, false, false, false, 0
 	b.size, b.pad, b.by = max(n, padTo), padTo > 0, ""
-	b.keys, b.failures, b.unused = b.keys[:0], b.failures[:0], b.unused[:0]
+	b.keys, b.failures, b.doubted, b.unused = b.keys[:0], b.failures[:0], b.doubted[:0], b.unused[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
 	clear(b.state)
 	clear(b.keyAt)
@@ -318,8 +319,11 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 		s := &f.Samples[i]
 		switch {
 		case s.Slot == nowhere:
-		case damaged[i], s.Failed && !b.believes(string(s.Code)):
+		case damaged[i]:
 			b.state[s.Slot] = placeEmpty
+		case s.Failed && !b.resigned && unreadable(string(s.Code)):
+			b.state[s.Slot] = placeEmpty
+			b.doubted = append(b.doubted, failure{s.Slot, string(s.Key), string(s.Code), string(s.Message)})
 		case s.Failed:
 			b.settle(s.Slot, placeFailed)
 			b.failures = append(b.failures, failure{s.Slot, string(s.Key), string(s.Code), string(s.Message)})
@@ -346,17 +350,26 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 	return b.missing == 0
 }
 
-// believes says whether a failure is the sample's for good. Another target may have a sound copy of what one target
-// can't read: all are asked before that is an error.
-func (b *batch) believes(code string) bool {
-	return b.resigned || code != api.CodeCorrupt && code != api.CodeInternal
-}
+// unreadable says that a failure is the target's: another one may have a sound copy, so all are asked before the sample
+// is given up.
+func unreadable(code string) bool { return code == api.CodeCorrupt || code == api.CodeInternal }
 
-// resign takes the targets' word for what they can't read from now on.
-func (b *batch) resign() {
+// resign gives those samples up that some target could not read, and nobody else sent. It reports whether the batch is
+// now complete.
+func (b *batch) resign(index int64) (complete bool) {
 	b.mu.Lock()
-	b.resigned = true
-	b.mu.Unlock()
+	defer b.mu.Unlock()
+	if b.slot == nil || b.index != index {
+		return false
+	}
+	for _, f := range b.doubted {
+		if b.state[f.place] == placeEmpty {
+			b.settle(f.place, placeFailed)
+			b.failures = append(b.failures, f)
+		}
+	}
+	b.resigned, b.doubted = true, b.doubted[:0]
+	return b.missing == 0
 }
 
 func (b *batch) settle(at int, state uint8) {
