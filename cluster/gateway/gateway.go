@@ -107,6 +107,7 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("GET /v1/buckets", g.getBuckets)
 	g.Handle("GET /v1/buckets/{bucket}", g.getBucket)
 	g.Handle("PUT /v1/buckets/{bucket}", g.putBucket)
+	g.Handle("PATCH /v1/buckets/{bucket}", g.patchBucket)
 	g.Handle("DELETE /v1/buckets/{bucket}", g.deleteBucket)
 	g.Handle("GET /v1/buckets/{bucket}/objects", g.getObjects)
 	g.Handle("POST /v1/fsck", g.postFsck)
