@@ -23,6 +23,7 @@ func (s *Server) Keys(ctx context.Context, q *api.KeyQuery) (*api.KeyAnswer, err
 
 func (s *Server) keysOf(ctx context.Context, snap *sampler.Snapshot, objects bool, indexes []int64) (keys api.ShardKeys) {
 	open := s.newShards(snap, objects, true)
+	open.lean = true
 	defer open.close()
 	sh := open.get(ctx, 0)
 	if sh == nil {

@@ -89,6 +89,7 @@ type shards struct {
 	snap    *sampler.Snapshot
 	known   *knowledge // shared with other streams
 	any     bool       // whatever is here is wanted: nobody sent it who should have
+	lean    bool       // what is in slices is put together by its primary only
 	plain   bool       // the shards are objects that are one sample each
 	scratch []byte     // where small ones of these are read to
 
@@ -143,7 +144,7 @@ func (s *shards) get(ctx context.Context, number int) *shard {
 	if role == Other && !s.any || s.known.absent.has(number) {
 		return nil
 	}
-	sh = s.load(ctx, number, role == Primary || s.any) // which may take long: the sender goes on
+	sh = s.load(ctx, number, role) // which may take long: the sender goes on
 	if sh.absent {
 		s.known.absent.add(number)
 		return nil
@@ -184,14 +185,15 @@ func (s *shards) release(sh *shard) {
 }
 
 // load opens a shard at the snapshot's version. An older version than that is as good as none: the newer is with
-// another target. A newer one is not: its samples fail, as the order they were planned in is gone; unless others
-// may know better (decides).
-func (s *shards) load(ctx context.Context, number int, decides bool) *shard {
+// another target. A newer one is not: its samples fail, as the order they were planned in is gone; unless the primary
+// may know better.
+func (s *shards) load(ctx context.Context, number int, role Role) *shard {
+	decides := role == Primary || s.any
 	want := s.snap.Shard(number)
 	sh := &shard{number: number}
 	bucket, name, _ := strings.Cut(want.Name, "/")
 	object, err := s.server.Objects.Open(bucket, name)
-	if errors.Is(err, store.ErrStub) && decides && s.server.Rebuild != nil {
+	if errors.Is(err, store.ErrStub) && (role == Primary || s.any && !s.lean) && s.server.Rebuild != nil {
 		object, err = s.server.Rebuild(ctx, bucket, name)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrStub) {
