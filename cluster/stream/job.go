@@ -32,16 +32,17 @@ type segment struct {
 
 // job is one batch's part on this target, from plan to payload. Jobs are reused.
 type job struct {
-	frame wire.Batch
-	head  []byte
-	segs  []segment // of frame.Items
-	pins  []*shard
-	data  []byte // holds what was read for verification or transformation
-	now   time.Time
-	clock clock
-	work  wire.Work // of preparing the batch
-	claim int64     // bytes of the budget that a transformed batch takes
-	kept  int64     // bytes of the budget that large descriptions take, as long as the stream is open
+	frame   wire.Batch
+	head    []byte
+	segs    []segment // of frame.Items
+	pins    []*shard
+	data    []byte // holds what was read for verification or transformation
+	now     time.Time
+	clock   clock
+	work    wire.Work // of preparing the batch
+	claim   int64     // bytes of the budget that a transformed batch takes
+	damaged func(*store.CorruptError)
+	kept    int64 // bytes of the budget that large descriptions take, as long as the stream is open
 
 	found  []found
 	items  []wire.Item
@@ -221,6 +222,10 @@ func (j *job) failSample(sample int, err error) {
 	s := &j.frame.Samples[sample]
 	if s.Failed {
 		return
+	}
+	var damage *store.CorruptError
+	if j.damaged != nil && errors.As(err, &damage) {
+		j.damaged(damage)
 	}
 	code, message := failureOf(err)
 	s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)
