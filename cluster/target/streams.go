@@ -146,7 +146,7 @@ func (s *Streams) mend(damage *store.CorruptError) {
 			err = t.Mend(t.Context(), bucket, key, own.Version)
 		}
 		if err != nil {
-			t.log.Warn("a damaged copy could not be mended", "object", api.Address(bucket, key), "error", err)
+			t.log.WarnContext(t.Context(), "a damaged copy could not be mended", "object", api.Address(bucket, key), "error", err)
 		}
 		s.mu.Lock()
 		delete(s.mending, about)
