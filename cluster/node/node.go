@@ -112,6 +112,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
 		group.Go(func() error { return overseer.Run(ctx) })
+		group.Go(func() error { return coordinator.ScrubEvery(ctx, c.ScrubEvery) })
 		if etcd != nil {
 			keeper := membership.NewKeeper(members, etcd, cmp.Or(c.EtcdMembers, membership.DefaultEtcdMembers))
 			group.Go(func() error { return keeper.Run(ctx) })
@@ -123,7 +124,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, table *diskTable, listener net.Listener) (err error) {
 	watch := newDiskWatch()
 	disks := table.disks()
-	s, err := store.Open(c.storeOptions(disks, watch))
+	s, err := store.Open(c.storeOptions(disks, watch)) //nolint:contextcheck // its own work ends with Close
 	if err != nil {
 		return err
 	}
@@ -179,6 +180,8 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err != nil {
 		return err
 	}
+	scrubs := target.NewScrubs(t, target.ScrubConfig{Rate: max(int64(c.ScrubRate), 0)})
+	defer scrubs.Wait() // before the store closes
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })

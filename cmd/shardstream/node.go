@@ -16,8 +16,8 @@ import (
 )
 
 func newNode(a *app) *cobra.Command {
-	command := &cobra.Command{Use: "node", Short: "Run, list, drain and remove nodes"}
-	command.AddCommand(newNodeRun(a), newNodeLs(a), newNodeDrain(a), newNodeRm(a), newNodeToken(a))
+	command := &cobra.Command{Use: "node", Short: "Run, list, drain and remove nodes, and change their disks"}
+	command.AddCommand(newNodeRun(a), newNodeLs(a), newNodeDrain(a), newNodeRm(a), newNodeToken(a), newDisk(a))
 	return command
 }
 
