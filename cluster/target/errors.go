@@ -45,17 +45,25 @@ func AsError(err error) *api.Error {
 	case errors.As(err, &format):
 		return api.Errorf(http.StatusBadRequest, api.CodeBadArchive,
 			"%s; repair the archive, or store it as opaque bytes (put --opaque, index=False in Python, or the header %s: none)", format.Error(), api.HeaderArchive)
-	case errors.As(err, &corrupt):
+	case errors.As(err, &corrupt), errors.Is(err, store.ErrLost):
 		return message(http.StatusInternalServerError, api.CodeCorrupt)
 	case errors.As(err, &full):
 		return message(http.StatusInsufficientStorage, api.CodeNoSpace)
+	case errors.Is(err, store.ErrNoDisk):
+		return message(http.StatusNotFound, api.CodeNotFound)
+	case errors.Is(err, store.ErrDiskExists):
+		return message(http.StatusConflict, api.CodeExists)
+	case errors.Is(err, store.ErrDiskInUse):
+		return message(http.StatusConflict, api.CodeRefused)
 	case errors.Is(err, store.ErrPrecondition):
 		return message(http.StatusPreconditionFailed, api.CodePrecondition)
 	case errors.Is(err, membership.ErrNoBucket):
 		return message(http.StatusNotFound, api.CodeNoBucket)
 	case errors.Is(err, store.ErrNotFound):
 		return message(http.StatusNotFound, api.CodeNotFound)
-	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrDiskFailed), errors.As(err, &unavailable):
+	case errors.Is(err, store.ErrStub):
+		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
+	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrDiskFailed), errors.As(err, &unavailable), errors.Is(err, errDown):
 		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
 	case errors.As(err, &upload):
 		if errors.Is(err, os.ErrDeadlineExceeded) {
