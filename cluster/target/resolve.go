@@ -205,7 +205,9 @@ func (r *round) ask(ctx context.Context) {
 			continue
 		}
 		wait.Go(func() {
-			state, err := r.client.Settled(ctx, node, r.p.bucket.Name, r.p.key)
+			up, cancel := r.t.whileUp(ctx, []api.Node{node})
+			defer cancel()
+			state, err := r.client.Settled(up, node, r.p.bucket.Name, r.p.key)
 			if err != nil || state.Unknown {
 				return
 			}

@@ -164,7 +164,7 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 	if err != nil {
 		return kept{}, err
 	}
-	defer parts.discard()
+	defer parts.discard() //nolint:contextcheck // it is done even where the write was given up
 	unlock, err := t.locks.lock(down, p.bucket.Name, p.key)
 	if err != nil {
 		return kept{}, err
@@ -213,6 +213,9 @@ var errDown = errors.New("a target that takes part has gone down")
 // until the connection is given up.
 func (t *Target) whileUp(ctx context.Context, nodes []api.Node) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if len(nodes) == 0 {
+		return ctx, func() { cancel(nil) }
+	}
 	go func() { // ends with the context
 		_, err := t.members.Until(ctx, func(v *membership.View) bool {
 			return slices.ContainsFunc(nodes, func(n api.Node) bool {
@@ -261,7 +264,7 @@ func (t *Target) stageAll(ctx context.Context, p placed, nodes []api.Node, body 
 		err = parts.compare(staged)
 	}
 	if err != nil {
-		parts.discard()
+		parts.discard() //nolint:contextcheck // it is done even where the write was given up
 		return nil, err
 	}
 	return parts, nil
@@ -311,6 +314,9 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 		return store.Info{}, err
 	}
 	if err := t.commitStaged(parts.local, info.Version, info.Created); err != nil {
+		if len(parts.nodes) > 0 { // the others have it: it may come to light yet
+			err = unavailable("the copy of %s itself could not be made: %v", t.id, err)
+		}
 		return store.Info{}, err
 	}
 	t.certain.add(p.version, p.about())
@@ -329,8 +335,11 @@ func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(contex
 		go func() { failures <- commit(ctx, node) }() // ends with the context
 	}
 	var errs []error
+	committed := false
 	for range nodes {
-		errs = append(errs, <-failures)
+		err := <-failures
+		committed = committed || err == nil
+		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
 	var answer *api.Error
@@ -339,7 +348,7 @@ func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(contex
 		return nil
 	case errors.Is(context.Cause(ctx), errDown):
 		return errDown
-	case errors.As(err, &answer) && answer.Code == api.CodeNoSpace:
+	case !committed && len(nodes) == 1 && errors.As(err, &answer) && answer.Code == api.CodeNoSpace: // it is on none, for sure
 		return answer
 	}
 	return unavailable("not all copies could be made: %v", err)
