@@ -111,17 +111,22 @@ func (t *Target) place(ctx context.Context, bucket, key string) (placed, error) 
 	if err != nil {
 		return placed{}, err
 	}
-	b, ok := view.Bucket(bucket)
-	if !ok {
-		if b, err = t.members.FindBucket(ctx, bucket); err != nil {
-			return placed{}, err
-		}
+	b, err := t.members.FindBucket(ctx, bucket)
+	if err != nil {
+		return placed{}, err
 	}
 	p := placed{bucket: b, key: key, placer: view.Placer, version: view.Map().Version}
+	var ok bool
 	if p.primary, ok = view.Placer.Primary(bucket, key, b.Copies()); !ok {
 		return p, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the cluster has no target that is up: start one")
 	}
 	return p, nil
+}
+
+// ended says that this node knows of the end of the bucket that an object is in; another of its name may be there.
+func (t *Target) ended(p *placed) bool {
+	b, ok := t.members.View().Bucket(p.bucket.Name)
+	return ok && (b.Identity > p.bucket.Identity || b.Identity == p.bucket.Identity && b.Deleting)
 }
 
 // passOn sends a client on to an object's primary.

@@ -44,9 +44,6 @@ func (p *placed) moved() error {
 
 // keep stores an object that this target is the primary of.
 func (t *Target) keep(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
-	if p.bucket.Deleting {
-		return kept{}, fmt.Errorf("bucket %s: %w", p.bucket.Name, membership.ErrNoBucket)
-	}
 	write := t.putCopies
 	if p.bucket.Copies() == 1 && t.isCertain(&p) {
 		write = t.putSole
@@ -74,9 +71,24 @@ func (t *Target) stillThere(ctx context.Context, before membership.Bucket, info 
 
 // putSole stores the only copy of an object.
 func (t *Target) putSole(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
-	o.Admit = func() (func(), error) { return t.enter(ctx, &p) }
+	o.Admit = func() (func(), error) { return t.enterAlone(ctx, &p) }
 	info, err := t.store.Put(ctx, p.bucket.Name, p.key, body, o)
 	return kept{Info: info, made: 1, wanted: 1}, err
+}
+
+// enterAlone begins the commit of a write that no other target takes part in, once it has the object's lock: who asks
+// what is here, to take over, waits for it.
+func (t *Target) enterAlone(ctx context.Context, p *placed) (leave func(), err error) {
+	unlock, err := t.locks.lock(ctx, p.bucket.Name, p.key)
+	if err != nil {
+		return nil, err
+	}
+	left, err := t.enter(ctx, p)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return func() { left(); unlock() }, nil
 }
 
 // enter begins the commit of a write at its primary. Where the map has changed since the object was placed, it goes on
@@ -86,7 +98,7 @@ func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error)
 		at, leave := t.gate.Enter(t.known)
 		if at == p.version {
 			err := t.leased(&p.bucket.Bucket)
-			if b, ok := t.members.View().Bucket(p.bucket.Name); ok && (b.Deleting || b.Identity != p.bucket.Identity) {
+			if t.ended(p) {
 				err = bucketEnded(p.bucket.Name)
 			}
 			if err != nil {
@@ -101,7 +113,7 @@ func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error)
 		if err != nil {
 			return nil, err
 		}
-		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity && !now.bucket.Deleting &&
+		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity &&
 			now.bucket.Copies() == p.bucket.Copies() && now.bucket.Width() == p.bucket.Width() && listed(&now, p)
 		if !same || !t.isCertain(&now) || !slices.Equal(now.plan().Copies, p.plan().Copies) {
 			return nil, p.moved()
@@ -378,7 +390,7 @@ func (r *replicas) discard() {
 // erase deletes an object that this target is the primary of.
 func (t *Target) erase(ctx context.Context, p placed, c store.Condition) error {
 	if p.bucket.Copies() == 1 && p.settled() {
-		leave, err := t.enter(ctx, &p)
+		leave, err := t.enterAlone(ctx, &p)
 		if err != nil {
 			return err
 		}
