@@ -62,10 +62,22 @@ func (c *Client) RemoveNode(ctx context.Context, id string, force bool) error {
 	return c.call(ctx, http.MethodDelete, "/v1/cluster/nodes/"+url.PathEscape(id), query, nil, nil)
 }
 
-// CreateBucket makes a bucket; CodeExists if it exists.
+// CreateBucket makes a bucket with one copy of each object; CodeExists if it exists.
 func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
+	return c.CreateBucketWith(ctx, name, BucketChange{})
+}
+
+// CreateBucketWith makes a bucket with other properties than a bucket has by default; CodeExists if it exists.
+func (c *Client) CreateBucketWith(ctx context.Context, name string, properties BucketChange) (Bucket, error) {
 	var b Bucket
-	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, nil, &b)
+	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, properties, &b)
+	return b, err
+}
+
+// ChangeBucket changes a bucket's properties. Objects are brought to what a new redundancy takes in the background.
+func (c *Client) ChangeBucket(ctx context.Context, name string, change BucketChange) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, change, &b)
 	return b, err
 }
 
@@ -95,6 +107,47 @@ func (c *Client) Fsck(ctx context.Context) (FsckReport, error) {
 	var r FsckReport
 	err := c.callFor(ctx, fsckTimeout, http.MethodPost, "/v1/fsck", nil, nil, &r)
 	return r, err
+}
+
+// Rebalance says how far the movement of objects is.
+func (c *Client) Rebalance(ctx context.Context) (Rebalance, error) {
+	return fetch[Rebalance](ctx, c, "/v1/cluster/rebalance", nil)
+}
+
+// StartRebalance has every target look at all that it has again, and goes on with what was stopped.
+func (c *Client) StartRebalance(ctx context.Context) (Rebalance, error) {
+	return c.rebalance(ctx, "start")
+}
+
+// StopRebalance has the targets move nothing, and delete nothing, until it is started again.
+func (c *Client) StopRebalance(ctx context.Context) (Rebalance, error) {
+	return c.rebalance(ctx, "stop")
+}
+
+func (c *Client) rebalance(ctx context.Context, verb string) (Rebalance, error) {
+	var r Rebalance
+	err := c.call(ctx, http.MethodPost, "/v1/cluster/rebalance/"+verb, nil, nil, &r)
+	return r, err
+}
+
+// WaitRebalance returns once nothing is left to be moved. Each state on the way is shown to seen, unless that is nil. It
+// rides over gateways that are away for as long as the context allows.
+func (c *Client) WaitRebalance(ctx context.Context, seen func(Rebalance)) (Rebalance, error) {
+	for {
+		r, err := c.Rebalance(ctx)
+		switch {
+		case err != nil && (!passing(err) || ctx.Err() != nil):
+			return r, err
+		case err == nil && seen != nil:
+			seen(r)
+		}
+		if err == nil && (r.State == RebalanceIdle || r.State == RebalanceStopped) {
+			return r, nil
+		}
+		if !sleep(ctx, jobPollPause) {
+			return r, context.Cause(ctx)
+		}
+	}
 }
 
 // ETLs are the deployed transformations, sorted by name.

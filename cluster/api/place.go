@@ -3,8 +3,9 @@ package api
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/shardstream/shardstream/cluster/placement"
 )
@@ -75,6 +76,18 @@ func (p *Placer) Primary(bucket, key string, copies int) (Node, bool) {
 	return n, ok
 }
 
+// Ring tells the sets of targets apart that objects with so many copies are placed on: as long as it is the same, each
+// object has the same primary.
+func (p *Placer) Ring(copies int) string {
+	h := xxh3.New()
+	for _, n := range p.Map.Nodes {
+		if n.Role == RoleTarget && !n.Draining && (copies <= 1 || !n.Away) {
+			_, _ = fmt.Fprintf(h, "%q %g\n", n.ID, n.Weight) // a hash takes everything
+		}
+	}
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
 // Node finds a member by its id.
 func (p *Placer) Node(id string) (Node, bool) {
 	n, ok := p.nodes[id]
@@ -99,21 +112,6 @@ func (p *Placer) Rank(key string, n int) []Node {
 		list = append(list, p.nodes[p.all.ID(i)])
 	}
 	return list
-}
-
-// Former are the members that held an object of one copy under earlier sets of targets, newest first, without its
-// present owner. They are to be asked for what the owner does not have.
-func (p *Placer) Former(bucket, key string) []Node {
-	plan := p.Plan(bucket, key, 1)
-	var former []Node
-	for _, list := range plan.Former {
-		for _, id := range list {
-			if n, member := p.nodes[id]; member && !slices.Contains(plan.Copies, id) && !slices.ContainsFunc(former, func(f Node) bool { return f.ID == id }) {
-				former = append(former, n)
-			}
-		}
-	}
-	return former
 }
 
 // Scheme begins the address of an object: ss://bucket/key.

@@ -9,8 +9,8 @@ const (
 	maxFailureReason = 2 << 10   // of one
 )
 
-// Part is how far a target is with the objects that lie on it. All names up to and with the cursor are dealt with,
-// and counted; what is beyond is not counted, even where it is done.
+// Part is how far a target is with the objects that it is the primary of under one ring (see api.Placer.Ring). All
+// names up to and with the cursor are dealt with, and counted; what is beyond is not counted, even where it is done.
 type Part struct {
 	Cursor   string `json:"cursor,omitempty"`
 	Done     bool   `json:"done,omitempty"`
@@ -19,6 +19,8 @@ type Part struct {
 	Failed   int64  `json:"failed,omitempty"`
 	BytesIn  int64  `json:"bytes_in,omitempty"`
 	BytesOut int64  `json:"bytes_out,omitempty"`
+	Repaired int64  `json:"repaired,omitempty"`
+	Total    int64  `json:"total,omitempty"` // where the target counts what is its part
 }
 
 // PartRequest asks a target to work on its part of a job, and how far it is. It is made again and again while the job
@@ -26,6 +28,7 @@ type Part struct {
 type PartRequest struct {
 	Spec       api.JobSpec `json:"spec"`
 	ETLVersion int64       `json:"etl_version"`
+	Ring       string      `json:"ring"` // whose part it is about; a target that goes by another map has none
 	From       Part        `json:"from"` // where to begin, if the target is not at work on it
 	// Run is the report's that came last, Seen how many of its failures the caller has.
 	Run  string `json:"run,omitempty"`

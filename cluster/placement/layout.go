@@ -167,6 +167,7 @@ type Verdict struct {
 	Holders []string // that have Newest, in the order of Copies and Former
 	// Lacking have answered, are of the list that Newest was written to, and don't have it: the write may have
 	// been broken off. They have to get it before it is shown to anybody, or it might be gone with its holders.
+	// Nobody lacks it once all of Copies have it: what was dropped elsewhere since must not be brought back.
 	Lacking []string
 }
 
@@ -187,6 +188,9 @@ func (p *Plan) Judge(answers map[string]uint64, epochOf func(uint64) int64) Verd
 		if answers[id] == v.Newest {
 			v.Holders = append(v.Holders, id)
 		}
+	}
+	if len(p.Copies) > 0 && !slices.ContainsFunc(p.Copies, func(id string) bool { return answers[id] != v.Newest }) {
+		return v
 	}
 	for _, id := range p.listAt(epochOf(v.Newest)) {
 		if version, answered := answers[id]; answered && version < v.Newest {

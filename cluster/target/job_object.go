@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 
 	"github.com/zeebo/xxh3"
 
@@ -34,7 +33,7 @@ const (
 // outcome.
 func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	t := p.jobs.target
-	object, err := t.store.Open(p.transform.Pattern.Bucket, it.name)
+	object, err := t.openNewest(ctx, p.transform.Pattern.Bucket, it.name)
 	if errors.Is(err, store.ErrNotFound) {
 		return &outcome{result: telemetry.JobObjectSkipped}, nil // deleted since it was listed
 	}
@@ -43,9 +42,6 @@ func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	}
 	defer object.Close()
 	info := object.Info()
-	if newer, err := p.isOlder(ctx, info); newer || err != nil {
-		return &outcome{}, err
-	}
 	rt, err := p.runtime(ctx)
 	if err != nil {
 		return nil, err
@@ -140,29 +136,8 @@ func (p *part) runtime(ctx context.Context) (etl.Runtime, error) {
 	return rt, nil
 }
 
-// isOlder says whether what lies here is but an older copy of an object that its owner of today has.
-func (p *part) isOlder(ctx context.Context, info store.Info) (bool, error) {
-	t := p.jobs.target
-	owner, ok := t.Placer().Owner(info.Bucket, info.Name)
-	if !ok || owner.ID == t.id {
-		return false, nil
-	}
-	if owner.State != api.StateOK {
-		return false, away(owner)
-	}
-	header, err := t.ask(ctx, http.MethodHead, owner, api.ObjectPath(info.Bucket, info.Name), fromOwnDisks, nil)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	version, err := strconv.ParseUint(header.Get(api.HeaderVersion), 10, 64)
-	return err == nil && version > info.Version, err
-}
-
 func away(node api.Node) error {
-	return unavailable("target %s is down; its objects wait for it", node.ID)
+	return unavailable("target %s, which answers for it, is down", node.ID)
 }
 
 // settled says what is to be done where the output is there already; neither outcome nor error: make it.

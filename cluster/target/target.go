@@ -1,9 +1,10 @@
 // Package target serves the objects of one node over HTTP: the data path of the cluster.
 //
 // A target trusts nobody's checks: it enforces names, limits and ownership itself, as clients may
-// come with a map of their own, past any gateway. It answers for what it owns under the cluster map,
-// sends others on with 307, and asks earlier owners for what it does not have. It decides nothing
-// about the cluster; that is membership's business.
+// come with a map of their own, past any gateway. It answers for what it is the primary of under the cluster
+// map, and sends others on with 307. A write is durable on all targets that are to have a copy before it is
+// answered (see write.go); where the set of targets has changed, the primary finds out what is the newest before
+// it answers at all (resolve.go). It decides nothing about the cluster; that is membership's business.
 //
 // The server is fasthttp: nothing of a request is kept past its handler, bodies stream both ways, and
 // an answer is either verified before its status is sent or cut short, never ended cleanly, where its
@@ -23,7 +24,11 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/audit"
+	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
+	slicing "github.com/shardstream/shardstream/cluster/slices"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -48,6 +53,9 @@ type Config struct {
 	Members *membership.Membership
 	Metrics *telemetry.Metrics
 	Logger  *slog.Logger
+	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
+
+	DeleteGrace, StrayGrace time.Duration // see node.Settings; 0: their defaults
 }
 
 // Target is the data server of one node. Routes are added before Serve.
@@ -61,7 +69,20 @@ type Target struct {
 	routes    []route
 	transform Transform
 	peers     *http.Client
-	ctx       context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
+	copies    *copies.Client
+	slices    *slicing.Keeper
+	deletes   *heal.Deletes
+
+	fence    fence
+	gate     heal.Gate
+	locks    keyLocks
+	certain  certainty
+	stages   stages
+	suspects suspects
+	users    users
+	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
+
+	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
 
 // Transform answers GET ?etl=: it reads what the object (or the section of it that ?member= names)
@@ -82,7 +103,14 @@ func New(c Config) *Target {
 		},
 		ctx: context.Background(),
 	}
+	t.copies = copies.NewClient(c.ID, t.mapVersion)
+	t.deletes = &heal.Deletes{
+		Drop: c.Store.Drop, DropSlice: c.Store.DropSlice, Log: c.Audit, Leased: c.Members.Leased, Gate: &t.gate, Version: t.known,
+	}
+	t.slices = t.keeper(c)
 	t.standardRoutes()
+	t.copyRoutes()
+	t.sliceRoutes()
 	return t
 }
 
@@ -109,6 +137,12 @@ func (t *Target) Context() context.Context { return t.ctx }
 
 // Peers is an HTTP client for short requests to other nodes. It follows no redirects.
 func (t *Target) Peers() *http.Client { return t.peers }
+
+// Copies is a client for what targets ask each other about copies of objects.
+func (t *Target) Copies() *copies.Client { return t.copies }
+
+// Gate is what all commits of objects here go through.
+func (t *Target) Gate() *heal.Gate { return &t.gate }
 
 // SetTransform installs what answers GET ?etl=. Call it before Serve.
 func (t *Target) SetTransform(f Transform) { t.transform = f }
@@ -163,7 +197,9 @@ func (t *Target) Serve(ctx context.Context, listener net.Listener) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	err := server.ShutdownWithContext(stop)
+	t.stages.close()
 	t.peers.CloseIdleConnections()
+	t.copies.Close()
 	if errors.Is(err, context.DeadlineExceeded) {
 		t.log.WarnContext(ctx, "stopped while requests were still under way")
 		return nil

@@ -37,6 +37,12 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 	k := w.disk
 	defer k.done(w.id)
 	err = w.write(ctx, body, o)
+	if err == nil && o.Admit != nil {
+		var leave func()
+		if leave, err = o.Admit(); err == nil {
+			defer leave()
+		}
+	}
 	if err == nil {
 		err = w.finish(s)
 	}

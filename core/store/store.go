@@ -140,6 +140,10 @@ type PutOptions struct {
 	// Data and Parity mark the copy as a whole one, or a slice, of an erasure-coded object.
 	Data, Parity int
 
+	// Admit is asked when the body is here and before the object is committed, by Put alone; leave is called after.
+	// nil: every object is admitted.
+	Admit func() (leave func(), err error)
+
 	// Internal puts may take room that is kept from users' objects: for copies that are made to heal or move data, and
 	// outputs of transformations.
 	Internal bool
