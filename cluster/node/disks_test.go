@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -61,10 +62,16 @@ func statusOf(t *testing.T, client *api.Client, name string) int {
 	return 200
 }
 
-func requireAll(t *testing.T, client *api.Client, status int, names []string) {
+// requireAll awaits the status of each object. Where the target tells the cluster of a change of its disks, reads may
+// have to wait for the new map, and answer 503 until then: what is to be 503 must be so each time.
+func requireAll(t *testing.T, c *clustertest.Cluster, client *api.Client, status int, names []string) {
 	t.Helper()
 	for _, name := range names {
-		require.Equal(t, status, statusOf(t, client, name), name)
+		if status == http.StatusServiceUnavailable {
+			require.Equal(t, status, statusOf(t, client, name), name)
+		} else {
+			c.Await(fmt.Sprintf("%s answers %d", name, status), func() bool { return statusOf(t, client, name) == status })
+		}
 	}
 }
 
@@ -92,9 +99,9 @@ func TestTargetWithoutADisk(t *testing.T) {
 	require.NoError(t, err)
 	self, _ := m.Map.Node("target-1")
 	require.True(t, self.Bare, "it has less than it had")
-	requireAll(t, client, 200, at["disk-1"])
-	requireAll(t, client, 200, at["disk-3"])
-	requireAll(t, client, 503, at["disk-2"])
+	requireAll(t, c, client, 200, at["disk-1"])
+	requireAll(t, c, client, 200, at["disk-3"])
+	requireAll(t, c, client, 503, at["disk-2"])
 	require.Equal(t, 503, statusOf(t, client, "never"))
 	_, err = client.ListObjects(t.Context(), "data", api.ListOptions{})
 	require.Error(t, err, "a listing is complete or an error")
@@ -104,13 +111,13 @@ func TestTargetWithoutADisk(t *testing.T) {
 	d, err = c.Client.ChangeDisk(t.Context(), "target-1", "disk-2", api.DiskChange{State: api.StateOK, Anew: true})
 	require.NoError(t, err)
 	require.Equal(t, api.StateOK, d.State)
-	requireAll(t, client, 404, at["disk-2"])
-	list, err := client.ListObjects(t.Context(), "data", api.ListOptions{})
+	requireAll(t, c, client, 404, at["disk-2"])
+	list, err := c.Client.ListObjects(t.Context(), "data", api.ListOptions{})
 	require.NoError(t, err)
 	require.Len(t, list.Objects, 30-len(at["disk-2"]))
 	restart(t, n, client)
 	require.Equal(t, api.StateOK, diskOf(t, c, "disk-2").State)
-	requireAll(t, client, 200, at["disk-1"])
+	requireAll(t, c, client, 200, at["disk-1"])
 }
 
 // TestDisksAtRunTime adds, disables, enables and removes disks of a target, and starts it again in between.
@@ -141,25 +148,25 @@ func TestDisksAtRunTime(t *testing.T) {
 
 	_, err = client.ChangeDisk(ctx, "target-1", "disk-2", api.DiskChange{State: api.DiskDisabled})
 	require.NoError(t, err)
-	requireAll(t, client, 503, at["disk-2"])
+	requireAll(t, c, client, 503, at["disk-2"])
 	requireCode(t, client.RemoveDisk(ctx, "target-1", "disk-2", false), api.CodeRefused)
 	restart(t, n, client)
 	require.Equal(t, api.DiskDisabled, diskOf(t, c, "disk-2").State, "also after a restart")
 	require.Equal(t, api.StateOK, diskOf(t, c, "extra").State, "though the node was not started with it")
-	requireAll(t, client, 503, at["disk-2"])
+	requireAll(t, c, client, 503, at["disk-2"])
 	_, err = client.ChangeDisk(ctx, "target-1", "disk-2", api.DiskChange{State: api.StateOK})
 	require.NoError(t, err)
-	requireAll(t, client, 200, at["disk-2"])
+	requireAll(t, c, client, 200, at["disk-2"])
 
 	require.NoError(t, client.RemoveDisk(ctx, "target-1", "disk-2", false))
 	c.Await("the disk is removed", func() bool { return diskOf(t, c, "disk-2").ID == "" })
 	for _, names := range at {
-		requireAll(t, client, 200, names)
+		requireAll(t, c, client, 200, names)
 	}
 	restart(t, n, client)
 	require.Empty(t, diskOf(t, c, "disk-2").ID, "though the node is started with it")
 	for _, names := range at {
-		requireAll(t, client, 200, names)
+		requireAll(t, c, client, 200, names)
 	}
 	report, err := client.Fsck(ctx)
 	require.NoError(t, err)
@@ -210,12 +217,12 @@ func TestFirstDiskVanishes(t *testing.T) {
 		return err == nil && status.State == api.StateDegraded && disks[0].State == api.DiskFailed &&
 			fileExists(filepath.Join(n.Config.DataDirs[1], "snapshots"))
 	})
-	requireAll(t, client, 200, at["disk-2"])
-	requireAll(t, client, 200, at["disk-3"])
-	requireAll(t, client, 503, at["disk-1"])
+	requireAll(t, c, client, 200, at["disk-2"])
+	requireAll(t, c, client, 200, at["disk-3"])
+	requireAll(t, c, client, 503, at["disk-1"])
 	_, err := client.PutObject(t.Context(), "data", at["disk-1"][0], bytes.NewReader([]byte("new")), 3, api.PutOptions{})
 	require.NoError(t, err)
-	requireAll(t, client, 200, at["disk-1"][:1])
+	requireAll(t, c, client, 200, at["disk-1"][:1])
 }
 
 func fileExists(path string) bool {
