@@ -59,9 +59,11 @@ test-go: install ## Go tests, with the race detector
 	go test -race -timeout 15m $(GOTEST) ./...
 
 .PHONY: test-scale
-test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md (some minutes)
+test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
 	go test -count=1 -v -timeout 30m $(GOTEST) ./tests/scale -run Scale -full
 	go test -count=1 -v -timeout 30m ./tests/scale -run MemoryOf
+	go test -count=1 -v -timeout 30m ./core/store -run ManyNames -names 200000
+	go test -run '^$$' -bench List ./core/store
 
 .PHONY: test-python
 test-python: install ## Python tests, the documentation's examples and the notebooks
