@@ -7,7 +7,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/target"
 )
 
-// openAudit opens the log of background deletes.
+// openAudit opens the log of background deletes, where the node's own files are.
 func (c *Config) openAudit() (*audit.Log, error) {
 	return audit.Open(filepath.Join(c.work, "audit"), c.ID)
 }
