@@ -114,6 +114,10 @@ bench: install ## Streams beside this machine's own limits and beside other load
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
 
+.PHONY: bench-erasure
+bench-erasure: ## Encoding and rebuilding of slices beside the library's own rate, about 20 seconds
+	go test -run '^$$' -bench Erasure -benchtime 0.5s ./core/erasure
+
 .PHONY: bench-etl
 bench-etl: install ## What transformations cost, and augmentation beside webdataset's workers, about 5 minutes
 	go test -run '^$$' -bench . -benchtime 1x -timeout 10m ./tests/overhead
