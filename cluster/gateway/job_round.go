@@ -3,10 +3,13 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/jobs"
 	"github.com/shardstream/shardstream/cluster/membership"
 )
@@ -14,9 +17,37 @@ import (
 // errOtherRing ends a round: other targets are primaries of some objects by now.
 var errOtherRing = errors.New("the set of targets has changed")
 
+// rounds has the targets do their parts until all is done.
+func (r *jobRun) rounds(ctx context.Context) error {
+	since := time.Now()
+	for {
+		ring, targets := r.begin(ctx)
+		switch {
+		case len(targets) > 0:
+			err := r.round(ctx, ring, targets)
+			if errors.Is(err, errOtherRing) {
+				r.stop(ctx)
+			} else if err != nil {
+				return err
+			}
+			since = time.Now()
+		case !r.stranded():
+			return nil
+		case time.Since(since) > r.patience || !pauseFor(ctx, retryJob):
+			return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "no target is up for %v", r.patience)
+		}
+	}
+}
+
+// stranded says that there is something to do and nobody to do it.
+func (r *jobRun) stranded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.transform != nil && r.progress.Total > 0 && len(r.progress.Parts) == 0
+}
+
 // round has the targets of one ring do their parts.
-func (r *jobRun) round(ctx context.Context) error {
-	ring, targets := r.begin(ctx)
+func (r *jobRun) round(ctx context.Context, ring string, targets []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
@@ -37,10 +68,21 @@ func (r *jobRun) round(ctx context.Context) error {
 	return err
 }
 
+// source is the bucket that a job works through; false where it works on whatever its targets have.
+func (r *jobRun) source(v *membership.View) (b membership.Bucket, ok bool) {
+	if r.transform == nil {
+		return b, false
+	}
+	b, _ = v.Bucket(r.transform.Pattern.Bucket) // one that is gone has no objects to be placed
+	return b, true
+}
+
 // ringIn is the ring that the source's objects are placed on.
 func (r *jobRun) ringIn(v *membership.View) string {
-	b, _ := v.Bucket(r.transform.Pattern.Bucket)
-	return v.Placer.Ring(b.Copies())
+	if b, ok := r.source(v); ok {
+		return v.Placer.Ring(b.Copies())
+	}
+	return ""
 }
 
 // begin says which targets have something left to do on the ring of now.
@@ -58,9 +100,11 @@ func (r *jobRun) begin(ctx context.Context) (ring string, targets []string) {
 		r.rate = rateMeter{}
 	}
 	clear(r.waiting)
-	b, _ := view.Bucket(r.transform.Pattern.Bucket)
+	b, placed := r.source(view)
 	for _, n := range view.Map().Targets() {
-		if !n.Draining && (b.Copies() <= 1 || !n.Away) && !r.progress.Parts[n.ID].Done {
+		// A target that is away is waited for where nobody else has what it has; one that is drained has nothing in the end.
+		has := !n.Away || placed && b.Copies() <= 1
+		if has && !(placed && n.Draining) && !r.progress.Parts[n.ID].Done {
 			targets = append(targets, n.ID)
 		}
 	}

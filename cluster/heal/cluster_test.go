@@ -278,3 +278,70 @@ func TestStatusTellsOfARebalanceThatIsStopped(t *testing.T) {
 	assert.Equal(t, 3*few, f.copies())
 	f.sound()
 }
+
+// Bytes are flipped on one target after the other: what has another copy is mended, and what has none is named.
+func TestAScrubRepairsWhatItFinds(t *testing.T) {
+	f := start(t, 3)
+	lost := int64(0)
+	for _, target := range f.Targets {
+		f.flip(target.Config.DataDirs, 3)
+		job := f.scrub(api.JobSpec{Kind: api.JobScrub, Scrub: &api.ScrubSpec{Bucket: "mirrored"}})
+		assert.EqualValues(t, 2*few, job.Counts.Total)
+		assert.EqualValues(t, 2*few, job.Counts.Done)
+		assert.Zero(t, job.Counts.Failed)
+
+		all := f.scrub(api.JobSpec{Kind: api.JobScrub})
+		assert.EqualValues(t, 3*few, all.Counts.Finished())
+		assert.Zero(t, all.Counts.Repaired, "the first scrub left something")
+		assert.EqualValues(t, 3, job.Counts.Repaired+all.Counts.Failed-lost, "damaged copies that were found")
+		lost = all.Counts.Failed
+		failures, err := f.Client.JobFailures(t.Context(), all.ID)
+		require.NoError(t, err)
+		assert.Len(t, failures, int(lost))
+		for _, failure := range failures {
+			assert.True(t, strings.HasPrefix(failure.Object, "ss://single/"), failure.Object)
+		}
+	}
+	report, err := f.Client.Fsck(t.Context())
+	require.NoError(t, err)
+	assert.Len(t, report.Corrupt, int(lost))
+	assert.Empty(t, report.Missing)
+	f.check("mirrored")
+}
+
+func (f *fixture) scrub(spec api.JobSpec) api.Job {
+	f.t.Helper()
+	job, err := f.Client.StartJob(f.t.Context(), spec)
+	require.NoError(f.t, err)
+	job, err = f.Client.WaitJob(f.t.Context(), job.ID, nil)
+	require.NoError(f.t, err)
+	require.Equal(f.t, api.JobDone, job.State, "%v", job.Error)
+	return job
+}
+
+// flip damages the payloads of some objects.
+func (f *fixture) flip(dirs []string, n int) {
+	f.t.Helper()
+	for _, dir := range dirs {
+		err := filepath.WalkDir(filepath.Join(dir, "data"), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || n == 0 {
+				return err
+			}
+			n--
+			file, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			b := make([]byte, 1)
+			if _, err := file.ReadAt(b, 5); err != nil {
+				return err
+			}
+			b[0] ^= 0x40
+			_, err = file.WriteAt(b, 5)
+			return err
+		})
+		require.NoError(f.t, err)
+	}
+	require.Zero(f.t, n, "too few files to damage")
+}

@@ -1,9 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -81,21 +81,12 @@ func run(ctx context.Context, c Config, address *string) error {
 }
 
 func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) error {
-	var failed <-chan error
-	var endpoints []string
-	if c.Join == "" {
-		host, _, err := net.SplitHostPort(self.Addr)
-		if err != nil {
-			return fmt.Errorf("address %q: %w", self.Addr, err)
-		}
-		etcd, err := membership.StartEtcd(ctx, membership.EtcdConfig{
-			Dir: filepath.Join(c.DataDirs[0], "etcd"), Name: c.ID, Host: host, Logger: c.Logger,
-		})
-		if err != nil {
-			return err
-		}
+	etcd, endpoints, err := c.controlPlane(ctx, self)
+	if err != nil {
+		return err
+	}
+	if etcd != nil {
 		defer etcd.Close()
-		endpoints, failed = etcd.Endpoints(), etcd.Err()
 	}
 	members, err := connect(ctx, c, self, dirs, endpoints)
 	if err != nil {
@@ -116,11 +107,16 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
 		return err
 	}
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
 		group.Go(func() error { return overseer.Run(ctx) })
+		group.Go(func() error { return coordinator.ScrubEvery(ctx, c.ScrubEvery) })
+		if etcd != nil {
+			keeper := membership.NewKeeper(members, etcd, cmp.Or(c.EtcdMembers, membership.DefaultEtcdMembers))
+			group.Go(func() error { return keeper.Run(ctx) })
+		}
 		return group.Wait()
 	}, nil)
 }
@@ -184,6 +180,8 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err != nil {
 		return err
 	}
+	scrubs := target.NewScrubs(t, target.ScrubConfig{Rate: max(int64(c.ScrubRate), 0)})
+	defer scrubs.Wait() // before the store closes
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
@@ -193,7 +191,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}
-	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, server, func(ctx context.Context) error {
 		if err := c.takePart(ctx, members, transformations); err != nil {
 			return err
 		}
@@ -229,9 +227,9 @@ func (c *Config) metrics() *telemetry.Metrics {
 	return telemetry.New(telemetry.Identity{Node: c.ID, Role: c.Role, Version: c.Version})
 }
 
-// serve runs membership and server side by side; failed reports the end of etcd, where it runs here. A node whose
-// registration was held serves those who know it from before while it registers.
-func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error, more ...func(context.Context) error) error {
+// serve runs membership and server side by side. A node whose registration was held serves those who know it from before
+// while it registers. more runs as long as the node is a member.
+func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, server, register func(context.Context) error, more ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server(ctx) })
 	if register != nil {
@@ -241,17 +239,9 @@ func (c *Config) serve(ctx context.Context, self api.Node, members *membership.M
 		}
 	}
 	group.Go(func() error { return members.Run(ctx) })
-	for _, f := range more { // as long as the node is a member
+	for _, f := range more {
 		group.Go(func() error { return f(ctx) })
 	}
-	group.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return fmt.Errorf("etcd ended: %w", err)
-		}
-	})
 	c.Logger.InfoContext(ctx, "node is up", "role", c.Role, "addr", self.Addr, "data", c.DataDirs, "map", members.View().Map().Version)
 	if c.Ready != nil {
 		c.Ready(self)
@@ -283,68 +273,4 @@ func (c *Config) takePart(ctx context.Context, members *membership.Membership, t
 		}
 		return members.Register(ctx)
 	})
-}
-
-// Pauses between attempts to join.
-const (
-	firstPause = 50 * time.Millisecond
-	lastPause  = 2 * time.Second
-)
-
-// connect becomes a member, or gets as far as that for a target, whose registration is held.
-func connect(ctx context.Context, c Config, self api.Node, dirs *directories, endpoints []string) (*membership.Membership, error) {
-	config := membership.Config{
-		Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger,
-		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(),
-	}
-	if c.Join != "" {
-		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.Join) }
-	}
-	var members *membership.Membership
-	err := c.persist(ctx, func() (err error) {
-		if c.Join != "" {
-			if config.Endpoints, err = discover(ctx, c.Join); err != nil {
-				return err
-			}
-		}
-		members, err = membership.Join(ctx, config)
-		return err
-	})
-	return members, err
-}
-
-// persist repeats a step of joining while the cluster does not answer. Where etcd is elsewhere, its gateway may still
-// be starting, or be down for a while.
-func (c *Config) persist(ctx context.Context, step func() error) error {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		err := step()
-		var away *membership.UnavailableError
-		var silent *api.Error
-		if err == nil || !errors.As(err, &away) && !(errors.As(err, &silent) && silent.Code == api.CodeUnavailable) {
-			return err
-		}
-		if pause == lastPause {
-			c.Logger.WarnContext(ctx, "waiting for the cluster", "join", c.Join, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("stopped while waiting for the cluster: %w", err)
-		case <-time.After(pause):
-		}
-	}
-}
-
-// discover asks a gateway for the way to etcd.
-func discover(ctx context.Context, gateway string) ([]string, error) {
-	client, err := api.NewClient(api.Options{Endpoint: gateway, Timeout: 5 * time.Second, RetryFor: -1})
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	endpoints, err := client.ControlPlane(ctx)
-	var answer *api.Error
-	if err != nil && !errors.As(err, &answer) {
-		return nil, api.Errorf(503, api.CodeUnavailable, "gateway %s does not answer: %v", gateway, err)
-	}
-	return endpoints, err
 }
