@@ -68,21 +68,13 @@ func (r *jobRun) round(ctx context.Context, ring string, targets []string) error
 	return err
 }
 
-// source is the bucket that a job works through; false where it works on whatever its targets have.
-func (r *jobRun) source(v *membership.View) (b membership.Bucket, ok bool) {
-	if r.transform == nil {
-		return b, false
-	}
-	b, _ = v.Bucket(r.transform.Pattern.Bucket) // one that is gone has no objects to be placed
-	return b, true
-}
-
-// ringIn is the ring that the source's objects are placed on.
+// ringIn is the ring that the source's objects are placed on. A scrub has none: each target reads what it holds.
 func (r *jobRun) ringIn(v *membership.View) string {
-	if b, ok := r.source(v); ok {
-		return v.Placer.Ring(b.Copies())
+	if r.transform == nil {
+		return ""
 	}
-	return ""
+	b, _ := v.Bucket(r.transform.Pattern.Bucket)
+	return v.Placer.Ring(b.Copies())
 }
 
 // begin says which targets have something left to do on the ring of now.
@@ -100,13 +92,19 @@ func (r *jobRun) begin(ctx context.Context) (ring string, targets []string) {
 		r.rate = rateMeter{}
 	}
 	clear(r.waiting)
-	b, placed := r.source(view)
 	for _, n := range view.Map().Targets() {
-		// A target that is away is waited for where nobody else has what it has; one that is drained has nothing in the end.
-		has := !n.Away || placed && b.Copies() <= 1
-		if has && !(placed && n.Draining) && !r.progress.Parts[n.ID].Done {
+		if r.takesPart(view, n) && !r.progress.Parts[n.ID].Done {
 			targets = append(targets, n.ID)
 		}
 	}
 	return ring, targets
+}
+
+// takesPart says whether a target has something to do.
+func (r *jobRun) takesPart(view *membership.View, n api.Node) bool {
+	if r.transform == nil {
+		return !n.Away // what it had is on others by now, or not to be had
+	}
+	b, _ := view.Bucket(r.transform.Pattern.Bucket)
+	return !n.Draining && (b.Copies() <= 1 || !n.Away) // one that is away is waited for where nobody else has what it has
 }

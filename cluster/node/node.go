@@ -124,7 +124,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, table *diskTable, listener net.Listener) (err error) {
 	watch := newDiskWatch()
 	disks := table.disks()
-	s, err := store.Open(c.storeOptions(disks, watch))
+	s, err := store.Open(c.storeOptions(disks, watch)) //nolint:contextcheck // its own work ends with Close
 	if err != nil {
 		return err
 	}
