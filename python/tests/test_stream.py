@@ -408,8 +408,8 @@ def test_a_mirrored_bucket_outlives_a_target(tmp_path: Path) -> None:
     """A target dies for good in mid-epoch: the others have copies of what it had."""
     cluster = Cluster(tmp_path / "cluster", targets=2)
     command = [
-        str(COMMAND), "node", "run", "--role", "target", "--id", "mortal", "--join", cluster.endpoint,
-        "--data", str(tmp_path / "mortal"), "--listen", "127.0.0.1:0",
+        str(COMMAND), "node", "run", "--role", "target", "--id", "mortal",
+        "--join", cluster.endpoint, "--data", str(tmp_path / "mortal"), "--listen", "127.0.0.1:0",
     ]  # fmt: skip
     mortal = subprocess.Popen(command, env=cluster.environment, stderr=subprocess.DEVNULL)
     try:
