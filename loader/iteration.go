@@ -23,6 +23,10 @@ type iteration struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when every goroutine but confirming's has ended
 
+	whole   chan struct{} // closed when every batch is there, delivered or not
+	quiet   chan struct{} // closed when every puller has ended, though others may follow
+	quieten sync.Once
+
 	confirming sync.WaitGroup
 	ready      chan struct{} // a token whenever the consumer should look again
 	expiry     *time.Timer   // of one that was read ahead; guarded by the loader
@@ -39,6 +43,10 @@ type iteration struct {
 	spare    []*batch
 	cluster  string // its id
 	pullers  []*puller
+	pulling  int                  // of the pullers, those that have not ended
+	asked    map[*puller]struct{} // that repairs made, and are at work
+	mapped   time.Time            // when the map was asked for last
+	version  int64                // of the map
 	group    *errgroup.Group
 	err      error
 	stopped  bool          // pullers shall end
@@ -56,8 +64,8 @@ func startIteration(l *Loader, run Run, ahead bool) *iteration {
 	ctx, cancel := context.WithCancel(context.Background())
 	it := &iteration{
 		l: l, run: run, view: l.view(run), cancel: cancel, ahead: ahead,
-		done: make(chan struct{}), ready: make(chan struct{}, 1),
-		batches: -1, window: make(map[int64]*batch),
+		done: make(chan struct{}), ready: make(chan struct{}, 1), whole: make(chan struct{}), quiet: make(chan struct{}),
+		batches: -1, window: make(map[int64]*batch), asked: make(map[*puller]struct{}),
 	}
 	it.cond = sync.NewCond(&it.mu)
 	it.counters.started = time.Now()
@@ -87,7 +95,7 @@ func (it *iteration) pull(ctx context.Context) error {
 	it.group, it.info, it.turns = group, info, turns
 	it.view.Samples = info.Samples
 	it.counters.snapshot = info.Snapshot
-	it.cluster = info.Map.Cluster
+	it.cluster, it.version = info.Map.Cluster, info.Map.Version
 	if err := it.view.Validate(); err != nil {
 		it.mu.Unlock()
 		return badRequest("%v", err)
@@ -95,9 +103,12 @@ func (it *iteration) pull(ctx context.Context) error {
 	it.batches = it.view.Batches()
 	for _, n := range info.Map.Nodes {
 		if n.Role == api.RoleTarget {
-			it.pullers = append(it.pullers, newPuller(it, n, info.Snapshot))
+			p := newPuller(it, n, info.Snapshot)
+			p.giveUpLocked(&n)
+			it.pullers = append(it.pullers, p)
 		}
 	}
+	it.pulling = len(it.pullers)
 	pullers := it.pullers
 	it.mu.Unlock()
 	it.signal()
@@ -111,8 +122,9 @@ func (it *iteration) pull(ctx context.Context) error {
 		it.cond.Broadcast()
 		it.mu.Unlock()
 	})()
+	group.Go(guarded(func() error { return it.watch(ctx) }))
 	for _, p := range pullers {
-		group.Go(guarded(func() error { return p.run(ctx) }))
+		it.spawn(ctx, p)
 	}
 	return group.Wait()
 }
@@ -360,8 +372,11 @@ func (it *iteration) completed(index int64, node string) {
 	it.mu.Lock()
 	first := index == it.deliver || it.hungry
 	if b := it.window[index]; b != nil {
-		b.by = node
+		if b.by = node; b.repair {
+			it.cond.Broadcast() // it waits for its turn, and has nothing to do any more
+		}
 	}
+	it.wholeLocked()
 	it.mu.Unlock()
 	if first {
 		it.signal()

@@ -36,6 +36,7 @@ func deserted(t *testing.T) (*iteration, *puller) {
 	r := Run{World: 1, Workers: 1}
 	it := &iteration{
 		l: l, run: r, view: l.view(r), batches: 1, window: map[int64]*batch{}, group: &errgroup.Group{}, cancel: func() {}, done: make(chan struct{}),
+		whole: make(chan struct{}), quiet: make(chan struct{}), asked: map[*puller]struct{}{},
 	}
 	it.view.Samples = 1
 	it.cond = sync.NewCond(&it.mu)
@@ -44,15 +45,15 @@ func deserted(t *testing.T) (*iteration, *puller) {
 	return it, p
 }
 
-// TestTheConsumersTimeIsExcusedOnce: a trainer that took long over its batches gives a target that is gone
-// no more time than another one does.
-func TestTheConsumersTimeIsExcusedOnce(t *testing.T) {
-	_, p := deserted(t)
-	p.waited = time.Hour // in the stream that broke
+// TestATargetThatIsGoneIsNamed: where nobody has what a target that is gone should have sent, the error is about it.
+func TestATargetThatIsGoneIsNamed(t *testing.T) {
+	it, p := deserted(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	require.ErrorContains(t, p.run(ctx), "no progress from t")
-	require.NoError(t, ctx.Err(), "given up by itself")
+	it.group, ctx = errgroup.WithContext(ctx)
+	it.pulling = 1
+	it.spawn(ctx, p)
+	require.ErrorContains(t, it.group.Wait(), "no progress from t")
 }
 
 // TestARepairIsNotTheLast: a repair that finds the missing place being filled ends; where that comes to

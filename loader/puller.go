@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/wire"
 )
 
-// maxGarbled is how often malformed frames at one place are put down to the wire.
-const maxGarbled = 4
+const (
+	// maxGarbled is how often malformed frames at one place are put down to the wire.
+	maxGarbled = 4
+	// excuseAfter is how often in a row a target may fail before the others are asked for what it should have sent.
+	excuseAfter = 2
+)
 
 // puller reads one target's stream. Its buffers are its own; only placing and committing a frame take
 // the batch's lock.
@@ -22,9 +26,9 @@ type puller struct {
 	snapshot string
 	peer     atomic.Pointer[api.Node] // a restarted node may listen elsewhere
 	progress atomic.Int64             // all batches below are answered
+	away     away
 
-	waited    time.Duration // in this stream, for the consumer to make room
-	notShared int           // streams over shared memory that broke; too many, and TCP is used
+	notShared int // streams over shared memory that broke; too many, and TCP is used
 
 	head  []byte
 	takes [2]taking
@@ -39,12 +43,14 @@ func newPuller(it *iteration, n api.Node, snapshot string) *puller {
 	return p
 }
 
-// run streams all batches of the view, reconnecting at the first one that was not answered whole.
+// run streams all batches of the view, reconnecting at the first one that was not answered whole. A target that
+// can't be reached is tried again until all batches are there: others may have what it has (see away.go), and
+// where they don't, repairs say that it is missing.
 func (p *puller) run(ctx context.Context) error {
 	retry := newBackoff(p.it.l.cfg.Timeout)
 	stuck := 0
 	for {
-		from := p.progress.Load()
+		from := p.it.resume(p)
 		// A stream that twice broke at one place may break on a bad disk: verified, it names the sample.
 		err := p.stream(ctx, wire.ReadRequest{From: from, To: p.it.batches, Verify: stuck >= 2})
 		if err == nil {
@@ -54,10 +60,12 @@ func (p *puller) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if p.it.isWhole() {
+			return nil
+		}
 		if err := p.it.mend(ctx, err); err != nil {
 			return err
 		}
-		retry.excuse(p.waited) // a slow consumer is not the target's delay
 		if p.progress.Load() > from {
 			retry.reset()
 			stuck = 0
@@ -70,14 +78,17 @@ func (p *puller) run(ctx context.Context) error {
 			c.target(p.node, func(t *TargetStats) { t.Reconnects++ })
 		})
 		p.it.l.cfg.Logger.Info("stream interrupted", "target", p.node, "batch", p.progress.Load(), "reason", err)
-		if !retry.wait(ctx) {
-			return p.unreachable(err)
+		if stuck >= excuseAfter || errors.Is(err, os.ErrDeadlineExceeded) {
+			p.it.excuse(ctx, p, err)
+		}
+		if !retry.pause(ctx, p.it.whole) {
+			return ctx.Err() // nil where nothing is missing any more
 		}
 		p.it.refreshMap(ctx)
 	}
 }
 
-func (p *puller) unreachable(err error) error {
+func (p *puller) unreachable(err error) *api.Error {
 	hint := "see `shardstream status`"
 	if etl := p.it.l.cfg.ETL; etl != "" {
 		hint += fmt.Sprintf(", or raise the timeout if %.80q takes that long", etl)
@@ -87,7 +98,9 @@ func (p *puller) unreachable(err error) error {
 
 // advance publishes progress and looks for places that nobody will fill any more.
 func (p *puller) advance(ctx context.Context, next int64) {
-	p.progress.Store(next)
+	if p.progress.Swap(next) < next && p.away.excused.Load() {
+		p.it.welcome(p)
+	}
 	p.it.checkHoles(ctx)
 }
 
@@ -112,18 +125,34 @@ func (p *puller) connect(ctx context.Context, req *wire.ReadRequest) (*conn, err
 	return open(ctx, nc, peer.Addr, p.snapshot, *req, timeout)
 }
 
-// stream opens a connection and reads frames until the end mark.
-func (p *puller) stream(ctx context.Context, req wire.ReadRequest) (err error) {
-	p.waited = 0 // also where no connection comes about: what was excused once is spent
-	if req.From >= req.To {
-		return nil
-	}
-	p.it.describe(&req)
-	c, err := p.connect(ctx, &req)
+// begin opens the connection of a stream; whoever finds that the target hangs may cut it from then on.
+func (p *puller) begin(ctx context.Context, req *wire.ReadRequest) (*conn, error) {
+	p.it.describe(req)
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.away.cuts(cancel)
+	c, err := p.connect(dial, req)
 	if err != nil {
 		if req.Share {
 			p.notShared++
 		}
+		return nil, err
+	}
+	p.away.cuts(c.interrupt)
+	if len(req.Slots) == 0 {
+		p.it.greet(p)
+	}
+	return c, nil
+}
+
+// stream opens a connection and reads frames until the end mark.
+func (p *puller) stream(ctx context.Context, req wire.ReadRequest) (err error) {
+	if req.From >= req.To {
+		return nil
+	}
+	defer p.away.cuts(nil)
+	c, err := p.begin(ctx, &req)
+	if err != nil {
 		return err
 	}
 	transport := c.transport()

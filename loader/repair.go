@@ -25,8 +25,8 @@ func (it *iteration) describe(r *wire.ReadRequest) {
 	r.Mixture = planOf(it.info.Mixture)
 }
 
-// refreshMap learns new addresses of targets, and of targets that have joined; failing that, the old ones
-// are tried again.
+// refreshMap learns new addresses of targets, of targets that have joined, and of those that the cluster has given up;
+// failing that, the old ones are tried again.
 func (it *iteration) refreshMap(ctx context.Context) {
 	asked, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
@@ -36,14 +36,39 @@ func (it *iteration) refreshMap(ctx context.Context) {
 	}
 	it.mu.Lock()
 	defer it.mu.Unlock()
+	it.mapped = time.Now()
+	if m.Map.Version < it.version {
+		return // from a gateway that is behind
+	}
+	it.version = m.Map.Version
+	for _, p := range it.pullers {
+		if _, member := m.Map.Node(p.node); !member {
+			p.giveUpLocked(&api.Node{Away: true})
+		}
+	}
 	for _, n := range m.Map.Nodes {
 		i := slices.IndexFunc(it.pullers, func(p *puller) bool { return p.node == n.ID })
 		switch {
 		case i >= 0:
 			it.pullers[i].peer.Store(&n)
+			it.pullers[i].giveUpLocked(&n)
 		case n.Role == api.RoleTarget && n.State == api.StateOK:
 			it.joinLocked(ctx, n)
 		}
+	}
+}
+
+// mapAge is how old the map may be that is gone by once a batch had to be repaired: shards may have moved to targets
+// that have joined.
+const mapAge = time.Second
+
+// renewMap asks for the map unless that was done just now.
+func (it *iteration) renewMap(ctx context.Context) {
+	it.mu.Lock()
+	old := time.Since(it.mapped) > mapAge
+	it.mu.Unlock()
+	if old {
+		it.refreshMap(ctx)
 	}
 }
 
@@ -57,7 +82,8 @@ func (it *iteration) joinLocked(ctx context.Context, n api.Node) {
 	p := newPuller(it, n, it.counters.snapshot)
 	p.progress.Store(it.deliver)
 	it.pullers = append(it.pullers, p)
-	it.group.Go(guarded(func() error { return p.run(ctx) }))
+	it.pulling++
+	it.spawn(ctx, p)
 }
 
 // checkHoles starts a repair for each batch of the window that every target has answered and that still
@@ -78,11 +104,13 @@ func (it *iteration) checkHoles(ctx context.Context) {
 	}
 }
 
-// answeredLocked is the first batch that some target has not answered yet.
+// answeredLocked is the first batch that some target has not answered yet; those that are away don't count.
 func (it *iteration) answeredLocked() int64 {
 	answered := it.batches
 	for _, p := range it.pullers {
-		answered = min(answered, p.progress.Load())
+		if !p.away.excused.Load() {
+			answered = min(answered, p.progress.Load())
+		}
 	}
 	return answered
 }
@@ -116,41 +144,100 @@ func (it *iteration) repaired(ctx context.Context, b *batch, index int64) {
 	}
 }
 
-// repair asks every target for the missing places of a batch, verified, until they are there.
+// repair asks every target that is not away for the missing places of a batch, verified, until they are there.
 func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
-	retry := newBackoff(it.l.cfg.Timeout)
-	var holes []int
+	retry, began := newBackoff(it.l.cfg.Timeout), time.Now()
 	for {
-		it.mu.Lock()
-		pullers := it.pullers // more of them once a target has joined
-		it.mu.Unlock()
-		var last error
-		for _, p := range pullers {
-			if holes = b.holes(index, holes[:0]); len(holes) == 0 {
-				return nil
-			}
-			it.count(func(c *counters) { c.retries++ })
-			once := newPuller(it, *p.peer.Load(), p.snapshot)
-			err := once.stream(ctx, wire.ReadRequest{From: index, To: index + 1, Slots: holes, Verify: true})
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err == nil {
-				continue
-			}
-			if err := it.mend(ctx, err); err != nil {
-				return err
-			}
-			last = err
+		left, last, err := it.askAll(ctx, b, index)
+		if err != nil {
+			return err
 		}
-		if holes = b.holes(index, holes[:0]); len(holes) == 0 {
+		if left == 0 {
+			it.renewMap(ctx)
 			return nil
 		}
+		var answered bool
+		if retry.since, answered = it.missed(index, began); !answered {
+			return nil // a target is back, and at it
+		}
 		if !retry.wait(ctx) {
-			return it.lost(index, holes, last)
+			if holes := b.holes(index, nil); len(holes) > 0 {
+				return it.lost(index, holes, last)
+			}
+			return nil // they are being filled
 		}
 		it.refreshMap(ctx)
+		waited, err := it.turn(ctx, b, index)
+		if err != nil {
+			return err
+		}
+		began = began.Add(waited)
 	}
+}
+
+// askAll asks one target after the other for what a batch lacks, and returns how many places still do.
+func (it *iteration) askAll(ctx context.Context, b *batch, index int64) (left int, last, err error) {
+	var holes []int
+	it.mu.Lock()
+	pullers := it.pullers // more of them once a target has joined
+	it.mu.Unlock()
+	for i := range pullers {
+		p := pullers[(int64(i)+index)%int64(len(pullers))] // not all repairs of all ranks the same first
+		if holes = b.holes(index, holes[:0]); len(holes) == 0 {
+			return 0, nil, nil
+		}
+		once := it.ask(p)
+		if once == nil {
+			continue
+		}
+		err := once.stream(ctx, wire.ReadRequest{From: index, To: index + 1, Slots: holes, Verify: true})
+		it.told(once)
+		if ctx.Err() != nil {
+			return 0, nil, ctx.Err()
+		}
+		if err == nil {
+			continue
+		}
+		if err := it.mend(ctx, err); err != nil {
+			return 0, nil, err
+		}
+		last = err
+	}
+	return len(b.holes(index, holes[:0])), last, nil
+}
+
+// ask makes the puller of one answer; nil where the target is away.
+func (it *iteration) ask(p *puller) *puller {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if p.away.excused.Load() {
+		return nil
+	}
+	it.counters.retries++
+	once := newPuller(it, *p.peer.Load(), p.snapshot)
+	it.asked[once] = struct{}{}
+	return once
+}
+
+func (it *iteration) told(once *puller) {
+	it.mu.Lock()
+	delete(it.asked, once)
+	it.mu.Unlock()
+}
+
+// turn waits until the consumer comes to a batch that nobody could fill: what one needs that is away is asked for
+// again and again, and not for all batches of the window.
+func (it *iteration) turn(ctx context.Context, b *batch, index int64) (waited time.Duration, err error) {
+	began := time.Now()
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	for it.deliver < index && !b.complete() {
+		if it.stopped || ctx.Err() != nil {
+			return 0, context.Canceled
+		}
+		it.cond.Wait()
+	}
+	return time.Since(began), nil
 }
 
 func (it *iteration) lost(index int64, holes []int, last error) error {
@@ -158,6 +245,13 @@ func (it *iteration) lost(index int64, holes []int, last error) error {
 	if last != nil {
 		reason = last.Error()
 	}
+	it.mu.Lock()
+	for _, p := range it.pullers {
+		if p.away.excused.Load() && p.away.last != nil {
+			reason = p.unreachable(p.away.last).Message
+		}
+	}
+	it.mu.Unlock()
 	return api.Errorf(503, codeTimeout, "%d samples of batch %d, the first at position %d of the epoch, did not arrive within %v: %s",
 		len(holes), index, it.view.Batch(index).Start+int64(holes[0]), it.l.cfg.Timeout, reason)
 }
@@ -233,9 +327,6 @@ func newBackoff(budget time.Duration) *backoff {
 
 func (b *backoff) reset() { b.since, b.delay = time.Now(), firstDelay }
 
-// excuse takes time out of the budget's count.
-func (b *backoff) excuse(d time.Duration) { b.since = b.since.Add(d) }
-
 func (b *backoff) spent() time.Duration { return time.Since(b.since) }
 
 // left is what remains of the budget, at least enough for one try.
@@ -243,15 +334,19 @@ func (b *backoff) left() time.Duration { return max(b.budget-b.spent(), lastDela
 
 // wait sleeps until the next try; false when the budget is used up or the context ended.
 func (b *backoff) wait(ctx context.Context) bool {
-	if time.Since(b.since)+b.delay > b.budget {
-		return false
-	}
+	return time.Since(b.since)+b.delay <= b.budget && b.pause(ctx, nil)
+}
+
+// pause sleeps until the next try, whatever the budget; false when done was closed or the context ended.
+func (b *backoff) pause(ctx context.Context, done <-chan struct{}) bool {
 	t := time.NewTimer(b.delay)
 	defer t.Stop()
 	b.delay = min(b.delay*2, lastDelay)
 	select {
 	case <-t.C:
 		return true
+	case <-done:
+		return false
 	case <-ctx.Done():
 		return false
 	}

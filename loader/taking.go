@@ -3,7 +3,6 @@ package loader
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/zeebo/xxh3"
 
@@ -62,9 +61,7 @@ func (t *taking) unclaim() {
 // acquire finds the frame's batch and places the frame in it; false where the batch has no slot yet, and
 // the caller would not wait.
 func (p *puller) acquire(ctx context.Context, t *taking, wait bool) (bool, error) {
-	began := time.Now()
 	b, ok, err := p.it.acquire(ctx, t.frame.Index, wait)
-	p.waited += time.Since(began)
 	if err == nil && ok {
 		err = t.place(b)
 	}

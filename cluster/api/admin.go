@@ -38,10 +38,46 @@ func (c *Client) Node(ctx context.Context, id string) (Node, error) {
 	return fetch[Node](ctx, c, "/v1/cluster/nodes/"+url.PathEscape(id), nil)
 }
 
-// CreateBucket makes a bucket; CodeExists if it exists.
+// Drain has a target give what it has to the others, or ends that.
+func (c *Client) Drain(ctx context.Context, id string, draining bool) (Node, error) {
+	method := http.MethodPost
+	if !draining {
+		method = http.MethodDelete
+	}
+	var n Node
+	// Repeating is harmless: it is drained, or it is not.
+	err := c.retry(ctx, func() error {
+		return c.call(ctx, method, "/v1/cluster/nodes/"+url.PathEscape(id)+"/drain", nil, nil, &n)
+	})
+	return n, err
+}
+
+// RemoveNode takes a node out of the cluster. A target that is not drained is refused with CodeNotDrained, unless
+// forced: then what only it has is lost.
+func (c *Client) RemoveNode(ctx context.Context, id string, force bool) error {
+	query := url.Values{}
+	if force {
+		query.Set("force", "true")
+	}
+	return c.call(ctx, http.MethodDelete, "/v1/cluster/nodes/"+url.PathEscape(id), query, nil, nil)
+}
+
+// CreateBucket makes a bucket with one copy of each object; CodeExists if it exists.
 func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
+	return c.CreateBucketWith(ctx, name, BucketChange{})
+}
+
+// CreateBucketWith makes a bucket with other properties than a bucket has by default; CodeExists if it exists.
+func (c *Client) CreateBucketWith(ctx context.Context, name string, properties BucketChange) (Bucket, error) {
 	var b Bucket
-	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, nil, &b)
+	err := c.call(ctx, http.MethodPut, bucketPath(name), nil, properties, &b)
+	return b, err
+}
+
+// ChangeBucket changes a bucket's properties. Objects are brought to what a new redundancy takes in the background.
+func (c *Client) ChangeBucket(ctx context.Context, name string, change BucketChange) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, change, &b)
 	return b, err
 }
 

@@ -227,6 +227,9 @@ func (c *Client) owner(ctx context.Context, bucket, key string) (Node, error) {
 		return Node{}, err
 	}
 	owner, ok := p.Owner(bucket, key)
+	if !ok || owner.Away { // of what is mirrored, the first that is not away knows
+		owner, ok = p.Primary(bucket, key, 2)
+	}
 	if !ok {
 		c.forgetMap()
 		return Node{}, Errorf(http.StatusServiceUnavailable, CodeUnavailable, "the cluster has no target yet: start one")
@@ -266,7 +269,8 @@ func (c *Client) send(ctx context.Context, method, bucket, key string, query url
 		}
 		at, owner = location.String(), Node{ID: "the node", Addr: location.Host}
 	}
-	return nil, fmt.Errorf("%s %s: more than %d redirects", method, Address(bucket, key), maxHops)
+	c.forgetMap()
+	return nil, Errorf(http.StatusServiceUnavailable, CodeUnavailable, "%s %s: more than %d redirects: it is moving", method, Address(bucket, key), maxHops)
 }
 
 func redirect(r *http.Response) bool {

@@ -26,6 +26,8 @@ const (
 	HeaderError = "X-Shardstream-Error"
 	// HeaderMap is the version of the cluster map that the answering node goes by.
 	HeaderMap = "X-Shardstream-Map"
+	// HeaderDegraded says of a write how many of its copies or slices were made, of how many: "1/2".
+	HeaderDegraded = "X-Shardstream-Degraded"
 	// HeaderSamples is the number of samples of an archive.
 	HeaderSamples = "X-Shardstream-Samples"
 	// HeaderMembers and HeaderMaxSample describe an archive further; see Object.
@@ -62,12 +64,17 @@ const (
 	CodeNotEmpty     = "bucket_not_empty"   // 409
 	CodeChanged      = "changed"            // 409: overwritten since the snapshot
 	CodeMissingPages = "missing_pages"      // 409: of a snapshot, and no peer has them
+	CodeStaleMap     = "stale_map"          // 409: between nodes: the sender goes by an older map than this node knows
+	CodeSuperseded   = "superseded"         // 409: between nodes: what is there is as new, or newer
+	CodeNotDrained   = "not_drained"        // 409: a target that is to be removed may hold objects
+	CodeRefused      = "refused"            // 409: the cluster could not go on without it
 	CodePrecondition = "precondition"       // 412
 	CodeRange        = "range"              // 416
 	CodeBusy         = "busy"               // 429
 	CodeCorrupt      = "corrupt"            // 500: names object, block and disk
 	CodeInternal     = "internal"           // 500
 	CodeUnavailable  = "unavailable"        // 503
+	CodeTooFew       = "too_few_targets"    // 503: fewer are up than the bucket's redundancy takes
 	CodeNoSpace      = "no_space"           // 507
 	CodeMethod       = "method_not_allowed" // 405
 	CodeNotModified  = "not_modified"       // 304: If-None-Match names what is there
@@ -123,9 +130,10 @@ type Node struct {
 
 	// Away, Draining and Bare are the map's, and so the same for all who have its version. Away: the target's lease was
 	// over; mirrored objects are kept on the others meanwhile. Draining: nothing new is placed on it, and what it
-	// has is moved. Bare: it came back with less than it had.
+	// has is moved. Drained: all of that is done, and it may be removed. Bare: it came back with less than it had.
 	Away     bool `json:"away,omitempty"`
 	Draining bool `json:"draining,omitempty"`
+	Drained  bool `json:"drained,omitempty"`
 	Bare     bool `json:"bare,omitempty"`
 }
 

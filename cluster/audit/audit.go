@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -93,14 +94,20 @@ func (l *Log) Record(entries ...Entry) error {
 		}
 		lines = append(append(lines, line...), '\n')
 	}
+	_, err := l.Write(lines)
+	return err
+}
+
+// Write adds whole lines, and returns when they are on disk.
+func (l *Log) Write(lines []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
-		return fmt.Errorf("audit log: %w", os.ErrClosed)
+		return 0, fmt.Errorf("audit log: %w", os.ErrClosed)
 	}
 	if l.size > 0 && l.size+int64(len(lines)) > maxSize {
 		if err := l.rotate(); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	n, err := l.file.Write(lines)
@@ -109,10 +116,13 @@ func (l *Log) Record(entries ...Entry) error {
 		err = l.file.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("audit log: %w", err)
+		return n, fmt.Errorf("audit log: %w", err)
 	}
-	return nil
+	return n, nil
 }
+
+// Logger is for those who know of nothing but loggers: each of its records is a line of the log.
+func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewJSONHandler(l, nil)).With("node", l.node) }
 
 // rotate moves each log one number on; the oldest goes. The caller holds mu.
 func (l *Log) rotate() error {

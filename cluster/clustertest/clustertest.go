@@ -5,6 +5,7 @@ package clustertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -27,6 +28,8 @@ type Options struct {
 	Targets  int           // 0: 3; negative: none
 	Disks    int           // of each target; 0: 2
 	LeaseTTL time.Duration // 0: 2 s, so that a stopped node is soon seen
+	// Settings of all nodes; what is zero is as in production, but for the lease.
+	Settings node.Settings
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -64,9 +67,7 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.Disks == 0 {
 		o.Disks = 2
 	}
-	if o.LeaseTTL == 0 {
-		o.LeaseTTL = 2 * time.Second
-	}
+	o.Settings.LeaseTTL = cmp.Or(o.LeaseTTL, o.Settings.LeaseTTL, 2*time.Second)
 	c := &Cluster{t: t, dir: t.TempDir(), options: o, log: testLog(t)}
 	t.Cleanup(c.Stop)
 	for range o.Gateways {
@@ -138,7 +139,7 @@ func (c *Cluster) AddTarget() *Node {
 
 func (c *Cluster) config(id, role string) node.Config {
 	return node.Config{
-		ID: id, Role: role, Listen: "127.0.0.1:0", LeaseTTL: c.options.LeaseTTL, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Version: "test", Logger: c.log,
 	}
 }
 

@@ -57,12 +57,12 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 	}
 	b := api.Bucket{Name: name, Created: time.Now().UTC(), Mirror: 1}
 	if r.ContentLength != 0 {
-		var wanted api.Bucket
-		if err := ReadJSON(w, r, maxDocument, &wanted); err != nil {
+		var wanted api.BucketChange
+		if err := ReadKnownJSON(w, r, maxDocument, &wanted); err != nil {
 			return err
 		}
-		if wanted.Mirror > 1 {
-			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "mirror %d: one copy of each object is all there is yet", wanted.Mirror)
+		if err := changeBucket(&b, wanted); err != nil {
+			return err
 		}
 	}
 	if err := g.members.CreateBucket(r.Context(), b); err != nil {
@@ -74,6 +74,44 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 	}
 	g.log.InfoContext(r.Context(), "bucket created", "bucket", name)
 	return WriteJSON(w, http.StatusOK, b)
+}
+
+// changeBucket changes a bucket as a document says, if that makes sense.
+func changeBucket(b *api.Bucket, c api.BucketChange) error {
+	bad := func(format string, args ...any) error {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, format, args...)
+	}
+	if c.Degraded != nil {
+		b.Degraded = *c.Degraded
+	}
+	if c.EC != nil {
+		switch k, m := c.EC.Data, c.EC.Parity; {
+		case k == 0 && m == 0: // no longer
+			if b.EC != nil && c.Mirror == nil {
+				return bad("say how many copies there are to be where there is no ec any more: mirror")
+			}
+			b.EC = nil
+		case k < 1 || m < 1 || k+m > api.MaxSlices:
+			return bad("ec %d+%d: data and parity are 1 or more, and %d together at most", k, m, api.MaxSlices)
+		default:
+			b.EC = &api.EC{Data: k, Parity: m}
+		}
+	}
+	if c.Mirror != nil {
+		if n := *c.Mirror; n < 1 || n > api.MaxMirror {
+			return bad("mirror %d: there are 1 to %d copies of an object", n, api.MaxMirror)
+		}
+		b.Mirror = *c.Mirror
+	}
+	if b.EC == nil {
+		return nil
+	}
+	if c.Mirror != nil && b.Mirror != b.Copies() {
+		return bad("mirror %d with ec %d+%d: small objects have parity + 1 = %d copies then; leave mirror out",
+			b.Mirror, b.EC.Data, b.EC.Parity, b.Copies())
+	}
+	b.Mirror = b.Copies()
+	return nil
 }
 
 func (g *Gateway) exists(ctx context.Context, name string) bool {

@@ -86,15 +86,3 @@ func stateOf(nodes []api.Node) string {
 func (g *Gateway) getMap(w http.ResponseWriter, _ *http.Request) error {
 	return WriteJSON(w, http.StatusOK, g.members.View().Map())
 }
-
-func (g *Gateway) getNodes(w http.ResponseWriter, r *http.Request) error {
-	return WriteJSON(w, http.StatusOK, api.NodeList{Nodes: g.refresh(r.Context(), g.members.View().Map().Nodes)})
-}
-
-func (g *Gateway) getNode(w http.ResponseWriter, r *http.Request) error {
-	n, ok := g.members.View().Map().Node(r.PathValue("id"))
-	if !ok {
-		return api.Errorf(http.StatusNotFound, api.CodeNotFound, "no node %q is a member of the cluster", r.PathValue("id"))
-	}
-	return WriteJSON(w, http.StatusOK, g.refresh(r.Context(), []api.Node{n})[0])
-}

@@ -21,6 +21,7 @@ func AsError(err error) *api.Error {
 		answer      *api.Error
 		name        *store.NameError
 		unavailable *membership.UnavailableError
+		full        *membership.FullError
 	)
 	message := func(status int, code string) *api.Error { return api.Errorf(status, code, "%s", err.Error()) }
 	switch {
@@ -32,7 +33,15 @@ func AsError(err error) *api.Error {
 		return message(http.StatusNotFound, api.CodeNoBucket)
 	case errors.Is(err, membership.ErrBucketExists):
 		return message(http.StatusConflict, api.CodeExists)
-	case errors.As(err, &unavailable), errors.Is(err, membership.ErrConflict):
+	case errors.Is(err, membership.ErrNoNode):
+		return message(http.StatusNotFound, api.CodeNotFound)
+	case errors.Is(err, membership.ErrNotDrained):
+		return message(http.StatusConflict, api.CodeNotDrained)
+	case errors.Is(err, membership.ErrRefused), errors.Is(err, membership.ErrUnsettled):
+		return message(http.StatusConflict, api.CodeRefused)
+	case errors.Is(err, membership.ErrMapChanged):
+		return message(http.StatusConflict, api.CodeStaleMap)
+	case errors.As(err, &unavailable), errors.As(err, &full), errors.Is(err, membership.ErrConflict):
 		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
 	}
 	return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "the gateway failed on this request; see its log")

@@ -93,14 +93,17 @@ func New(c Config) *Gateway {
 }
 
 func (g *Gateway) standardRoutes() {
-	g.Handle("GET /v1/health", g.getHealth)
+	g.handle("GET /v1/health", g.getHealth)
 	g.mux.Handle("GET /metrics", g.metrics.Handler())
 	g.routes = append(g.routes, "GET /metrics")
-	g.Handle("GET /v1/openapi.yaml", getOpenAPI)
+	g.handle("GET /v1/openapi.yaml", getOpenAPI)
 	g.Handle("GET /v1/cluster", g.getCluster)
 	g.Handle("GET /v1/cluster/map", g.getMap)
 	g.Handle("GET /v1/cluster/nodes", g.getNodes)
 	g.Handle("GET /v1/cluster/nodes/{id}", g.getNode)
+	g.Handle("DELETE /v1/cluster/nodes/{id}", g.deleteNode)
+	g.Handle("POST /v1/cluster/nodes/{id}/drain", g.postDrain)
+	g.Handle("DELETE /v1/cluster/nodes/{id}/drain", g.deleteDrain)
 	g.Handle("GET /v1/buckets", g.getBuckets)
 	g.Handle("GET /v1/buckets/{bucket}", g.getBucket)
 	g.Handle("PUT /v1/buckets/{bucket}", g.putBucket)
@@ -112,8 +115,11 @@ func (g *Gateway) standardRoutes() {
 	}
 }
 
-// Handle adds a route; the pattern is net/http's, with a method: "POST /v1/streams".
-func (g *Gateway) Handle(pattern string, h Handler) {
+// Handle adds a route; the pattern is net/http's, with a method: "POST /v1/streams". It answers 503 while the gateway is
+// cut off from the cluster.
+func (g *Gateway) Handle(pattern string, h Handler) { g.handle(pattern, g.fenced(h)) }
+
+func (g *Gateway) handle(pattern string, h Handler) {
 	method, path, _ := strings.Cut(pattern, " ")
 	if g.paths[path] == nil {
 		g.mux.HandleFunc(path, g.answer(func(w http.ResponseWriter, r *http.Request) error {

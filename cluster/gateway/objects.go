@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -33,17 +35,23 @@ func (g *Gateway) object(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := g.bucket(r.Context(), bucket); err != nil {
+	b, err := g.bucket(r.Context(), bucket)
+	if err != nil {
 		return err
 	}
-	owner, err := g.Owner(bucket, key)
+	if b.Copies() > 1 { // of one copy there is no other: its owner answers for it whatever the map is by now
+		if err := g.leased(); err != nil {
+			return err
+		}
+	}
+	owner, err := g.Primary(&b.Bucket, key)
 	if err != nil {
 		return err
 	}
 	switch op := r.URL.Query().Get("op"); op {
 	case "":
 	case "locate":
-		return g.locate(w, r, owner, bucket, key)
+		return g.locate(w, r, &b.Bucket, key)
 	default:
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "op=%q is not known; locate is", op)
 	}
@@ -78,33 +86,62 @@ func query(r *http.Request) string {
 	return "?" + r.URL.RawQuery
 }
 
-// Owner is the live target that owns an object; CodeUnavailable where it is down.
-func (g *Gateway) Owner(bucket, key string) (api.Node, error) {
-	owner, ok := g.members.View().Placer.Owner(bucket, key)
-	if !ok {
-		return owner, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the cluster has no target yet: start one")
+// Primary is the live target that answers for an object; CodeUnavailable where it is down.
+func (g *Gateway) Primary(b *api.Bucket, key string) (api.Node, error) {
+	primary, ok := g.members.View().Placer.Primary(b.Name, key, b.Copies())
+	switch {
+	case !ok:
+		return primary, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the cluster has no target that is up: start one")
+	case primary.State == api.StateOK:
+		return primary, nil
+	case b.Copies() > 1:
+		return primary, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+			"target %s, which answers for %s, has just gone down; another takes over in a moment", primary.ID, api.Address(b.Name, key))
 	}
-	if owner.State != api.StateOK {
-		return owner, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
-			"target %s, which owns %s, is down; its objects are there again when it is", owner.ID, api.Address(bucket, key))
-	}
-	return owner, nil
+	return primary, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+		"target %s, which owns %s, is down; its objects are there again when it is", primary.ID, api.Address(b.Name, key))
 }
 
-// locate asks the owner, then the earlier owners, until one has a copy.
-func (g *Gateway) locate(w http.ResponseWriter, r *http.Request, owner api.Node, bucket, key string) error {
+// holders are the targets that have a copy of an object or may have one, its primary first; not those that are down.
+func (g *Gateway) holders(b *api.Bucket, key string) []api.Node {
+	placer := g.members.View().Placer
+	plan := placer.Plan(b.Name, key, b.Copies(), b.Was...)
+	var nodes []api.Node
+	for _, id := range plan.Ask("") {
+		if n, ok := placer.Node(id); ok && n.State == api.StateOK {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// locate asks all who may have a copy. Those that are down can't say; what the others have is told.
+func (g *Gateway) locate(w http.ResponseWriter, r *http.Request, b *api.Bucket, key string) error {
 	if r.Method != http.MethodGet {
 		return api.Errorf(http.StatusMethodNotAllowed, api.CodeMethod, "op=locate is for GET")
 	}
+	primary, err := g.Primary(b, key)
+	if err != nil {
+		return err
+	}
+	nodes := g.holders(b, key)
+	parts := make([]api.Location, len(nodes))
+	group, ctx := errgroup.WithContext(r.Context())
 	ask := url.Values{"op": {"locate"}, "local": {"true"}}
-	var location api.Location
-	for _, node := range append([]api.Node{owner}, g.members.View().Placer.Former(bucket, key)...) {
-		if err := g.Ask(r.Context(), pageTimeout, node, http.MethodGet, api.ObjectPath(bucket, key), ask, &location); err != nil {
-			return err
-		}
-		if location.Version != 0 {
-			break
-		}
+	for i, node := range nodes {
+		group.Go(func() error {
+			return g.Ask(ctx, pageTimeout, node, http.MethodGet, api.ObjectPath(b.Name, key), ask, &parts[i])
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	location := api.Location{
+		Object: api.Address(b.Name, key), URL: "http://" + primary.Addr + api.ObjectPath(b.Name, key), Copies: []api.Copy{},
+	}
+	for _, p := range parts {
+		location.Version = max(location.Version, p.Version)
+		location.Copies = append(location.Copies, p.Copies...)
 	}
 	return WriteJSON(w, http.StatusOK, location)
 }

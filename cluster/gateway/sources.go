@@ -310,10 +310,11 @@ func (g *Gateway) readManifest(ctx context.Context, address string) ([]string, e
 	if err != nil || key == "" {
 		return nil, badStream("manifest %.200q is not %s before the address of an object, ss://bucket/key", address, api.ManifestPrefix)
 	}
-	if _, err := g.bucket(ctx, bucket); err != nil {
+	b, err := g.bucket(ctx, bucket)
+	if err != nil {
 		return nil, err
 	}
-	owner, err := g.Owner(bucket, key)
+	owner, err := g.Primary(&b.Bucket, key)
 	if err != nil {
 		return nil, err
 	}

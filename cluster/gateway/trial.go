@@ -33,11 +33,11 @@ func (g *Gateway) postTrial(w http.ResponseWriter, r *http.Request) error {
 	if err := errors.Join(store.CheckBucket(bucket), store.CheckName(key)); err != nil {
 		return err
 	}
-	if _, err := g.bucket(r.Context(), bucket); err != nil {
+	b, err := g.bucket(r.Context(), bucket)
+	if err != nil {
 		return err
 	}
-	owner, err := g.Owner(bucket, key)
-	if err != nil {
+	if _, err := g.Primary(&b.Bucket, key); err != nil {
 		return err
 	}
 	document, err := json.Marshal(trial)
@@ -46,7 +46,7 @@ func (g *Gateway) postTrial(w http.ResponseWriter, r *http.Request) error {
 	}
 	var result api.ETLResult
 	var absent error
-	for _, node := range append([]api.Node{owner}, g.members.View().Placer.Former(bucket, key)...) {
+	for _, node := range g.holders(&b.Bucket, key) {
 		path := "/v1/internal/etls/" + url.PathEscape(name) + "/test"
 		err := g.ask(r.Context(), trialTimeout, node, http.MethodPost, path, nil, bytes.NewReader(document), &result)
 		var answer *api.Error

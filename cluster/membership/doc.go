@@ -3,9 +3,11 @@
 //
 //	/shardstream/cluster          the cluster's id, written once
 //	/shardstream/map              the versioned map (api.Map without states); changed by compare-and-swap
-//	/shardstream/members/<id>     a member, for good: a target that is down keeps its place, as its
-//	                              objects stay on its disks
+//	/shardstream/members/<id>     a member, until it is removed: a target that is down keeps its place, as
+//	                              its objects stay on its disks
+//	/shardstream/removed/<id>     a member that was removed: its id is taken again with empty disks only
 //	/shardstream/live/<id>        the same member while its process lives, bound to a lease
+//	/shardstream/leader           the gateway that leads, bound to its lease
 //	/shardstream/buckets/<name>   a bucket
 //	/shardstream/etls/<name>      and other small definitions, through KV
 //

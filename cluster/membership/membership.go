@@ -33,6 +33,8 @@ type Config struct {
 	// Hold leaves it to the caller to register the node, once it can take traffic: until then it sees the cluster's
 	// state, as of when it came, and is not seen.
 	Hold bool
+	// Fresh says that the node comes with empty disks: under an id that is known, what was on them before is lost.
+	Fresh bool
 }
 
 // Membership is a node's part in the cluster.
@@ -41,12 +43,17 @@ type Membership struct {
 	client *clientv3.Client
 	log    *slog.Logger
 
-	lease  clientv3.LeaseID // of Run's lease keeper once Join has returned
-	leased atomic.Int64     // until when the lease lives at least, in nanoseconds since start
+	lease  atomic.Int64 // clientv3.LeaseID
+	leased atomic.Int64 // until when the lease lives at least, in nanoseconds since start
+
+	registering sync.Mutex // guards what follows
+	self        api.Node   // as it is to be registered
+	registered  bool       // it was, in this life
 
 	view    atomic.Pointer[View]
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each new view
+	afresh  chan struct{} // asks the watch to read everything again
 }
 
 // Join registers the node, unless that is held, and reads the state. The registration lasts; the lease is kept by Run.
@@ -62,7 +69,7 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
 	}
-	m := &Membership{config: c, client: client, log: c.Logger, changed: make(chan struct{})}
+	m := &Membership{config: c, client: client, log: c.Logger, self: c.Self, changed: make(chan struct{}), afresh: make(chan struct{}, 1)}
 	if c.Hold {
 		_, err = m.load(ctx)
 	} else {
@@ -77,11 +84,15 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 
 // Register registers a node whose registration was held.
 func (m *Membership) Register(ctx context.Context) error {
-	err := m.register(ctx)
-	if err == nil {
-		_, err = m.load(ctx)
+	asked := time.Now()
+	if _, err := m.register(ctx); err != nil {
+		return err
 	}
-	return err
+	if _, err := m.load(ctx); err != nil {
+		return err
+	}
+	m.renewed(asked)
+	return nil
 }
 
 // Known says whether the node was a member before, as of the state last seen.
@@ -92,8 +103,9 @@ func (m *Membership) Known() bool {
 // start is what times are counted from: the monotonic clock goes on while a process is stopped.
 var start = time.Now()
 
-// Leased says that this node's lease lives: nobody takes it for dead, and nothing that it is primary of is another's
-// yet. A node that was stopped, or is cut off from etcd, finds out by this before it answers.
+// Leased says that this node's lease lives, and that its view of the map was the newest at some time within the lease's:
+// nobody takes it for dead, and nothing that it is primary of has been another's for longer than that. A node that was
+// stopped, or is cut off from etcd, finds out by this before it answers.
 func (m *Membership) Leased() bool { return int64(time.Since(start)) < m.leased.Load() }
 
 // renewed notes that the lease lives for its whole time after asked, when the renewal was asked for.
@@ -102,11 +114,15 @@ func (m *Membership) renewed(asked time.Time) {
 }
 
 // Run keeps the lease and the view until the context ends, then gives the lease back, so that the
-// others see the node leave at once.
+// others see the node leave at once. A gateway stands for election meanwhile. ErrRemoved where the node was taken out of
+// the cluster.
 func (m *Membership) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { m.keepLease(ctx); return nil })
-	group.Go(func() error { m.watch(ctx); return nil })
+	group.Go(func() error { return m.keepLease(ctx) })
+	group.Go(func() error { return m.watch(ctx) })
+	if m.config.Self.Role == api.RoleGateway {
+		group.Go(func() error { m.lead(ctx); return nil })
+	}
 	return group.Wait()
 }
 
@@ -126,17 +142,25 @@ func (m *Membership) KV(folder string) *KV {
 
 // Wait returns the first view at or after a revision. The context bounds the wait.
 func (m *Membership) Wait(ctx context.Context, revision int64) (*View, error) {
+	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
+		return nil, err
+	}
+	return m.View(), nil
+}
+
+// await waits for a view.
+func (m *Membership) await(ctx context.Context, holds func(*View) bool) error {
 	for {
 		m.mu.Lock()
 		changed := m.changed
 		m.mu.Unlock()
-		if v := m.View(); v.Revision >= revision {
-			return v, nil
+		if holds(m.View()) {
+			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, &UnavailableError{Err: ctx.Err()}
+			return &UnavailableError{Err: ctx.Err()}
 		}
 	}
 }
@@ -164,26 +188,38 @@ func (m *Membership) load(ctx context.Context) (*table, error) {
 }
 
 // watch follows all changes. Where the watch breaks it reads everything afresh.
-func (m *Membership) watch(ctx context.Context) {
+func (m *Membership) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		t, err := m.load(ctx)
 		if err != nil {
 			pause(ctx, retryPause)
 			continue
 		}
-		m.follow(ctx, t)
+		if err := m.follow(ctx, t); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
-func (m *Membership) follow(ctx context.Context, t *table) {
+func (m *Membership) follow(ctx context.Context, t *table) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	events := m.client.Watch(ctx, root, clientv3.WithPrefix(), clientv3.WithRev(t.revision+1))
-	for answer := range events {
+	for !t.removed[m.config.Self.ID] {
+		var answer clientv3.WatchResponse
+		var more bool
+		select {
+		case answer, more = <-events:
+		case <-m.afresh:
+		}
+		if !more {
+			return nil
+		}
 		if err := answer.Err(); err != nil {
 			m.log.DebugContext(ctx, "watch of the cluster's state broke; reading it again", "error", err)
 			pause(ctx, retryPause)
-			return
+			return nil
 		}
 		if len(answer.Events) == 0 {
 			continue
@@ -193,16 +229,29 @@ func (m *Membership) follow(ctx context.Context, t *table) {
 		t.revision = answer.Events[len(answer.Events)-1].Kv.ModRevision
 		m.publish(t)
 	}
+	return ErrRemoved
 }
 
+// Parts of a lease's time: how often it is renewed, how soon again after a failure, and how long one try may take, so
+// that one part of the control plane that does not answer costs no lease.
+const (
+	renewParts   = 3
+	againParts   = 20
+	attemptParts = 5
+)
+
 // keepLease renews the lease three times in its life, and registers again where it was lost.
-func (m *Membership) keepLease(ctx context.Context) {
+func (m *Membership) keepLease(ctx context.Context) error {
 	failures := 0
 	for {
-		pause(ctx, m.config.LeaseTTL/3)
+		if failures == 0 {
+			pause(ctx, m.config.LeaseTTL/renewParts)
+		} else {
+			pause(ctx, m.config.LeaseTTL/againParts)
+		}
 		if ctx.Err() != nil {
 			m.leave() //nolint:contextcheck // the node's context has ended; this one call outlives it
-			return
+			return nil
 		}
 		err := m.renew(ctx)
 		switch {
@@ -210,7 +259,9 @@ func (m *Membership) keepLease(ctx context.Context) {
 			failures = 0
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			m.log.WarnContext(ctx, "the lease ran out; registering again")
-			if err := m.register(ctx); err != nil {
+			if err := m.comeBack(ctx); errors.Is(err, ErrRemoved) {
+				return err
+			} else if err != nil {
 				m.log.WarnContext(ctx, "registering again failed", "error", err)
 			}
 		default:
@@ -220,15 +271,47 @@ func (m *Membership) keepLease(ctx context.Context) {
 	}
 }
 
+// comeBack registers anew under a new lease, while the watch runs.
+func (m *Membership) comeBack(ctx context.Context) error {
+	asked := time.Now()
+	revision, err := m.register(ctx)
+	if err != nil {
+		return err
+	}
+	return m.renewedAt(ctx, asked, revision)
+}
+
+// renew prolongs the lease, and makes sure that the view is as new as the map was meanwhile.
 func (m *Membership) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/2)
+	limited, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/attemptParts)
 	defer cancel()
 	asked := time.Now()
-	_, err := m.client.KeepAliveOnce(ctx, m.lease)
-	if err == nil {
-		m.renewed(asked)
+	if _, err := m.client.KeepAliveOnce(limited, clientv3.LeaseID(m.lease.Load())); err != nil {
+		return err
 	}
-	return err
+	answer, err := m.client.Get(limited, root+"map", clientv3.WithKeysOnly())
+	if err != nil {
+		return err
+	}
+	if len(answer.Kvs) == 0 {
+		return errors.New("the cluster has no map")
+	}
+	return m.renewedAt(ctx, asked, answer.Kvs[0].ModRevision)
+}
+
+// renewedAt notes a renewal once the view has a revision of the map. Where it does not come, the watch has got stuck.
+func (m *Membership) renewedAt(ctx context.Context, asked time.Time, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/attemptParts)
+	defer cancel()
+	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
+		select {
+		case m.afresh <- struct{}{}:
+		default:
+		}
+		return err
+	}
+	m.renewed(asked)
+	return nil
 }
 
 // rediscover looks for etcd elsewhere once it has been silent for a few renewals.
@@ -249,7 +332,7 @@ func (m *Membership) rediscover(ctx context.Context, failures int) {
 func (m *Membership) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := m.client.Revoke(ctx, m.lease); err != nil {
+	if _, err := m.client.Revoke(ctx, clientv3.LeaseID(m.lease.Load())); err != nil {
 		m.log.Debug("could not give the lease back; it runs out by itself", "error", err)
 	}
 }

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,32 +22,48 @@ var connectParams = grpc.ConnectParams{
 	MinConnectTimeout: time.Second,
 }
 
-// maxFormer bounds how many earlier sets of targets the map remembers. More joins than that are
-// refused until data has been moved: forgetting a set would lose sight of its objects.
-const maxFormer = 16
-
 // mapAttempts bounds the races with other nodes that a registration loses before it gives up.
 const mapAttempts = 64
 
 var errLostRace = errors.New("the map changed meanwhile")
 
 // register writes the member, its lease and, where it changes it, the map: one transaction, repeated
-// while other nodes are quicker.
-func (m *Membership) register(ctx context.Context) error {
-	asked := time.Now()
+// while other nodes are quicker. It returns the transaction's revision.
+func (m *Membership) register(ctx context.Context) (revision int64, err error) {
+	m.registering.Lock()
+	defer m.registering.Unlock()
 	lease, err := m.grant(ctx)
+	if err != nil {
+		return 0, err
+	}
+	m.leased.Store(0) // until the view has what is written now
+	m.lease.Store(int64(lease))
+	return m.enter(ctx)
+}
+
+// Update registers a target anew whose disks have changed, and waits until this node sees it. Bare: it has less than it
+// had, and stays so until the map is settled.
+func (m *Membership) Update(ctx context.Context, disks []api.Disk, bare bool) error {
+	m.registering.Lock()
+	defer m.registering.Unlock()
+	m.self.Disks, m.self.Bare = disks, m.self.Bare || bare
+	revision, err := m.enter(ctx)
 	if err != nil {
 		return err
 	}
-	m.renewed(asked)
-	m.lease = lease
-	for attempt := range mapAttempts {
-		if err = m.tryRegister(ctx, lease); !errors.Is(err, errLostRace) {
-			return err
-		}
-		pause(ctx, time.Duration(attempt)*time.Millisecond)
-	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err = m.Wait(ctx, revision)
 	return err
+}
+
+func (m *Membership) enter(ctx context.Context) (revision int64, err error) {
+	lease := clientv3.LeaseID(m.lease.Load())
+	err = m.race(ctx, func() error {
+		revision, err = m.tryRegister(ctx, lease)
+		return err
+	})
+	return revision, err
 }
 
 func (m *Membership) grant(ctx context.Context) (clientv3.LeaseID, error) {
@@ -62,43 +76,39 @@ func (m *Membership) grant(ctx context.Context) (clientv3.LeaseID, error) {
 	return answer.ID, nil
 }
 
-func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) error {
+func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	read, err := m.client.Txn(ctx).Then(
-		clientv3.OpGet(root+"map"),
+	read, err := m.client.Txn(ctx).Then(append(mapReads(),
 		clientv3.OpGet(root+"cluster"),
-		clientv3.OpGet(root+"buckets/", clientv3.WithPrefix(), clientv3.WithCountOnly()),
-	).Commit()
+		clientv3.OpGet(root+"removed/"+m.self.ID),
+	)...).Commit()
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
-	var current api.Map
-	var revision int64
-	if kvs := read.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
-		revision = kvs[0].ModRevision
-		if err := json.Unmarshal(kvs[0].Value, &current); err != nil {
-			return fmt.Errorf("the cluster map does not parse, was it written by a newer release?: %w", err)
-		}
-	}
-	newCluster := len(read.Responses[1].GetResponseRange().Kvs) == 0
-	pristine := read.Responses[2].GetResponseRange().Count == 0 // no bucket: no object anywhere
-
-	next, self, err := admit(current, m.config.Self, pristine)
+	d, err := documentOf(read)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	conditions := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(root+"map"), "=", revision)}
-	if pristine { // and still so at the commit
-		conditions = append(conditions, clientv3.Compare(clientv3.ModRevision(root+"buckets/").WithPrefix(), "=", 0))
+	newCluster := len(read.Responses[2].GetResponseRange().Kvs) == 0
+	removed := len(read.Responses[3].GetResponseRange().Kvs) > 0
+	if removed && !m.config.Fresh {
+		return 0, fmt.Errorf("%s %s: it can join again with empty data directories, or under another id: %w", m.self.Role, m.self.ID, ErrRemoved)
 	}
-	record, mapRecord := mustJSON(self), mustJSON(next)
+	next, self, err := admit(d.current, m.self, m.config.Fresh && !m.registered, d.pristine)
+	if err != nil {
+		return 0, err
+	}
+	conditions, record := d.unchanged(), mustJSON(self)
 	writes := []clientv3.Op{
 		clientv3.OpPut(root+"members/"+self.ID, record),
 		clientv3.OpPut(root+"live/"+self.ID, record, clientv3.WithLease(lease)),
 	}
-	if next.Version != current.Version {
-		writes = append(writes, clientv3.OpPut(root+"map", mapRecord))
+	if next.Version != d.current.Version {
+		writes = append(writes, clientv3.OpPut(root+"map", mustJSON(next)))
+	}
+	if removed {
+		writes = append(writes, clientv3.OpDelete(root+"removed/"+self.ID))
 	}
 	if newCluster {
 		writes = append(writes, clientv3.OpPut(root+"cluster", newClusterID()))
@@ -106,63 +116,14 @@ func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) er
 	}
 	done, err := m.client.Txn(ctx).If(conditions...).Then(writes...).Commit()
 	if err != nil {
-		return unavailable(err)
+		return 0, unavailable(err)
 	}
 	if !done.Succeeded {
-		return errLostRace
+		return 0, errLostRace
 	}
-	return nil
-}
-
-// admit is the map with the node in it, and the node as it is to be recorded. The map is unchanged,
-// version included, where it already says the same.
-func admit(current api.Map, self api.Node, pristine bool) (api.Map, api.Node, error) {
-	next := current
-	next.Nodes = slices.Clone(current.Nodes)
-	at := slices.IndexFunc(next.Nodes, func(n api.Node) bool { return n.ID == self.ID })
-	if at >= 0 {
-		known := next.Nodes[at]
-		if known.Role != self.Role {
-			return current, self, fmt.Errorf("node %s is already a %s of this cluster: give the %s another id", self.ID, known.Role, self.Role)
-		}
-		// The first weight stays: changing it would move objects, which is rebalance's business.
-		self.Weight = known.Weight
-		if known.Addr == self.Addr && self.Role != api.RoleTarget {
-			return current, self, nil
-		}
-		// A target that comes back counts its versions under a map of its own: what it gave out last it may not know.
-		next.Nodes[at].Addr = self.Addr
-		next.Version++
-		return next, self, nil
-	}
-	if self.Role == api.RoleTarget && self.Weight <= 0 {
-		self.Weight = 1
-	}
-	if set := epochOf(current); self.Role == api.RoleTarget && len(set.Targets) > 0 && !pristine {
-		if len(current.Former) >= maxFormer {
-			return current, self, fmt.Errorf("target %s can't join: the map already remembers %d earlier sets of targets, "+
-				"whose objects must be moved first", self.ID, len(current.Former))
-		}
-		next.Former = append([]api.Epoch{set}, current.Former...)
-	}
-	next.Nodes = append(next.Nodes, api.Node{ID: self.ID, Role: self.Role, Addr: self.Addr, Weight: self.Weight})
-	slices.SortFunc(next.Nodes, func(a, b api.Node) int { return strings.Compare(a.ID, b.ID) })
-	next.Version++
-	if self.Role == api.RoleTarget {
-		next.Since = next.Version
-	}
-	return next, self, nil
-}
-
-// epochOf is the map's set of targets.
-func epochOf(m api.Map) api.Epoch {
-	e := api.Epoch{Version: m.Since}
-	for _, n := range m.Nodes {
-		if n.Role == api.RoleTarget {
-			e.Targets = append(e.Targets, api.Member{ID: n.ID, Weight: n.Weight, Away: n.Away, Draining: n.Draining})
-		}
-	}
-	return e
+	// The map remembers until it is settled that the node came with less than it had.
+	m.registered, m.self.Bare = true, false
+	return done.Header.Revision, nil
 }
 
 func newClusterID() string {

@@ -17,6 +17,7 @@ type View struct {
 	Revision int64       // of etcd
 	Placer   *api.Placer // with the map, each node's State filled in from its lease
 	buckets  map[string]Bucket
+	leader   string // candidacy of the gateway that leads
 }
 
 // Map is the cluster map with the nodes' states.
@@ -58,13 +59,15 @@ type table struct {
 	members  map[string]api.Node
 	live     map[string]api.Node
 	buckets  map[string]Bucket
+	removed  map[string]bool
+	leader   string
 	made     *View // of the present state; nil where that has changed
 }
 
 func newTable(answer *clientv3.GetResponse) *table {
 	t := &table{
 		revision: answer.Header.Revision,
-		members:  map[string]api.Node{}, live: map[string]api.Node{}, buckets: map[string]Bucket{},
+		members:  map[string]api.Node{}, live: map[string]api.Node{}, buckets: map[string]Bucket{}, removed: map[string]bool{},
 	}
 	for _, kv := range answer.Kvs {
 		t.put(kv)
@@ -84,6 +87,10 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 		if json.Unmarshal(kv.Value, &m) == nil {
 			t.stored = m
 		}
+	case "leader":
+		t.leader = string(kv.Value)
+	case "removed":
+		t.removed[name] = true
 	case "members", "live":
 		var n api.Node
 		if json.Unmarshal(kv.Value, &n) != nil {
@@ -106,6 +113,10 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 func (t *table) remove(key []byte) {
 	kind, name, _ := strings.Cut(strings.TrimPrefix(string(key), root), "/")
 	switch kind {
+	case "leader":
+		t.leader = ""
+	case "removed":
+		delete(t.removed, name)
 	case "members":
 		delete(t.members, name)
 	case "live":
@@ -133,7 +144,7 @@ func (t *table) apply(events []*clientv3.Event) {
 func (t *table) concerns(key []byte) bool {
 	kind, _, _ := strings.Cut(strings.TrimPrefix(string(key), root), "/")
 	switch kind {
-	case "cluster", "map", "members", "live", "buckets":
+	case "cluster", "map", "members", "live", "buckets", "leader":
 		return true
 	}
 	return false
@@ -142,7 +153,7 @@ func (t *table) concerns(key []byte) bool {
 // view copies the table into a View.
 func (t *table) view() *View {
 	if t.made != nil {
-		return &View{Revision: t.revision, Placer: t.made.Placer, buckets: t.made.buckets}
+		return &View{Revision: t.revision, Placer: t.made.Placer, buckets: t.made.buckets, leader: t.made.leader}
 	}
 	m := t.stored
 	m.Cluster = t.cluster
@@ -160,6 +171,6 @@ func (t *table) view() *View {
 	for name, b := range t.buckets {
 		buckets[name] = b
 	}
-	t.made = &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets}
+	t.made = &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets, leader: t.leader}
 	return t.made
 }

@@ -42,7 +42,7 @@ type Config struct {
 	ETLIsolation string
 	Version      string // of the software
 	Logger       *slog.Logger
-	LeaseTTL     time.Duration // 0: membership.DefaultLeaseTTL
+	Settings
 
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)
@@ -83,6 +83,9 @@ func (c *Config) check() error {
 	}
 	if !slices.Contains([]string{"", sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None}, c.ETLIsolation) {
 		fault("isolation %q of transformations: use %s, %s, %s or %s", c.ETLIsolation, sandbox.Auto, sandbox.Strict, sandbox.Landlock, sandbox.None)
+	}
+	if err := c.Settings.check(); err != nil {
+		faults = append(faults, err)
 	}
 	if err := checkListen(c.Listen, c.Insecure); err != nil {
 		faults = append(faults, err)

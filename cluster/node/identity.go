@@ -17,15 +17,24 @@ import (
 type identity struct {
 	ID   string `json:"id"`
 	Role string `json:"role"`
+	// New says that the node has not been a member with this directory yet.
+	New bool `json:"new,omitempty"`
 }
 
 const identityFile = "node.json"
 
-// identify settles the node's id. The returned function keeps it in the directories that do not have it
-// yet; a target calls it once its disks are formatted, which must find them empty.
-func identify(c *Config) (keep func() error, err error) {
-	var known identity
-	var blank []string
+// directories are a node's, and what they tell of it.
+type directories struct {
+	self identity
+	all  []string
+	new  []string // the node was never a member with these: what else was in their place is lost
+	// blank have no identity yet.
+	blank []string
+}
+
+// identify settles the node's id.
+func identify(c *Config) (*directories, error) {
+	d := &directories{all: c.DataDirs}
 	for _, dir := range c.DataDirs {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("data directory: %w", err)
@@ -33,36 +42,62 @@ func identify(c *Config) (keep func() error, err error) {
 		found, err := readIdentity(dir)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
-			blank = append(blank, dir)
+			d.blank, d.new = append(d.blank, dir), append(d.new, dir)
 			continue
 		case err != nil:
 			return nil, err
 		}
-		if known.ID != "" && found != known {
-			return nil, fmt.Errorf("data directory %s belongs to %s %s, the others to %s %s", dir, found.Role, found.ID, known.Role, known.ID)
+		if found.New {
+			d.new = append(d.new, dir)
 		}
-		known = found
+		found.New = false
+		if d.self.ID != "" && found != d.self {
+			return nil, fmt.Errorf("data directory %s belongs to %s %s, the others to %s %s", dir, found.Role, found.ID, d.self.Role, d.self.ID)
+		}
+		d.self = found
 	}
-	if known.ID == "" {
-		known = identity{ID: c.ID, Role: c.Role}
-		if known.ID == "" {
+	if d.self.ID == "" {
+		d.self = identity{ID: c.ID, Role: c.Role}
+		if d.self.ID == "" {
 			var b [4]byte
 			_, _ = rand.Read(b[:]) // never fails: see crypto/rand
-			known.ID = c.Role + "-" + hex.EncodeToString(b[:])
+			d.self.ID = c.Role + "-" + hex.EncodeToString(b[:])
 		}
 	}
-	if known.Role != c.Role || c.ID != "" && known.ID != c.ID {
-		return nil, fmt.Errorf("the data directory belongs to %s %s: it can't be started as %s %s", known.Role, known.ID, c.Role, c.ID)
+	if d.self.Role != c.Role || c.ID != "" && d.self.ID != c.ID {
+		return nil, fmt.Errorf("the data directory belongs to %s %s: it can't be started as %s %s", d.self.Role, d.self.ID, c.Role, c.ID)
 	}
-	c.ID = known.ID
-	return func() error {
-		for _, dir := range blank {
-			if err := writeIdentity(dir, known); err != nil {
-				return err
-			}
+	c.ID = d.self.ID
+	return d, nil
+}
+
+// fresh says that the node was never a member with any of its directories.
+func (d *directories) fresh() bool { return len(d.new) == len(d.all) }
+
+// replaced says that it was with some of them only: others may have been in the place of the new ones.
+func (d *directories) replaced() bool { return len(d.new) > 0 && !d.fresh() }
+
+// keep puts the id into the directories that do not have it yet. A target does so once its disks are formatted, which
+// must find them empty.
+func (d *directories) keep() error {
+	for _, dir := range d.blank {
+		i := d.self
+		i.New = true
+		if err := writeIdentity(dir, i); err != nil {
+			return err
 		}
-		return nil
-	}, nil
+	}
+	return nil
+}
+
+// joined is called once the node is a member, which knows then what the new directories have not.
+func (d *directories) joined() error {
+	for _, dir := range d.new {
+		if err := writeIdentity(dir, d.self); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func readIdentity(dir string) (identity, error) {

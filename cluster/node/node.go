@@ -29,7 +29,8 @@ func Run(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	keep, err := identify(&c)
+	c.Settings = c.Settings.Complete()
+	dirs, err := identify(&c)
 	if err != nil {
 		return err
 	}
@@ -45,15 +46,15 @@ func Run(ctx context.Context, c Config) error {
 	}
 	self := api.Node{ID: c.ID, Role: c.Role, Addr: addr, PID: os.Getpid(), Weight: c.Weight}
 	if c.Role == api.RoleTarget {
-		return runTarget(ctx, c, self, keep, listener)
+		return runTarget(ctx, c, self, dirs, listener)
 	}
-	if err := keep(); err != nil {
+	if err := dirs.keep(); err != nil {
 		return err
 	}
-	return runGateway(ctx, c, self, listener)
+	return runGateway(ctx, c, self, dirs, listener)
 }
 
-func runGateway(ctx context.Context, c Config, self api.Node, listener net.Listener) error {
+func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) error {
 	var failed <-chan error
 	var endpoints []string
 	if c.Join == "" {
@@ -70,11 +71,14 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 		defer etcd.Close()
 		endpoints, failed = etcd.Endpoints(), etcd.Err()
 	}
-	members, err := connect(ctx, c, self, endpoints, false)
+	members, err := connect(ctx, c, self, dirs, endpoints)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = members.Close() }() // all calls have ended
+	if err := dirs.joined(); err != nil {
+		return err
+	}
 	g := gateway.New(gateway.Config{
 		ID: c.ID, Version: c.Version, Members: members, Metrics: c.metrics(), Logger: c.Logger,
 	})
@@ -92,17 +96,17 @@ func runGateway(ctx context.Context, c Config, self api.Node, listener net.Liste
 	}, nil)
 }
 
-func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, listener net.Listener) (err error) {
+func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) (err error) {
 	s, err := store.Open(store.Options{Disks: disks(c.DataDirs), Logger: c.Logger})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	if err := keep(); err != nil {
+	if err := dirs.keep(); err != nil {
 		return err
 	}
-	self.Disks = target.Disks(s)
-	members, err := connect(ctx, c, self, nil, true)
+	self.Disks, self.Bare = target.Disks(s), dirs.replaced()
+	members, err := connect(ctx, c, self, dirs, nil)
 	if err != nil {
 		return err
 	}
@@ -134,7 +138,10 @@ func runTarget(ctx context.Context, c Config, self api.Node, keep func() error, 
 		return group.Wait()
 	}
 	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
-		return c.takePart(ctx, members, transformations)
+		if err := c.takePart(ctx, members, transformations); err != nil {
+			return err
+		}
+		return dirs.joined()
 	})
 }
 
@@ -225,9 +232,12 @@ const (
 	lastPause  = 2 * time.Second
 )
 
-// connect becomes a member, or gets as far as that where the registration is held.
-func connect(ctx context.Context, c Config, self api.Node, endpoints []string, hold bool) (*membership.Membership, error) {
-	config := membership.Config{Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger, Hold: hold}
+// connect becomes a member, or gets as far as that for a target, whose registration is held.
+func connect(ctx context.Context, c Config, self api.Node, dirs *directories, endpoints []string) (*membership.Membership, error) {
+	config := membership.Config{
+		Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger,
+		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(),
+	}
 	if c.Join != "" {
 		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.Join) }
 	}

@@ -61,18 +61,26 @@ type Layout struct {
 	present rings
 	former  []rings // newest first
 	bare    map[string]bool
+	gone    map[string]bool // of former sets, and no members any more: what only they had is lost
 }
 
 // NewLayout prepares the sets; former ones come newest first.
 func NewLayout(present Epoch, former []Epoch) *Layout {
-	l := &Layout{present: present.rings(), bare: map[string]bool{}}
+	l := &Layout{present: present.rings(), bare: map[string]bool{}, gone: map[string]bool{}}
+	members := map[string]bool{}
 	for _, m := range present.Members {
+		members[m.ID] = true
 		if m.Bare {
 			l.bare[m.ID] = true
 		}
 	}
 	for _, e := range former {
 		l.former = append(l.former, e.rings())
+		for _, m := range e.Members {
+			if !members[m.ID] {
+				l.gone[m.ID] = true
+			}
+		}
 	}
 	return l
 }
@@ -104,12 +112,13 @@ type Plan struct {
 
 	versions []int64 // of Copies and Former
 	bare     map[string]bool
+	gone     map[string]bool
 }
 
 // Plan makes the plan of a key with so many copies. was are the numbers of copies that its bucket had since all data
 // was last known to be where it belongs: what was written then is on as many.
 func (l *Layout) Plan(key string, copies int, was ...int) Plan {
-	p := Plan{Copies: l.present.list(key, copies), Steady: true, versions: []int64{l.present.version}, bare: l.bare}
+	p := Plan{Copies: l.present.list(key, copies), Steady: true, versions: []int64{l.present.version}, bare: l.bare, gone: l.gone}
 	if len(p.Copies) > 0 && l.bare[p.Copies[0]] {
 		p.Steady = false
 	}
@@ -135,12 +144,13 @@ func (p *Plan) add(list []string, version int64) {
 	}
 }
 
-// Ask lists those besides self that may hold something newer or that self lacks: all of Copies and Former, each once.
+// Ask lists those besides self that may hold something newer or that self lacks: all of Copies and Former that are members
+// still, each once.
 func (p *Plan) Ask(self string) []string {
 	var ids []string
 	for _, list := range append([][]string{p.Copies}, p.Former...) {
 		for _, id := range list {
-			if id != self && !slices.Contains(ids, id) {
+			if id != self && !p.gone[id] && !slices.Contains(ids, id) {
 				ids = append(ids, id)
 			}
 		}
@@ -190,19 +200,28 @@ func (p *Plan) Judge(answers map[string]uint64, epochOf func(uint64) int64) Verd
 	return v
 }
 
-// heard says that one of a list has answered whose answer counts. Where all of them are bare, what they lost is lost.
+// heard says that one of a list has answered whose answer counts. Where all that are left of it are bare, what they lost is
+// lost, as is what was on those that are no members any more.
 func (p *Plan) heard(list []string, answers map[string]uint64) bool {
-	sound := 0
+	left, sound, answered := 0, 0, 0
 	for _, id := range list {
+		if p.gone[id] {
+			continue
+		}
+		left++
+		_, ok := answers[id]
+		if ok {
+			answered++
+		}
 		if p.bare[id] {
 			continue
 		}
 		sound++
-		if _, ok := answers[id]; ok {
+		if ok {
 			return true
 		}
 	}
-	return sound == 0 && (len(list) == 0 || slices.ContainsFunc(list, func(id string) bool { _, ok := answers[id]; return ok }))
+	return left == 0 || sound == 0 && answered > 0
 }
 
 // listAt is the list that held at a version of the map; the oldest known where that was before it.

@@ -28,22 +28,36 @@ func (t *Target) getMetrics(r *Request) error {
 	return t.metrics.WriteText(r.Response.BodyWriter())
 }
 
-// locate says where this node's copy of an object lies, whether or not there is one. A gateway asks the
-// owner and the earlier owners in turn.
+// locate says where this node's copy of an object lies, whether or not there is one. A gateway asks all who may have
+// one.
 func (t *Target) locate(r *Request, bucket, key string) error {
-	owner, _ := t.Placer().Owner(bucket, key)
+	p, err := t.place(r.Context(), bucket, key)
+	if err != nil {
+		return err
+	}
 	location := api.Location{
-		Object: api.Address(bucket, key), URL: "http://" + owner.Addr + api.ObjectPath(bucket, key), Copies: []api.Copy{},
+		Object: api.Address(bucket, key), URL: "http://" + p.primary.Addr + api.ObjectPath(bucket, key), Copies: []api.Copy{},
 	}
 	info, files, err := t.store.Locate(bucket, key)
 	switch {
 	case err == nil:
 		location.Version = info.Version
-		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: "whole", Files: files})
+		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: kindOf(info), Files: files, Version: info.Version})
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
 	return r.WriteJSON(http.StatusOK, location)
+}
+
+// kindOf names what a copy is.
+func kindOf(i store.Info) string {
+	switch {
+	case i.Kind == store.Stub:
+		return api.KindStub
+	case i.Data > 0:
+		return api.KindCache
+	}
+	return api.KindWhole
 }
 
 // fsck reads and verifies all that the node holds.

@@ -126,6 +126,7 @@ func (b *sectionBody) release() {
 
 // readFailed records damage that came to light while a body was sent.
 func (t *Target) readFailed(info store.Info, err error) {
+	t.suspects.add(info.Bucket, info.Name, info.Version)
 	t.metrics.CorruptRead(info.Disk)
 	t.log.Error("reading an object failed; the answer was cut short", "error", err)
 }

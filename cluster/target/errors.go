@@ -55,7 +55,7 @@ func AsError(err error) *api.Error {
 		return message(http.StatusNotFound, api.CodeNoBucket)
 	case errors.Is(err, store.ErrNotFound):
 		return message(http.StatusNotFound, api.CodeNotFound)
-	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrDiskFailed), errors.As(err, &unavailable):
+	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrDiskFailed), errors.As(err, &unavailable), errors.Is(err, errDown):
 		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
 	case errors.As(err, &upload):
 		if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -40,17 +40,68 @@ func (t *Target) getObject(r *Request) error {
 	default:
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "op=%q is not known; locate is", op)
 	}
-	if owner, ok := t.Placer().Owner(bucket, key); ok && owner.ID != t.id && !r.local() {
-		r.redirect(owner, "")
-		return nil
+	if len(r.QueryArgs().PeekMulti("etl")) > 1 {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "etl is given more than once; several transformations are etl=a,b")
 	}
-	object, err := t.store.Open(bucket, key)
+	if r.local() {
+		return t.getLocal(r, bucket, key)
+	}
+	p, err := t.place(r.Context(), bucket, key)
+	if err != nil {
+		return err
+	}
+	if p.primary.ID != t.id {
+		return r.passOn(&p)
+	}
+	if err := t.leased(&p.bucket.Bucket); err != nil {
+		return err
+	}
+	if !t.isCertain(&p) {
+		f, err := t.newest(r.Context(), p)
+		if err != nil {
+			return err
+		}
+		if !f.here && len(f.holders) > 0 {
+			r.redirect(f.holders[0], "local=true&version="+strconv.FormatUint(f.newest.Version, 10))
+			return nil
+		}
+	}
+	err = t.getHere(r, p)
+	if t.mended(r.Context(), p, err) {
+		err = t.getHere(r, p)
+	}
+	return err
+}
+
+// getHere answers a read with what this target has, as its primary.
+func (t *Target) getHere(r *Request, p placed) error {
+	object, err := t.open(r.Context(), p)
 	if errors.Is(err, store.ErrNotFound) {
-		return t.getElsewhere(r, bucket, key)
+		return t.absent(r.Context(), p.bucket.Name, p.key)
 	}
 	if err != nil {
 		return err
 	}
+	return t.answer(r, object)
+}
+
+// getLocal answers a read with what lies here, of a version if it names one.
+func (t *Target) getLocal(r *Request, bucket, key string) error {
+	object, err := t.store.Open(bucket, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return t.absent(r.Context(), bucket, key)
+	}
+	if err != nil {
+		return err
+	}
+	if version := r.Query("version"); version != "" && version != strconv.FormatUint(object.Info().Version, 10) {
+		return errors.Join(unavailable("%s was overwritten or moved meanwhile; read it again", api.Address(bucket, key)), object.Close())
+	}
+	return t.answer(r, object)
+}
+
+// answer answers a read with an object, and closes it.
+func (t *Target) answer(r *Request, object *store.Object) error {
 	kept := false
 	defer func() {
 		if !kept {
@@ -58,9 +109,6 @@ func (t *Target) getObject(r *Request) error {
 		}
 	}()
 	etls := r.Query("etl")
-	if len(r.QueryArgs().PeekMulti("etl")) > 1 {
-		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "etl is given more than once; several transformations are etl=a,b")
-	}
 	if etls == "" {
 		if err := checkPlain(r); err != nil {
 			return err
@@ -83,21 +131,6 @@ func (t *Target) getObject(r *Request) error {
 	}
 	kept, err = t.send(r, section, sum)
 	return err
-}
-
-// getElsewhere sends a read on to the earlier owner that has the object.
-func (t *Target) getElsewhere(r *Request, bucket, key string) error {
-	if !r.local() {
-		node, _, err := t.findFormer(r.Context(), t.Placer().Former(bucket, key), bucket, key)
-		if err == nil {
-			r.redirect(node, "local=true")
-			return nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-	}
-	return t.absent(r.Context(), bucket, key)
 }
 
 // sectionOf finds what a request is about, and its checksum where the index knows it.

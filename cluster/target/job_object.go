@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
 
 	"github.com/zeebo/xxh3"
 
@@ -143,26 +142,22 @@ func (p *part) runtime(ctx context.Context) (etl.Runtime, error) {
 // isOlder says whether what lies here is but an older copy of an object that its owner of today has.
 func (p *part) isOlder(ctx context.Context, info store.Info) (bool, error) {
 	t := p.jobs.target
-	owner, ok := t.Placer().Owner(info.Bucket, info.Name)
-	if !ok || owner.ID == t.id {
-		return false, nil
+	at, err := t.place(ctx, info.Bucket, info.Name)
+	if err != nil || at.primary.ID == t.id {
+		return false, err
 	}
-	if owner.State != api.StateOK {
-		return false, away(owner)
+	if at.primary.State != api.StateOK {
+		return false, away(at.primary)
 	}
-	header, err := t.ask(ctx, http.MethodHead, owner, api.ObjectPath(info.Bucket, info.Name), fromOwnDisks, nil)
+	o, err := t.lookUp(ctx, info.Bucket, info.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	version, err := strconv.ParseUint(header.Get(api.HeaderVersion), 10, 64)
-	return err == nil && version > info.Version, err
+	return err == nil && o.Version > info.Version, err
 }
 
 func away(node api.Node) error {
-	return unavailable("target %s is down; its objects wait for it", node.ID)
+	return unavailable("target %s, which answers for it, is down", node.ID)
 }
 
 // settled says what is to be done where the output is there already; neither outcome nor error: make it.

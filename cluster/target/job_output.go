@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,71 +25,42 @@ const (
 
 // output is what is at an output's place already.
 type output struct {
-	mark  jobs.Mark
-	etag  string
-	size  int64
-	owned bool // by the owner of today, not by an earlier one
+	mark jobs.Mark
+	etag string
+	size int64
 }
 
 // present finds what is at an output's place; nil where there is nothing.
 func (p *part) present(ctx context.Context, name string) (*output, error) {
-	t, bucket := p.jobs.target, p.transform.Bucket
-	placer := t.Placer()
-	owner, _ := placer.Owner(bucket, name)
-	for i, node := range append([]api.Node{owner}, placer.Former(bucket, name)...) {
-		found, err := p.presentOn(ctx, node, bucket, name)
-		if err == nil {
-			found.owned = i == 0
-			return found, nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			return nil, err
-		}
+	o, err := p.jobs.target.lookUp(ctx, p.transform.Bucket, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil //nolint:nilnil // nothing there
 	}
-	return nil, nil //nolint:nilnil // nothing there
-}
-
-func (p *part) presentOn(ctx context.Context, node api.Node, bucket, name string) (*output, error) {
-	t := p.jobs.target
-	if node.ID == t.id {
-		info, err := t.store.Stat(bucket, name)
-		return &output{mark: jobs.ParseMark(info.Meta), etag: info.ETag(), size: info.Size}, err
-	}
-	if node.State != api.StateOK {
-		return nil, away(node)
-	}
-	header, err := t.ask(ctx, http.MethodHead, node, api.ObjectPath(bucket, name), fromOwnDisks, nil)
 	if err != nil {
 		return nil, err
 	}
-	o := api.ObjectOf(header, bucket, name)
-	size, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
-	return &output{mark: jobs.ParseMark(o.Meta), etag: o.ETag, size: size}, err
+	return &output{mark: jobs.ParseMark(o.Meta), etag: o.ETag, size: o.Size}, nil
 }
 
-// deliver stores a complete output with the target that owns its name, in place of what was present and nothing else.
+// deliver stores a complete output with the target that is primary of its name, in place of what was present and
+// nothing else.
 func (p *part) deliver(ctx context.Context, name string, made *spool, kind string, mark jobs.Mark, present *output) error {
 	t, bucket := p.jobs.target, p.transform.Bucket
-	var condition store.Condition
-	switch {
-	case present == nil:
-		condition.IfNoneMatch = "*"
-	case present.owned:
-		condition.IfMatch = present.etag
+	condition := store.Condition{IfNoneMatch: "*"}
+	if present != nil {
+		condition = store.Condition{IfMatch: present.etag}
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliverTimeout+time.Duration(made.size/slowBytes)*time.Second)
 	defer cancel()
-	placer := t.Placer()
-	owner, ok := placer.Owner(bucket, name)
-	if !ok || owner.ID != t.id {
-		return p.send(ctx, owner, name, made, kind, mark, condition)
-	}
-	before, err := t.members.FindBucket(ctx, bucket)
+	at, err := t.place(ctx, bucket, name)
 	if err != nil {
 		return err
 	}
+	if at.primary.ID != t.id {
+		return p.send(ctx, at.primary, name, made, kind, mark, condition)
+	}
 	sum := made.Sum()
-	_, err = t.keep(ctx, before, placer.Former(bucket, name), name, made.Reader(), store.PutOptions{
+	_, err = t.keep(ctx, at, made.Reader(), store.PutOptions{
 		Size: made.size, ContentType: kind, Meta: mark.Meta(), XXH3: &sum, Archive: archive.FormatOf(name), Condition: condition,
 	})
 	return err

@@ -2,15 +2,12 @@ package target
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/shardstream/shardstream/cluster/api"
-	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -31,58 +28,31 @@ func (t *Target) put(r *Request) error {
 	if err != nil {
 		return err
 	}
-	before, err := t.members.FindBucket(r.Context(), bucket)
+	p, err := t.place(r.Context(), bucket, key)
 	if err != nil {
 		return err
 	}
-	placer := t.Placer()
-	if owner, ok := placer.Owner(bucket, key); ok && owner.ID != t.id {
-		r.redirect(owner, "")
+	if p.primary.ID != t.id {
 		r.SetConnectionClose() // the body is not going to be read
-		return nil
+		return r.passOn(&p)
+	}
+	if err := t.leased(&p.bucket.Bucket); err != nil {
+		return err
 	}
 	options, err := putOptions(r, key)
 	if err != nil {
 		return err
 	}
-	info, err := t.keep(r.Context(), before, placer.Former(bucket, key), key, &uploadMarker{r.upload()}, options)
+	k, err := t.keep(r.Context(), p, &uploadMarker{r.upload()}, options)
 	if err != nil {
 		return err
 	}
-	setObjectHeader(r, info)
+	setObjectHeader(r, k.Info)
 	r.Response.Header.Del("Last-Modified")
-	return r.WriteJSON(http.StatusOK, objectOf(info))
-}
-
-// keep stores an object that this target owns, in a bucket that was there before.
-func (t *Target) keep(ctx context.Context, bucket membership.Bucket, former []api.Node, key string, body io.Reader, o store.PutOptions) (store.Info, error) {
-	if err := t.checkFormer(ctx, former, bucket.Name, key, o.Condition); err != nil {
-		return store.Info{}, err
+	if d := k.degraded(); d != "" {
+		r.Response.Header.Set(api.HeaderDegraded, d)
 	}
-	info, err := t.store.Put(ctx, bucket.Name, key, body, o)
-	if err != nil {
-		return info, err
-	}
-	if err := t.stillThere(ctx, bucket, info); err != nil {
-		return info, err
-	}
-	t.dropFormer(ctx, former, info)
-	return info, nil
-}
-
-// stillThere makes sure that the bucket was not deleted while an object came in: then the object must
-// go, as the deletion did not see it.
-func (t *Target) stillThere(ctx context.Context, before membership.Bucket, info store.Info) error {
-	now, err := t.members.FindBucket(ctx, before.Name)
-	var away *membership.UnavailableError
-	if errors.As(err, &away) || err == nil && now.Identity == before.Identity {
-		return nil
-	}
-	err = t.store.Delete(ctx, info.Bucket, info.Name, store.Condition{IfMatch: info.ETag()})
-	if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrPrecondition) {
-		return err
-	}
-	return fmt.Errorf("bucket %s was deleted meanwhile: %w", before.Name, membership.ErrNoBucket)
+	return r.WriteJSON(http.StatusOK, objectOf(k.Info))
 }
 
 // uploadMarker marks the errors of the sender.
@@ -183,27 +153,15 @@ func (t *Target) deleteObject(r *Request) error {
 		return err
 	}
 	condition := store.Condition{IfMatch: r.Header("If-Match"), IfNoneMatch: r.Header("If-None-Match")}
-	placer := t.Placer()
-	if owner, ok := placer.Owner(bucket, key); ok && owner.ID != t.id && !r.local() {
-		r.redirect(owner, "")
-		return nil
-	}
-	var former []api.Node
-	if !r.local() {
-		former = placer.Former(bucket, key)
-	}
-	// Earlier owners first: were the present copy gone and one of theirs left, it would come back.
-	elsewhere, err := t.deleteFormer(r.Context(), former, bucket, key, condition)
+	p, err := t.place(r.Context(), bucket, key)
 	if err != nil {
 		return err
 	}
-	err = t.store.Delete(r.Context(), bucket, key, condition)
-	if errors.Is(err, store.ErrNotFound) {
-		if elsewhere {
-			err = nil
-		} else {
-			err = t.absent(r.Context(), bucket, key)
-		}
+	if p.primary.ID != t.id {
+		return r.passOn(&p)
+	}
+	if err = t.leased(&p.bucket.Bucket); err == nil {
+		err = t.erase(r.Context(), p, condition)
 	}
 	if err == nil {
 		r.SetStatusCode(http.StatusNoContent)

@@ -167,7 +167,6 @@ func (t *Target) standardRoutes() {
 	t.Handle("GET", "/v1/buckets/{bucket}/objects", t.listObjects)
 	t.Handle("POST", "/v1/fsck", t.fsck)
 	// Between nodes:
-	t.Handle("POST", "/v1/internal/older/{bucket}/{key...}", t.dropOlder)
 	t.Handle("GET", "/v1/internal/buckets/{bucket}/empty", t.bucketEmpty)
 	t.Handle("POST", "/v1/internal/buckets/{bucket}/drop", t.dropBucket)
 	t.Handle("POST", "/v1/internal/buckets/{bucket}/stat", t.statObjects)

@@ -1,9 +1,10 @@
 // Package target serves the objects of one node over HTTP: the data path of the cluster.
 //
 // A target trusts nobody's checks: it enforces names, limits and ownership itself, as clients may
-// come with a map of their own, past any gateway. It answers for what it owns under the cluster map,
-// sends others on with 307, and asks earlier owners for what it does not have. It decides nothing
-// about the cluster; that is membership's business.
+// come with a map of their own, past any gateway. It answers for what it is the primary of under the cluster
+// map, and sends others on with 307. A write is durable on all targets that are to have a copy before it is
+// answered (see write.go); where the set of targets has changed, the primary finds out what is the newest before
+// it answers at all (resolve.go). It decides nothing about the cluster; that is membership's business.
 //
 // The server is fasthttp: nothing of a request is kept past its handler, bodies stream both ways, and
 // an answer is either verified before its status is sent or cut short, never ended cleanly, where its
@@ -23,6 +24,8 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/store"
@@ -61,7 +64,16 @@ type Target struct {
 	routes    []route
 	transform Transform
 	peers     *http.Client
-	ctx       context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
+	copies    *copies.Client
+
+	fence    fence
+	gate     heal.Gate
+	locks    keyLocks
+	certain  certainty
+	stages   stages
+	suspects suspects
+
+	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
 
 // Transform answers GET ?etl=: it reads what the object (or the section of it that ?member= names)
@@ -82,7 +94,9 @@ func New(c Config) *Target {
 		},
 		ctx: context.Background(),
 	}
+	t.copies = copies.NewClient(c.ID, t.mapVersion)
 	t.standardRoutes()
+	t.copyRoutes()
 	return t
 }
 
@@ -109,6 +123,12 @@ func (t *Target) Context() context.Context { return t.ctx }
 
 // Peers is an HTTP client for short requests to other nodes. It follows no redirects.
 func (t *Target) Peers() *http.Client { return t.peers }
+
+// Copies is a client for what targets ask each other about copies of objects.
+func (t *Target) Copies() *copies.Client { return t.copies }
+
+// Gate is what all commits of objects here go through.
+func (t *Target) Gate() *heal.Gate { return &t.gate }
 
 // SetTransform installs what answers GET ?etl=. Call it before Serve.
 func (t *Target) SetTransform(f Transform) { t.transform = f }
@@ -161,7 +181,9 @@ func (t *Target) Serve(ctx context.Context, listener net.Listener) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	err := server.ShutdownWithContext(stop)
+	t.stages.close()
 	t.peers.CloseIdleConnections()
+	t.copies.Close()
 	if errors.Is(err, context.DeadlineExceeded) {
 		t.log.WarnContext(ctx, "stopped while requests were still under way")
 		return nil

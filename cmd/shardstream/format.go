@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"math"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/shardstream/shardstream/cluster/node"
 )
 
 const progressInterval = 100 * time.Millisecond
@@ -42,11 +42,6 @@ func (a *app) table(header string, rows func(w io.Writer)) error {
 // sizeValue is a flag of bytes: a number with a unit of a power of 1024 (KiB, MiB, ...) or of 1000 (kB, MB, ...).
 type sizeValue int64
 
-var sizeUnits = map[string]float64{
-	"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
-	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
-}
-
 // String is the size in bytes, "" where it is not set.
 func (v *sizeValue) String() string {
 	if *v == 0 {
@@ -57,14 +52,11 @@ func (v *sizeValue) String() string {
 
 // Set reads "4GiB".
 func (v *sizeValue) Set(s string) error {
-	number := strings.TrimRight(s, "kKmMgGtTiIbB ")
-	unit, known := sizeUnits[strings.ToLower(strings.TrimSpace(s[len(number):]))]
-	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !known || !(n*unit >= 1 && n*unit < math.MaxInt64) { // NaN is neither
-		return fmt.Errorf("%q is not a size, such as 512MiB or 4GiB", s)
+	n, err := node.ParseBytes(s)
+	if err == nil {
+		*v = sizeValue(n)
 	}
-	*v = sizeValue(n * unit)
-	return nil
+	return err
 }
 
 // Type names the value in the help.

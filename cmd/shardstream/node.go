@@ -22,6 +22,7 @@ func newNode(a *app) *cobra.Command {
 func newNodeRun(a *app) *cobra.Command {
 	config := node.Config{Version: versionText()}
 	var log telemetry.Log
+	var settings string
 	command := &cobra.Command{
 		Use:   "run --role ROLE --data DIR[,DIR] --listen ADDR",
 		Short: "Run one node of a cluster, until Ctrl-C or SIGTERM",
@@ -46,6 +47,7 @@ the URL of any gateway. Logs go to stderr.`,
 	flags.StringVar(&config.ETLEngine, "etl-engine", engine.Auto, "what runs containers of ETLs: "+strings.Join(engine.Names, ", "))
 	flags.Var((*quotaValue)(&config.ETLCache), "etl-cache", "disk that a target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	flags.BoolVar(&config.Insecure, "insecure", false, "listen on a network without TLS and login")
+	configFlag(command, &settings)
 	logFlags(command, &log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		if config.Role != api.RoleGateway && config.Role != api.RoleTarget {
@@ -59,6 +61,12 @@ the URL of any gateway. Logs go to stderr.`,
 		}
 		if config.ETLWait < 0 {
 			return usagef("--etl-wait must be 0 or more, not %v", config.ETLWait)
+		}
+		if settings != "" {
+			var err error
+			if config.Settings, err = node.ReadSettings(settings); err != nil {
+				return usagef("%v", err)
+			}
 		}
 		logger, err := telemetry.NewLogger(a.err, log)
 		if err != nil {
@@ -79,4 +87,9 @@ the URL of any gateway. Logs go to stderr.`,
 		return nil
 	}
 	return command
+}
+
+// configFlag adds --config.
+func configFlag(command *cobra.Command, path *string) {
+	command.Flags().StringVar(path, "config", "", "YAML file of times and rates, the same for all nodes of a cluster")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/local"
+	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/etl/engine"
 	"github.com/shardstream/shardstream/etl/sandbox"
@@ -32,6 +34,7 @@ type upFlags struct {
 	cache  int64 // of each target's kept outputs; 0: the default, negative: none
 
 	isolation string // the least that targets accept
+	settings  string // file of times and rates
 }
 
 func newUp(a *app) *cobra.Command {
@@ -66,10 +69,16 @@ the first up of a directory.`,
 	flags.BoolVar(&f.json, "json", false, "with --detach: print endpoint, dir and pid as JSON")
 	flags.BoolVar(&f.report, "report", false, "")
 	_ = flags.MarkHidden("report")
+	configFlag(command, &f.settings)
 	logFlags(command, &f.log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		if err := checkConfinement(f.isolation, f.engine); err != nil {
 			return err
+		}
+		if f.settings != "" {
+			if _, err := node.ReadSettings(f.settings); err != nil {
+				return usagef("%v", err)
+			}
 		}
 		for name, n := range map[string]int{"targets": f.size.Targets, "gateways": f.size.Gateways, "disks": f.size.Disks} {
 			if c.Flags().Changed(name) && n < 1 {
@@ -210,6 +219,9 @@ func (f *upFlags) nodeArgs() []string {
 	// Whoever waits for the whole cluster is told sooner, and of what is still being built by `etl ls`.
 	args := []string{"--log-format", f.log.Format, "--log-level", f.log.Level, "--etl-wait", "10s"}
 	args = append(args, "--etl-isolation", f.isolation)
+	if path, err := filepath.Abs(f.settings); err == nil && f.settings != "" {
+		args = append(args, "--config", path)
+	}
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())
 	}

@@ -150,3 +150,42 @@ func BenchmarkStat(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkList lists a bucket of 200,000 names in pages.
+func BenchmarkList(b *testing.B) {
+	const names = 200_000
+	infos := make([]store.Info, names)
+	for n := range infos {
+		infos[n] = store.Info{
+			Bucket: "imagenet", Name: fmt.Sprintf("train/shard-%06d.tar", n), Version: 1<<62 + uint64(n), Size: 64 << 20,
+			XXH3: uint64(n) * 0x9e3779b97f4a7c15, CRC32: uint32(n) * 2654435761, Created: time.Unix(1_700_000_000, int64(n)),
+			ContentType: "application/x-tar", Archive: archive.Tar, Members: 1190, Samples: 595, MaxSample: 120_000,
+		}
+	}
+	for _, disks := range []int{1, 2} {
+		for _, page := range []int{1000, 10_000} {
+			b.Run(fmt.Sprintf("disks=%d/page=%d", disks, page), func(b *testing.B) {
+				dirs := make([]string, disks)
+				for n := range dirs {
+					dirs[n] = b.TempDir()
+				}
+				s := open(b, options(dirs...))
+				require.NoError(b, store.Index(s, infos))
+				b.ReportAllocs()
+				total := 0
+				for b.Loop() {
+					for last, more := "", true; more; {
+						var got []store.Info
+						var err error
+						got, more, err = s.List("imagenet", "", last, page)
+						require.NoError(b, err)
+						last = got[len(got)-1].Name
+						total += len(got)
+					}
+				}
+				require.Zero(b, total%names)
+				b.ReportMetric(float64(total)/b.Elapsed().Seconds(), "names/s")
+			})
+		}
+	}
+}

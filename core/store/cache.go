@@ -56,10 +56,11 @@ func (c *cache) get(key objectKey) *handle {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.byKey[key]
-	if h != nil {
-		h.refs.Add(1)
-		c.order.MoveToFront(h.place)
+	if h == nil || h.disk.isOut() {
+		return nil
 	}
+	h.refs.Add(1)
+	c.order.MoveToFront(h.place)
 	return h
 }
 
@@ -67,10 +68,21 @@ func (c *cache) get(key objectKey) *handle {
 func (c *cache) info(key objectKey) (Info, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h := c.byKey[key]; h != nil {
+	if h := c.byKey[key]; h != nil && !h.disk.isOut() {
 		return h.info, true
 	}
 	return Info{}, false
+}
+
+// dropDisk forgets what lies on a disk.
+func (c *cache) dropDisk(k *disk) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range c.byKey {
+		if h.disk == k {
+			c.remove(h)
+		}
+	}
 }
 
 // put adds a handle, with a reference of the cache's own.

@@ -5,19 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
 // Staged is a body that is on disk, checked and durable, but not an object yet: what a target holds of a write while
-// the others that are to have a copy receive theirs. Commit or Discard ends it.
+// the others that are to have a copy receive theirs. Commit or Discard ends it; whichever comes first counts.
 type Staged struct {
-	s *Store
-	w *writer
+	s    *Store
+	info Info
+	w    atomic.Pointer[writer] // nil: ended
 }
 
 // Stage takes in a body as Put does, and stops short of making it an object. What a process has staged is gone
 // when it ends.
 func (s *Store) Stage(ctx context.Context, bucket, name string, body io.Reader, o PutOptions) (*Staged, error) {
+	return s.stage(ctx, bucket, name, body, o, func(*writer) {})
+}
+
+func (s *Store) stage(
+	ctx context.Context, bucket, name string, body io.Reader, o PutOptions, as func(*writer),
+) (*Staged, error) {
 	if err := o.check(bucket, name); err != nil {
 		return nil, err
 	}
@@ -29,49 +37,75 @@ func (s *Store) Stage(ctx context.Context, bucket, name string, body io.Reader, 
 	if err != nil {
 		return nil, err
 	}
+	as(w)
 	err = w.write(ctx, body, o)
 	if err == nil {
-		err = w.file.Sync()
+		if err = w.file.Sync(); err == nil {
+			atStaged.Hit()
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
 		w.disk.done(w.id)
 		return nil, err
 	}
-	return &Staged{s: s, w: w}, nil
+	return s.staged(w), nil
 }
 
-// Info describes what is staged; it has no version yet.
-func (g *Staged) Info() Info { return g.w.info }
+func (s *Store) staged(w *writer) *Staged {
+	g := &Staged{s: s, info: w.info}
+	g.w.Store(w)
+	return g
+}
+
+// Info describes what was staged; it has no version yet.
+func (g *Staged) Info() Info { return g.info }
 
 // Commit makes it the object's newest version, as Put does: with the version and time of the write that it is a copy
-// of, or with new ones where version is 0. ErrSuperseded where a newer one is there.
+// of, or with new ones where version is 0. ErrSuperseded where one as new or newer is there; but a stub, or what is left
+// of a lost copy, gives way to a copy of the same version that holds more.
 func (g *Staged) Commit(version uint64, created time.Time, c Condition) (Info, error) {
+	return g.commit(version, created, c, func(*writer) {})
+}
+
+// Replace is Commit, where a copy of that very version may be there, whatever it holds, and gives way. damaged: it was
+// found to be that, and its file is kept aside, as by Quarantine.
+func (g *Staged) Replace(version uint64, created time.Time, damaged bool) (Info, error) {
+	return g.commit(version, created, Condition{}, func(w *writer) { w.replaces, w.damaged = true, damaged })
+}
+
+func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(*writer)) (Info, error) {
+	w := g.w.Swap(nil)
+	if w == nil {
+		return Info{}, fmt.Errorf("put %s/%s: %w", g.info.Bucket, g.info.Name, ErrDiscarded)
+	}
+	defer w.disk.done(w.id)
 	if err := g.s.enter(); err != nil {
-		return Info{}, errors.Join(err, g.Discard())
+		return Info{}, errors.Join(err, w.discard())
 	}
 	defer g.s.leave()
-	w := g.w
+	as(w)
 	w.given, w.info.Created = version, created.UTC().Round(0)
 	err := w.finish(g.s)
-	if err == nil {
+	switch {
+	case err != nil:
+	case w.info.Kind == Slice:
+		err = g.s.commitSlice(w)
+	default:
 		err = g.s.commit(w, c)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, errors.Join(w.disk.full(err), g.Discard()))
+		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, errors.Join(w.disk.full(err), w.discard()))
 	}
-	w.disk.done(w.id)
-	g.w = nil
 	return w.info, nil
 }
 
 // Discard removes what was staged. After Commit, or twice, it does nothing.
 func (g *Staged) Discard() error {
-	if g.w == nil {
+	w := g.w.Swap(nil)
+	if w == nil {
 		return nil
 	}
-	w := g.w
-	g.w = nil
 	defer w.disk.done(w.id)
 	return w.discard()
 }
@@ -128,16 +162,16 @@ func (s *Store) Bury(ctx context.Context, bucket, name string, version uint64) e
 
 func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]copyOf, error) {
 	copies, err := s.copies(bucket, name)
-	if err != nil {
-		return nil, err
+	if err != nil && !errors.Is(err, ErrDiskFailed) {
+		return nil, err // a failed disk may hold an older copy, which the tombstone outlives
+	}
+	if len(copies) > 0 && copies[0].info.Version >= version {
+		return nil, fmt.Errorf("object %s/%s, version %d: %w", bucket, name, version, ErrSuperseded)
 	}
 	var on *disk
-	if len(copies) > 0 {
-		if copies[0].info.Version >= version {
-			return nil, fmt.Errorf("object %s/%s, version %d: %w", bucket, name, version, ErrSuperseded)
-		}
+	if len(copies) > 0 && copies[0].disk.cond.Load().state != DiskReadOnly {
 		on = copies[0].disk
-	} else if on, err = s.choose(bucket, name, 0); err != nil {
+	} else if on, err = s.choose(bucket, name, 0, forMetadata); err != nil {
 		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
 	for _, c := range copies {
@@ -152,20 +186,10 @@ func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]co
 		}
 		return nil, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
+	atBuried.Hit()
 	k.last = max(k.last, version)
 	s.see(version)
-	for n := len(copies) - 1; n >= 0; n-- {
-		old := copies[n]
-		if old.disk == on {
-			continue
-		}
-		if err := old.disk.dropRecords(key); err != nil { // a lower version: never read again
-			s.log.Warn("older copy stays until the next start", "object", bucket+"/"+name, "disk", old.disk.ID, "error", err)
-			old.disk.done(old.file)
-			copies = append(copies[:n:n], copies[n+1:]...)
-		}
-	}
-	return copies, nil
+	return s.dropReplaced(key, on, copies), nil
 }
 
 // Drop removes what the store has of an object, be it an object or a tombstone, where it is of exactly that version, and
@@ -185,6 +209,9 @@ func (s *Store) Drop(ctx context.Context, bucket, name string, version uint64) e
 	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
 		if len(copies) == 0 || copies[0].info.Version != version {
 			return nil, nil
+		}
+		if copies[0].info.Kind == Tombstone && s.anyOut() {
+			return nil, nil // the disk that is out may have what was deleted
 		}
 		return copies, nil
 	})

@@ -4,198 +4,188 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
 // What a disk's directory holds.
 const (
-	dataDir    = "data" // data/xx/<id>: data files, spread by the first byte of their id
-	tmpDir     = "tmp"  // files that are being written
-	metaDir    = "meta" // the metadata engine's
-	lockName   = "LOCK"
-	formatName = "FORMAT"
-
-	formatLine = "shardstream disk 1" // first line of FORMAT; the second is "id: <disk id>"
+	dataDir = "data" // data/xx/<id>: data files, spread by the first byte of their id
+	tmpDir  = "tmp"  // files that are being written
+	metaDir = "meta" // the metadata engine's
+	// quarantineDir has data files that were found damaged.
+	quarantineDir = "quarantine"
+	lockName      = "LOCK"
+	formatName    = "FORMAT"
+	probeName     = "PROBE" // written and read now and then, to see whether the disk works
 )
 
-// maxReserve is the room that PUTs leave on a disk, so that its metadata can still be written and
-// objects deleted when it is full. Small disks keep an eighth.
-const maxReserve = 32 << 20
-
-// disk is one open disk.
+// disk is one disk from when it is opened until it is out of use. A disk that could not be opened is out of use from
+// the beginning, and has neither files nor metadata.
 type disk struct {
 	Disk
-	fs      FS
-	lock    File
-	meta    *meta
-	reserve int64
-	failed  atomic.Bool
+	fs       FS // watched
+	raw      FS
+	lock     File
+	meta     *meta
+	room     room
+	now      func() time.Time
+	tell     func(*disk)   // told that the disk is out of use
+	opened   chan struct{} // closed once open has returned
+	unlocked chan struct{} // closed once it is out of use and can be opened anew
+	closed   chan struct{} // closed once nothing of it is open any more
 
-	mu   sync.Mutex
-	busy map[fileID]int // files on their way in or out, by how many calls: neither debris nor strays
+	cond      atomic.Pointer[condition]
+	gone      chan struct{} // closed once it is out of use
+	uses      atomic.Int64  // calls that are at the metadata engine
+	idle      chan struct{} // gets a token when the last of them leaves a disk that is out of use
+	formatted bool          // its FORMAT file is there
+	isNew     bool          // formatted when it was opened
+	rebuilt   bool          // its metadata were, from the data files: it does not know any more what was deleted
+
+	lastUsed, lastCapacity atomic.Int64 // as of the last time that the system told
+
+	mu         sync.Mutex
+	busy       map[fileID]int       // files on their way in or out, by how many calls: neither debris nor strays
+	unreadable map[string]time.Time // files that the device failed to read, and when
 }
 
-// openDisk locks and opens a disk, and formats a new one.
-func openDisk(d Disk, o Options, cache *pebble.Cache) (_ *disk, err error) {
-	if d.ID == "" || d.Path == "" {
-		return nil, fmt.Errorf("disk %q at %q: both an id and a path are needed", d.ID, d.Path)
-	}
-	if strings.ContainsAny(d.ID, "\r\n") {
-		return nil, fmt.Errorf("disk id %q: it may not have line breaks", d.ID)
-	}
+// errInUse is the error for a disk that another process has open.
+var errInUse = errors.New("in use by another process")
+
+func newDisk(d Disk, o Options, tell func(*disk)) *disk {
 	if d.Weight <= 0 {
 		d.Weight = 1
 	}
-	if d.Path, err = filepath.Abs(d.Path); err != nil {
-		return nil, err
+	k := &disk{
+		Disk: d, now: o.Now, tell: tell, busy: map[fileID]int{}, unreadable: map[string]time.Time{},
+		gone: make(chan struct{}), opened: make(chan struct{}), unlocked: make(chan struct{}), closed: make(chan struct{}), idle: make(chan struct{}, 1),
 	}
-	k := &disk{Disk: d, busy: map[fileID]int{}}
+	k.cond.Store(&condition{state: DiskOK, since: o.Now()})
+	return k
+}
+
+// checkDisk makes sure that a disk is described, and its path absolute.
+func checkDisk(d *Disk) (err error) {
+	if d.ID == "" || d.Path == "" {
+		return fmt.Errorf("disk %q at %q: both an id and a path are needed", d.ID, d.Path)
+	}
+	if strings.ContainsAny(d.ID, "\r\n") {
+		return fmt.Errorf("disk id %q: it may not have line breaks", d.ID)
+	}
+	d.Path, err = filepath.Abs(d.Path)
+	return err
+}
+
+// open locks the disk and opens it, and formats a new one. With readOnly nothing is written.
+func (k *disk) open(o Options, cache *pebble.Cache, readOnly bool) (err error) {
+	defer close(k.opened)
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("disk %s at %s: %w", d.ID, d.Path, errors.Join(err, k.close()))
+			err = fmt.Errorf("disk %s at %s: %w", k.ID, k.Path, err)
 		}
 	}()
-	if err = os.MkdirAll(d.Path, 0o700); err != nil {
-		return nil, err
-	}
-	if k.fs, err = o.FS(d.Path); err != nil {
-		return nil, err
-	}
-	if k.lock, err = k.fs.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, err
-	}
-	if err = lockFile(k.lock.OS()); err != nil {
-		return nil, err
-	}
-	if err = k.format(); err != nil {
-		return nil, err
-	}
-	_, _, capacity, err := k.fs.Usage()
-	if err != nil {
-		return nil, err
-	}
-	k.reserve = min(maxReserve, capacity/8)
-	k.meta, err = openMeta(filepath.Join(d.Path, metaDir), d.ID, o.Logger, cache)
-	return k, err
-}
-
-// format checks the FORMAT file, or makes a new disk.
-func (k *disk) format() error {
-	f, err := k.fs.OpenFile(formatName, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return k.formatNew()
-	}
-	if err != nil {
-		return err
-	}
-	text, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	first, rest, _ := strings.Cut(string(text), "\n")
-	if first != formatLine {
-		return fmt.Errorf("its %s file says %q; this release reads %q: it was written by a newer release",
-			formatName, first, formatLine)
-	}
-	id, _, _ := strings.Cut(strings.TrimPrefix(rest, "id: "), "\n")
-	if id != k.ID {
-		return fmt.Errorf("it was formatted as disk %s: is the wrong disk mounted there?", id)
-	}
-	return nil
-}
-
-// formatNew makes an empty directory a disk. FORMAT comes last: with it the disk is whole.
-func (k *disk) formatNew() error {
-	entries, err := k.fs.ReadDir(".")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		switch e.Name() {
-		case dataDir, tmpDir, lockName, "lost+found": // of an earlier attempt
-		default:
-			return fmt.Errorf("it is not empty (%s) and has no %s file: give an empty directory", e.Name(), formatName)
-		}
-	}
-	dirs := []string{tmpDir, dataDir}
-	for i := range 256 {
-		dirs = append(dirs, fmt.Sprintf("%s/%02x", dataDir, i))
-	}
-	for _, dir := range dirs {
-		if err := k.fs.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if !k.Known {
+		if err := os.MkdirAll(k.Path, 0o700); err != nil {
 			return err
 		}
 	}
-	if err := k.fs.SyncDir(dataDir); err != nil {
+	if k.raw, err = o.FS(k.Path); err != nil {
 		return err
 	}
-	tmp := tmpDir + "/" + formatName
-	f, err := k.fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	k.fs = &watchedFS{FS: k.raw, k: k}
+	flag := os.O_RDWR | os.O_CREATE
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	if k.lock, err = k.raw.OpenFile(lockName, flag, 0o600); err != nil {
+		return err
+	}
+	if err = lockFile(k.lock.OS()); err != nil {
+		return err
+	}
+	if err = k.format(); err != nil {
+		return err
+	}
+	_, _, capacity, err := k.fs.Usage()
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt([]byte(formatLine+"\nid: "+k.ID+"\n"), 0)
-	if err == nil {
-		err = f.Sync()
+	k.room = roomOf(capacity)
+	if readOnly {
+		k.become(DiskReadOnly, "its file system is read-only")
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := k.fs.Rename(tmp, formatName); err != nil {
-		return err
-	}
-	return k.fs.SyncDir(".")
+	k.meta, err = k.openMeta(o, cache, readOnly)
+	return err
 }
 
+// close closes a disk, once no call needs it any more. One that is out of use closes by itself.
 func (k *disk) close() error {
+	if k.isOut() {
+		return nil
+	}
 	var errs []error
-	if k.meta != nil && !k.failed.Load() { // a failed engine may hold its locks for ever
+	if k.meta != nil {
 		errs = append(errs, k.meta.close())
 	}
+	return errors.Join(append(errs, k.release())...)
+}
+
+// release gives the directory back.
+func (k *disk) release() error {
+	var errs []error
 	if k.lock != nil {
 		errs = append(errs, k.lock.Close())
 	}
-	if k.fs != nil {
-		errs = append(errs, k.fs.Close())
+	if k.raw != nil {
+		errs = append(errs, k.raw.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// full makes an error of the file system a *NoSpaceError where it is one.
-func (k *disk) full(err error) error {
-	var already *NoSpaceError
-	if err == nil || !noSpace(err) || errors.As(err, &already) {
-		return err
+// retire closes what there is to close of a disk that is out of use, as far as it can be: a device that hangs may never
+// let go. It ends once that is done.
+func (k *disk) retire() {
+	defer close(k.closed)
+	<-k.opened
+	if k.lock != nil {
+		_ = k.lock.Close() // nothing is written any more: it may be opened anew
 	}
-	return k.noSpaceError(err)
+	close(k.unlocked)
+	for k.uses.Load() > 0 {
+		<-k.idle
+	}
+	if k.meta != nil {
+		k.meta.abandon()
+	}
+	if k.raw != nil {
+		_ = k.raw.Close()
+	}
 }
 
-func (k *disk) noSpaceError(cause error) error {
-	used, _, capacity, err := k.fs.Usage()
-	if err != nil {
-		used, capacity = 0, 0
-	}
-	return &NoSpaceError{Disk: k.ID, Used: used, Capacity: capacity, Err: cause}
-}
-
-// room says by a *NoSpaceError that n more bytes would eat into the reserve.
-func (k *disk) room(n int64) error {
-	_, free, _, err := k.fs.Usage()
-	if err != nil {
-		return fmt.Errorf("disk %s: %w", k.ID, err)
-	}
-	if free-n < k.reserve {
-		return k.noSpaceError(nil)
+// use begins a call of the metadata engine; leave ends it.
+func (k *disk) use() error {
+	k.uses.Add(1)
+	if k.isOut() {
+		k.leave()
+		return k.outError()
 	}
 	return nil
+}
+
+func (k *disk) leave() {
+	if k.uses.Add(-1) == 0 && k.isOut() {
+		select {
+		case k.idle <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (k *disk) path(id fileID) string { return filepath.Join(k.Path, filepath.FromSlash(id.path())) }

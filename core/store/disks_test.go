@@ -84,7 +84,6 @@ func TestFailedDisk(t *testing.T) {
 		info := put(t, s, "b", fmt.Sprint(i), []byte("x"))
 		at[info.Disk] = info.Name
 	}
-	defer store.MendDisks(s)
 	store.FailDisk(s, "disk-1")
 	require.Equal(t, "failed", s.Disks()[0].State)
 	_, err := s.Stat("b", at["disk-1"])

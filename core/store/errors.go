@@ -15,11 +15,24 @@ var (
 	ErrSuperseded = errors.New("a newer version is there")
 	// ErrStub is returned where an object's bytes are asked for that only its slices have.
 	ErrStub = errors.New("the object is here as slices only")
+	// ErrLost is returned where an object's bytes are asked for that were found damaged here.
+	ErrLost = errors.New("the copy here was damaged and is put aside; put it again from a good copy")
+	// ErrSole is returned by Evict where the bytes are nowhere else as slices.
+	ErrSole = errors.New("the copy is not of an erasure-coded object: it can't be evicted")
+	// ErrDiscarded is returned by Commit where what was staged is gone: it was committed or discarded before.
+	ErrDiscarded = errors.New("what was staged is gone")
 	// ErrClosed is returned by a Store after its Close.
 	ErrClosed = errors.New("store is closed")
-	// ErrDiskFailed is returned where a disk was taken out of use after an error that it can't
-	// recover from, such as a failed write of its metadata log.
-	ErrDiskFailed = errors.New("disk has failed")
+	// ErrDiskFailed is returned where a disk is out of use, after an error or by hand, and what was asked for is on
+	// none of the others: it may be there or not.
+	ErrDiskFailed = errors.New("disk is out of use")
+	// ErrNoDisk is returned for the id of a disk that the store does not have.
+	ErrNoDisk = errors.New("no such disk")
+	// ErrDiskExists is returned where a disk is added that the store has.
+	ErrDiskExists = errors.New("the node has this disk already")
+	// ErrDiskInUse is returned where a disk can't be removed yet: it has objects that could not be moved, or there is no
+	// other disk to move them to.
+	ErrDiskInUse = errors.New("disk holds objects")
 )
 
 // ChecksumError says that a body did not have the checksum that was promised for it.
@@ -74,11 +87,13 @@ func (e *CorruptError) Error() string {
 type NoSpaceError struct {
 	Disk           string
 	Used, Capacity int64 // bytes, of its file system
+	Reserved       int64 // bytes that are kept free, for the cluster's own work and for metadata
 	Err            error // of the system, or nil where room was found lacking beforehand
 }
 
 func (e *NoSpaceError) Error() string {
-	return fmt.Sprintf("disk %s is full (%d of %d bytes used); delete objects or add a disk", e.Disk, e.Used, e.Capacity)
+	return fmt.Sprintf("disk %s is full (%d of %d bytes used, %d reserved); delete objects or add a disk",
+		e.Disk, e.Used, e.Capacity, e.Reserved)
 }
 
 func (e *NoSpaceError) Unwrap() error { return e.Err }

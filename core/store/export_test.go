@@ -1,22 +1,41 @@
 package store
 
-import "github.com/cockroachdb/pebble/v2"
+import (
+	"github.com/cockroachdb/pebble/v2"
+)
 
 // FailDisk has a disk's metadata engine fail for good, as it does when a write of its log fails.
 func FailDisk(s *Store, id string) {
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		if k.ID == id {
 			_ = k.guard(func(*pebble.DB) error {
-				engineLog{s.log}.Fatalf("write of the log failed")
+				engineLog{s.log, k}.Fatalf("write of the log failed")
 				return nil
 			})
 		}
 	}
 }
 
-// MendDisks lets the disks be closed as usual: FailDisk left nothing locked.
-func MendDisks(s *Store) {
-	for _, k := range s.disks {
-		k.failed.Store(false)
+// Index has the metadata name objects, spread over the disks, that have no data files.
+func Index(s *Store, infos []Info) error {
+	disks := s.all()
+	batches := make([]*pebble.Batch, len(disks))
+	for n, k := range disks {
+		batches[n] = k.meta.db.NewBatch()
 	}
+	for n, i := range infos {
+		r := record{file: fileID{byte(n), byte(n >> 8), byte(n >> 16), 1}, seal: uint64(n), info: i}
+		if err := batches[n%len(batches)].Set(metaKey(i.Bucket, i.Name), r.encode(), nil); err != nil {
+			return err
+		}
+	}
+	for n, k := range disks {
+		if err := batches[n].Commit(pebble.Sync); err != nil {
+			return err
+		}
+		if err := k.meta.db.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -28,10 +28,15 @@ func startWrite(f *os.File, off, n int64) {
 func lockFile(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // a descriptor fits
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("in use by another process")
+		return errInUse
 	}
 	return err
 }
 
 // noSpace says whether an error means that the disk, or our share of it, is full.
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// systemDeviceError knows the errors of a broken device that only this system has.
+func systemDeviceError(err error) bool {
+	return errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EREMOTEIO)
+}

@@ -25,9 +25,11 @@ func startWrite(*os.File, int64, int64) {}
 func lockFile(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("in use by another process")
+		return errInUse
 	}
 	return err
 }
 
 func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+func systemDeviceError(error) bool { return false }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	"github.com/zeebo/xxh3"
 
@@ -21,18 +22,30 @@ func (s *Store) Fsck(ctx context.Context) (Report, error) {
 	}
 	defer s.leave()
 	c := checker{s: s, used: map[*disk]map[fileID]struct{}{}}
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		c.used[k] = map[fileID]struct{}{}
 	}
-	lower, upper := allObjects()
-	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+	each := func(key []byte, copies []found) error {
 		if err := cancelled(ctx, "fsck"); err != nil {
 			return err
 		}
 		return c.object(ctx, key, copies)
-	})
-	for _, k := range s.disks {
-		if err == nil {
+	}
+	lower, upper := allObjects()
+	err := s.scan(lower, upper, each)
+	if err == nil || butForDisks(err) {
+		lower, upper = allSlices()
+		err = s.scan(lower, upper, each)
+	}
+	if butForDisks(err) {
+		err = nil
+	}
+	for _, k := range s.all() {
+		if k.isOut() {
+			c.report.Missing = append(c.report.Missing, Finding{
+				Disk: k.ID, File: k.Path, Block: -1, Detail: "all that only this disk has: " + k.outError().Error(),
+			})
+		} else if err == nil {
 			err = c.strays(k)
 		}
 	}
@@ -57,6 +70,9 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			continue
 		}
 		if one.info.Kind == Tombstone {
+			if i == 0 {
+				c.report.Tombstones++
+			}
 			continue
 		}
 		c.used[one.disk][one.file] = struct{}{}
@@ -66,7 +82,10 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			}
 			continue
 		}
-		c.report.Objects++
+		c.count(one.info.Kind)
+		if one.info.Kind == Lost {
+			c.report.Missing = append(c.report.Missing, finding(one.copyOf, "the copy was damaged and is put aside"))
+		}
 		err := verify(ctx, one.copyOf)
 		if err == nil || !c.current(one.copyOf) {
 			continue
@@ -79,12 +98,23 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 	return nil
 }
 
+func (c *checker) count(kind Kind) {
+	if kind == Slice {
+		c.report.Slices++
+		return
+	}
+	c.report.Objects++
+	if kind == Stub {
+		c.report.Stubs++
+	}
+}
+
 // current says whether a copy is still what its metadata say, and not overwritten or deleted since.
 func (c *checker) current(one copyOf) bool {
 	k := c.s.stripe(one.info.Bucket, one.info.Name)
 	k.RLock()
 	defer k.RUnlock()
-	r, err := one.disk.record(metaKey(one.info.Bucket, one.info.Name))
+	r, err := one.disk.record(recordKey(&one.info))
 	return err != nil || r != nil && r.file == one.file
 }
 
@@ -120,11 +150,13 @@ func verify(ctx context.Context, one copyOf) error {
 		return h.explain(err)
 	}
 	header.Disk = one.info.Disk
-	if header.ETag() != one.info.ETag() || header.Bucket != one.info.Bucket || header.Name != one.info.Name {
-		return h.explain(damaged(h.footer.headerAt(), "its header names %s/%s version %d", header.Bucket, header.Name, header.Version))
+	if !reflect.DeepEqual(header, one.info) {
+		return h.explain(damaged(h.footer.headerAt(), "its header and its metadata do not agree: it is of %s/%s version %d",
+			header.Bucket, header.Name, header.Version))
 	}
+	payload := h.info.Payload()
 	b, err := h.footer.readIndex(h.file)
-	if err == nil && h.info.Archive != archive.None {
+	if err == nil && payload > 0 && h.info.Archive != archive.None {
 		if _, bad := archive.UnmarshalIndex(b); bad != nil {
 			err = damaged(h.footer.indexAt(), "its member index: %v", bad)
 		}
@@ -134,7 +166,7 @@ func verify(ctx context.Context, one copyOf) error {
 	}
 	buf, _ := spans.Get().(*[spanSize]byte)
 	defer spans.Put(buf)
-	r := spanReader{h: h, buf: buf, end: h.info.Size}
+	r := spanReader{h: h, buf: buf, end: payload}
 	whole := xxh3.New()
 	for {
 		if err := cancelled(ctx, "fsck"); err != nil {
@@ -149,7 +181,7 @@ func verify(ctx context.Context, one copyOf) error {
 		}
 		_, _ = whole.Write(r.verified)
 	}
-	if whole.Sum64() != h.info.XXH3 {
+	if (h.info.Kind == Whole || h.info.Kind == Slice) && whole.Sum64() != h.info.XXH3 {
 		return h.explain(damaged(0, "the payload does not match the object's checksum"))
 	}
 	return nil

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // meta is a disk's metadata: names to records, in an embedded key-value engine.
@@ -21,20 +24,33 @@ const (
 	metaFiles    = 64
 )
 
-func openMeta(path, diskID string, log *slog.Logger, cache *pebble.Cache) (*meta, error) {
+func (k *disk) openMeta(opts Options, cache *pebble.Cache, readOnly bool) (*meta, error) {
+	files := vfs.FS(vfs.Default)
+	if opts.MetaFS != nil {
+		files = opts.MetaFS(k.Path)
+	}
 	o := &pebble.Options{
+		FS:                          &engineFS{FS: files, k: k},
+		ReadOnly:                    readOnly,
 		Cache:                       cache,
 		MemTableSize:                metaMemTable,
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                metaFiles,
 		FormatMajorVersion:          pebble.FormatNewest,
-		Logger:                      engineLog{log.With("disk", diskID, "part", "metadata")},
+		Logger:                      engineLog{opts.Logger.With("disk", k.ID, "part", "metadata"), k},
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
+		EventListener: &pebble.EventListener{
+			// By itself the engine would end the process.
+			DataCorruption: func(i pebble.DataCorruptionInfo) {
+				k.takeOut(DiskFailed, "metadata are damaged: "+i.String(), i.Details)
+			},
+		},
 	}
 	for i := range o.Levels {
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // a name is looked up on every disk
 	}
-	db, err := pebble.Open(path, o)
+	db, err := await(k, func() (*pebble.DB, error) { return pebble.Open(filepath.Join(k.Path, metaDir), o) },
+		func(db *pebble.DB) { _ = db.Close() })
 	if err != nil {
 		return nil, fmt.Errorf("open metadata: %w", err)
 	}
@@ -58,6 +74,12 @@ func (m *meta) ready() (bool, error) {
 
 func (m *meta) close() error { return m.db.Close() }
 
+// abandon closes an engine that was cut off from its disk. It may have failed in any state: it may not end.
+func (m *meta) abandon() {
+	defer func() { _ = recover() }() // it finds itself in a state that it does not expect
+	_ = m.db.Close()
+}
+
 // get returns nil where there is no record.
 func (m *meta) get(key []byte) (*record, error) {
 	value, closer, err := m.db.Get(key)
@@ -71,14 +93,13 @@ func (m *meta) get(key []byte) (*record, error) {
 	return r, errors.Join(err, closer.Close())
 }
 
-// engineLog turns the engine's chatter into debug lines. A fatal error, such as a failed write of its
-// log, unwinds the stack up to guard.
-type engineLog struct{ log *slog.Logger }
-
-// engineFailed is thrown where the engine would end the process.
-type engineFailed struct{ reason string }
-
-func (e *engineFailed) Error() string { return "metadata engine: " + e.reason }
+// engineLog turns the engine's chatter into debug lines. After a fatal error, such as a failed write of its log, the
+// engine expects the process to end. Here it is the disk that is out of use, and the goroutine that ends: all calls
+// that change metadata have one of their own, and so has each of the engine's background tasks.
+type engineLog struct {
+	log *slog.Logger
+	k   *disk
+}
 
 func (l engineLog) Infof(format string, args ...any) {
 	if l.log.Enabled(context.Background(), slog.LevelDebug) {
@@ -91,22 +112,31 @@ func (l engineLog) Errorf(format string, args ...any) { l.log.Warn(fmt.Sprintf(f
 func (l engineLog) Fatalf(format string, args ...any) {
 	reason := fmt.Sprintf(format, args...)
 	l.log.Error("metadata engine failed", "reason", reason)
-	panic(&engineFailed{reason: reason})
+	var cause error
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			cause = err
+		}
+	}
+	l.k.takeOut(DiskFailed, "metadata engine: "+reason, cause)
+	runtime.Goexit()
 }
 
-// guard runs a change of the disk's metadata. Where the engine fails for good, the disk is out of use
-// until the process starts anew (the engine may still hold its locks): what it holds then is decided by its log.
-func (k *disk) guard(change func(db *pebble.DB) error) (err error) {
-	if k.failed.Load() {
-		return fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+// guard runs a change of the disk's metadata. Where the engine fails for good, the disk is out of use: what it holds
+// then is decided by its log, when it is opened anew.
+func (k *disk) guard(change func(db *pebble.DB) error) error {
+	if err := k.use(); err != nil {
+		return err
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			k.failed.Store(true)
-			err = fmt.Errorf("disk %s: %w: %v", k.ID, ErrDiskFailed, p)
-		}
-	}()
-	return k.full(change(k.meta.db))
+	err := k.do(func() error { return change(k.meta.db) })
+	k.leave()
+	if errors.Is(err, errEngine) {
+		k.takeOut(DiskFailed, err.Error(), err)
+	}
+	if err != nil && k.isOut() && !errors.Is(err, ErrDiskFailed) {
+		return fmt.Errorf("%w: %w", k.outError(), err)
+	}
+	return k.full(err)
 }
 
 func (k *disk) setRecord(key []byte, r *record) error {
@@ -128,10 +158,14 @@ func (k *disk) dropRecords(keys ...[]byte) error {
 
 // record looks a name up on this disk; nil: not there.
 func (k *disk) record(key []byte) (*record, error) {
-	if k.failed.Load() {
-		return nil, fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+	if err := k.use(); err != nil {
+		return nil, err
 	}
-	r, err := k.meta.get(key)
+	r, err := await(k, func() (*record, error) { return k.meta.get(key) }, nil)
+	k.leave()
+	if err != nil && k.isOut() && !errors.Is(err, ErrDiskFailed) {
+		return nil, fmt.Errorf("%w: %w", k.outError(), err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: metadata: %w", k.ID, err)
 	}

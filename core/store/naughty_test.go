@@ -123,6 +123,12 @@ func (f *naughtyFile) Close() error {
 	return errors.Join(f.n.strike("close"), err)
 }
 
+// steps are the operations of a PUT that touch the disk.
+var steps = []struct {
+	op  string
+	nth int
+}{{"open", 1}, {"write", 1}, {"write", 2}, {"write", 3}, {"sync", 1}, {"close", 1}, {"rename", 1}, {"syncdir", 1}}
+
 // TestNaughtyDisk fails each operation of a PUT in turn: the PUT fails with that error, is not tried again, and
 // leaves the object as it was and no file behind.
 func TestNaughtyDisk(t *testing.T) {
@@ -134,12 +140,8 @@ func TestNaughtyDisk(t *testing.T) {
 	before := put(t, s, "b", "o", data)
 	_, err := s.Open("b", "o")
 	require.NoError(t, err)
-	cases := []struct {
-		op  string
-		nth int
-	}{{"open", 1}, {"write", 1}, {"write", 2}, {"write", 3}, {"sync", 1}, {"close", 1}, {"rename", 1}, {"syncdir", 1}}
-	for _, fault := range []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT} {
-		for _, c := range cases {
+	for _, fault := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		for _, c := range steps {
 			t.Run(fmt.Sprintf("%s %d: %v", c.op, c.nth, fault), func(t *testing.T) {
 				n.arm(c.op, c.nth, fault)
 				_, err := s.Put(ctx, "b", "o", bytes.NewReader(payload(2, 1<<20)), store.PutOptions{Size: 1 << 20})
@@ -147,11 +149,9 @@ func TestNaughtyDisk(t *testing.T) {
 				require.Equal(t, 1, n.hits)
 				require.LessOrEqual(t, strings.Count(strings.Join(n.calls, " "), "sync"), 2, "a failed sync is not tried again")
 				var full *store.NoSpaceError
-				require.Equal(t, !errors.Is(fault, syscall.EIO), errors.As(err, &full))
-				if full != nil {
-					require.Equal(t, "disk-1", full.Disk)
-					require.Positive(t, full.Capacity)
-				}
+				require.ErrorAs(t, err, &full)
+				require.Equal(t, "disk-1", full.Disk)
+				require.Positive(t, full.Capacity)
 				n.arm("", 0, nil)
 				after, err := s.Stat("b", "o")
 				require.NoError(t, err)
@@ -161,12 +161,40 @@ func TestNaughtyDisk(t *testing.T) {
 			})
 		}
 	}
-	n.arm("read", 1, syscall.EIO)
-	obj, err := s.Open("b", "o")
-	require.NoError(t, err)
-	require.ErrorIs(t, obj.VerifyRange(0, 1), syscall.EIO)
-	require.NoError(t, obj.VerifyRange(0, 1), "an error in reading is not damage")
-	require.NoError(t, obj.Close())
+}
+
+// TestUnreadableFiles: a file that the device can't read is damaged, and the others are not; where that happens to
+// several, the disk is out of use.
+func TestUnreadableFiles(t *testing.T) {
+	n := &naughty{}
+	o := options(t.TempDir())
+	o.FS = n.open
+	s := open(t, o)
+	const objects = 8
+	for i := range objects {
+		put(t, s, "b", fmt.Sprint(i), []byte("x"))
+	}
+	for i := range objects {
+		require.Equal(t, store.DiskOK, s.Disks()[0].State)
+		obj, err := s.Open("b", fmt.Sprint(i))
+		require.NoError(t, err)
+		for range 2 { // the same file twice is one
+			n.arm("read", 1, syscall.EIO)
+			err = obj.VerifyRange(0, 1)
+			require.ErrorIs(t, err, syscall.EIO)
+			if i == objects-1 {
+				break
+			}
+			var bad *store.CorruptError
+			require.ErrorAs(t, err, &bad)
+			require.Equal(t, []string{"b", fmt.Sprint(i), "disk-1"}, []string{bad.Bucket, bad.Name, bad.Disk})
+			require.NoError(t, obj.VerifyRange(0, 1), "the device can read it after all")
+		}
+		require.NoError(t, obj.Close())
+	}
+	require.Equal(t, store.DiskFailed, s.Disks()[0].State)
+	_, err := s.Open("b", "0")
+	require.ErrorIs(t, err, store.ErrDiskFailed)
 }
 
 // TestSyncOrder holds the order that durability rests on.
@@ -253,7 +281,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		require.Less(t, stored, 24)
 	}
-	require.Greater(t, stored, 10)
+	require.Greater(t, stored, 10) // but for what is reserved
 	require.Equal(t, "disk-1", full.Disk)
 	require.EqualValues(t, 24<<20, full.Capacity)
 	_, err = s.Put(ctx, "b", "x", bytes.NewReader(payload(1, 4*size)), store.PutOptions{Size: 4 * size})

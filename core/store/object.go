@@ -48,8 +48,12 @@ func (s *Store) Open(bucket, name string) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.info.Kind == Stub {
+	switch c.info.Kind {
+	case Stub:
 		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrStub)
+	case Lost:
+		return nil, fmt.Errorf("object %s/%s on disk %s: %w", bucket, name, c.disk.ID, ErrLost)
+	default:
 	}
 	h, err := openHandle(c)
 	if err != nil {

@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 
@@ -11,16 +10,16 @@ import (
 )
 
 // choose picks the disk for a new object: by weighted rendezvous, so that each disk gets its share and a
-// new one draws from all; the first with room for it. An object is looked up on all disks, so that it
+// new one draws from all; the first that is in use and has room for it. An object is looked up on all disks, so that it
 // may lie on any.
-func (s *Store) choose(bucket, name string, size int64) (*disk, error) {
+func (s *Store) choose(bucket, name string, size int64, p purpose) (*disk, error) {
 	var full, failed error
-	for _, k := range rank(s.disks, bucket, name) {
-		if k.failed.Load() {
-			failed = fmt.Errorf("disk %s: %w", k.ID, ErrDiskFailed)
+	for _, k := range rank(s.all(), bucket, name) {
+		if err := k.writable(); err != nil {
+			failed = err
 			continue
 		}
-		err := k.room(max(size, 0) + 8*blocks(max(size, 0)))
+		err := k.hasRoom(max(size, 0)+8*blocks(max(size, 0)), p)
 		if err == nil {
 			return k, nil
 		}

@@ -37,6 +37,12 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 	k := w.disk
 	defer k.done(w.id)
 	err = w.write(ctx, body, o)
+	if err == nil && o.Admit != nil {
+		var leave func()
+		if leave, err = o.Admit(); err == nil {
+			defer leave()
+		}
+	}
 	if err == nil {
 		err = w.finish(s)
 	}
@@ -55,6 +61,9 @@ func (o *PutOptions) check(bucket, name string) error {
 	}
 	if o.Size < -1 {
 		return fmt.Errorf("object %s/%s: size %d", bucket, name, o.Size)
+	}
+	if o.Data < 0 || o.Data > maxSlices || o.Parity < 0 || o.Parity > maxSlices {
+		return fmt.Errorf("object %s/%s: %d+%d slices: there are at most %d of each", bucket, name, o.Data, o.Parity, maxSlices)
 	}
 	if o.Archive != archive.None && o.Archive != archive.Tar {
 		return fmt.Errorf("object %s/%s: archives of format %q can't be indexed", bucket, name, o.Archive)
@@ -93,7 +102,10 @@ type writer struct {
 	file File
 	info Info
 	// given is the version of the write that the copy is of; 0 where it gets one of its own.
-	given uint64
+	given   uint64
+	purpose purpose
+	// replaces: a copy of that very version, whatever it holds, may be there, and gives way; damaged: it is put aside.
+	replaces, damaged bool
 
 	whole   *xxh3.Hasher
 	crc     uint32
@@ -105,12 +117,12 @@ type writer struct {
 
 // newWriter picks a disk. The file's id is busy there until it is done.
 func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
-	k, err := s.choose(bucket, name, o.Size)
+	k, err := s.choose(bucket, name, o.Size, o.purpose())
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
 	}
 	return &writer{
-		disk: k, id: k.newFileID(), given: o.Version, whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		disk: k, id: k.newFileID(), given: o.Version, purpose: o.purpose(), whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
 		info: Info{
 			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
 			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
@@ -127,16 +139,26 @@ var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
 // flushEvery is how much is written before the disk is asked to begin with it.
 const flushEvery = 8 << 20
 
-// write takes the body into a temporary file and checks it against what was promised.
-func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error {
+// create makes the temporary file.
+func (w *writer) create() error {
 	f, err := w.disk.fs.OpenFile(w.id.tmp(), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	w.file, w.path = f, w.id.tmp()
+	atCreated.Hit()
+	return nil
+}
+
+// write takes the body into a temporary file and checks it against what was promised.
+func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error {
+	if err := w.create(); err != nil {
+		return err
+	}
 	if err := w.payload(ctx, body, o.Size); err != nil {
 		return err
 	}
+	atPayload.Hit()
 	if err := w.checkPromises(o); err != nil {
 		return err
 	}
@@ -210,7 +232,7 @@ func (w *writer) chunk(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if err := w.disk.room(int64(len(p))); err != nil {
+	if err := w.disk.hasRoom(int64(len(p)), w.purpose); err != nil {
 		return err
 	}
 	for rest := p; len(rest) > 0; {
@@ -250,19 +272,27 @@ func (w *writer) finish(s *Store) error {
 	if w.given == 0 || w.info.Created.IsZero() {
 		w.info.Created = s.o.Now().UTC().Round(0)
 	}
-	ft := footer{size: w.info.Size, version: w.info.Version}
+	payload := w.info.Payload()
+	ft := footer{size: payload, version: w.info.Version}
 	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
 	w.seal = ft.seal
-	if err := w.disk.room(int64(len(trailer))); err != nil {
+	if w.info.Kind == Whole || w.info.Kind == Slice { // the others are what the reserve is for
+		if err := w.disk.hasRoom(int64(len(trailer)), w.purpose); err != nil {
+			return err
+		}
+	}
+	if _, err := w.file.WriteAt(trailer, payload); err != nil {
 		return err
 	}
-	if _, err := w.file.WriteAt(trailer, w.info.Size); err != nil {
+	if err := w.file.Truncate(payload + int64(len(trailer))); err != nil {
 		return err
 	}
-	if err := w.file.Truncate(w.info.Size + int64(len(trailer))); err != nil {
+	atTrailer.Hit()
+	if err := w.file.Sync(); err != nil {
 		return err
 	}
-	return w.file.Sync()
+	atFinished.Hit()
+	return nil
 }
 
 // discard removes what was written, unless it was committed.
@@ -272,10 +302,10 @@ func (w *writer) discard() error {
 		errs = append(errs, w.file.Close())
 		w.file = nil
 	}
-	if w.path != "" {
+	if w.path != "" && !w.disk.isOut() { // what is left there goes when it is opened anew
 		errs = append(errs, w.disk.fs.Remove(w.path))
-		w.path = ""
 	}
+	w.path = ""
 	return errors.Join(errs...)
 }
 
@@ -286,6 +316,10 @@ func (s *Store) commit(w *writer, c Condition) error {
 	k.Lock()
 	old, err := s.commitLocked(w, c, k)
 	k.Unlock()
+	if len(old) > 0 && w.damaged && old[0].info.Version == i.Version {
+		s.putAside(old[:1])
+		old = old[1:]
+	}
 	s.unlink(old)
 	return err
 }
@@ -302,30 +336,69 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 	}
 	superseded := len(copies) > 0 && i.Version <= copies[0].info.Version
 	if superseded && w.given != 0 {
-		return nil, fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
-	}
-	if superseded || w.given == 0 && i.Version <= k.last {
+		if err := w.fills(&copies[0].info); err != nil {
+			return nil, err
+		}
+	} else if superseded || w.given == 0 && i.Version <= k.last {
 		if err := w.finish(s); err != nil { // another Put was faster: this one comes after it
 			return nil, err
 		}
 	}
+	old, err := s.install(w, copies)
+	if err == nil {
+		k.last = max(k.last, i.Version)
+		s.see(i.Version)
+	}
+	return old, err
+}
+
+// fills says that a copy may replace the one that is there, which is of the same version: since it holds the bytes
+// that a stub does not have, or that were lost; or since it is meant to.
+func (w *writer) fills(present *Info) error {
+	i := &w.info
+	more := w.replaces && present.Kind != Tombstone || i.Kind.holds() > present.Kind.holds()
+	if i.Version != present.Version || !more {
+		return fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
+	}
+	if i.Size != present.Size || i.XXH3 != present.XXH3 {
+		return &ChecksumError{Bucket: i.Bucket, Name: i.Name, Algorithm: "xxh3", Want: present.XXH3, Got: i.XXH3}
+	}
+	return nil
+}
+
+// publish gives the file its name, durably.
+func (w *writer) publish() error {
 	f := w.file
 	w.file = nil
 	if err := f.Close(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.disk.fs.Rename(w.path, w.id.path()); err != nil {
-		return nil, err
+		return err
 	}
 	w.path = w.id.path()
+	atRenamed.Hit()
 	if err := w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3]); err != nil {
+		return err
+	}
+	atPublished.Hit()
+	return nil
+}
+
+// install publishes a finished file and has the metadata name it in place of the present copies, under the lock of
+// their stripe. It returns the copies whose files are to be removed.
+func (s *Store) install(w *writer, copies []copyOf) ([]copyOf, error) {
+	i := &w.info
+	if err := w.publish(); err != nil {
 		return nil, err
 	}
 	for _, old := range copies {
 		old.disk.begin(old.file)
 	}
-	s.cache.drop(objectKey{i.Bucket, i.Name}) // before the commit: no reader may see new, then old
-	key := metaKey(i.Bucket, i.Name)
+	if i.Kind != Slice {
+		s.cache.drop(objectKey{i.Bucket, i.Name}) // before the commit: no reader may see new, then old
+	}
+	key := recordKey(i)
 	if err := w.disk.setRecord(key, &record{file: w.id, seal: w.seal, info: *i}); err != nil {
 		if errors.Is(err, ErrDiskFailed) {
 			w.path = "" // the log may have it or not: the next Open decides, and sweeps the file if not
@@ -335,20 +408,28 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 		}
 		return nil, err
 	}
-	w.path, k.last = "", max(k.last, i.Version)
-	s.see(i.Version)
+	w.path = ""
+	atRecorded.Hit()
+	return s.dropReplaced(key, w.disk, copies), nil
+}
+
+// dropReplaced removes the records of copies that one on another disk has replaced. It returns the copies whose files
+// are to be removed.
+func (s *Store) dropReplaced(key []byte, by *disk, copies []copyOf) []copyOf {
 	for n := len(copies) - 1; n >= 0; n-- {
 		old := copies[n]
-		if old.disk == w.disk {
+		if old.disk == by {
 			continue // its record was replaced
 		}
-		if err := old.disk.dropRecords(key); err != nil { // a lower version: never read again
-			s.log.Warn("older copy stays until the next start", "object", i.Bucket+"/"+i.Name, "disk", old.disk.ID, "error", err)
+		if err := old.disk.dropRecords(key); err != nil { // it ranks lower: never read again
+			s.log.Warn("older copy stays until the next start",
+				"object", old.info.Bucket+"/"+old.info.Name, "disk", old.disk.ID, "error", err)
 			old.disk.done(old.file)
 			copies = append(copies[:n:n], copies[n+1:]...)
 		}
+		atReplaced.Hit()
 	}
-	return copies, nil
+	return copies
 }
 
 // unlink removes data files that no record names any more. Readers that have them open keep them.
@@ -361,6 +442,7 @@ func (s *Store) unlink(old []copyOf) {
 		if err := c.disk.fs.Remove(c.file.path()); err != nil {
 			s.log.Warn("data file could not be removed; the next start will", "disk", c.disk.ID, "file", c.file.path(), "error", err)
 		}
+		atUnlinked.Hit()
 		c.disk.done(c.file)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -11,44 +12,60 @@ import (
 // reconcile brings files and metadata together at the start: it rebuilds metadata that are gone, drops older
 // copies of objects, learns the highest version, and removes what a crash left behind.
 func (s *Store) reconcile() error {
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		if err := k.rebuild(s); err != nil {
-			return fmt.Errorf("disk %s: rebuild metadata: %w", k.ID, err)
+			k.takeOut(DiskFailed, fmt.Sprintf("rebuild metadata: %v", err), err)
 		}
 	}
+	for {
+		err := s.reconcileOnce()
+		if err == nil || !errors.Is(err, ErrDiskFailed) || s.usable() != nil {
+			return err
+		} // a disk went out of use meanwhile: once more without it
+	}
+}
+
+func (s *Store) reconcileOnce() error {
 	used := map[*disk]map[fileID]struct{}{}
 	unsure := map[*disk]bool{} // a record of it can't be read: its file is not debris
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		used[k] = map[fileID]struct{}{}
 	}
-	lower, upper := allObjects()
-	err := s.scan(lower, upper, func(key []byte, copies []found) error {
+	settle := func(key []byte, copies []found) error {
 		for i, c := range copies {
 			switch {
 			case c.err != nil:
 				unsure[c.disk] = true
 				s.log.Error("metadata record can't be read", "disk", c.disk.ID, "key", string(key), "error", c.err)
 			case i > 0: // left by a crash while the object moved between disks
-				if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
+				if c.disk.cond.Load().state == DiskReadOnly {
+					used[c.disk][c.file] = struct{}{}
+				} else if err := c.disk.dropRecords(append([]byte(nil), key...)); err != nil {
 					return err
 				}
-			case c.info.Kind == Tombstone:
-				s.last.Store(max(s.last.Load(), c.info.Version))
+				if err := atSettled.Fail(); err != nil {
+					return err
+				}
 			default:
-				used[c.disk][c.file] = struct{}{}
-				s.last.Store(max(s.last.Load(), c.info.Version))
+				if c.info.Kind != Tombstone {
+					used[c.disk][c.file] = struct{}{}
+				}
+				s.see(c.info.Version)
 			}
 		}
 		return nil
-	})
-	if err != nil {
-		return err
 	}
-	for _, k := range s.disks {
-		if unsure[k] {
+	for _, of := range []func() (lower, upper []byte){allObjects, allSlices} {
+		lower, upper := of()
+		if err := s.scan(lower, upper, settle); err != nil && !butForDisks(err) {
+			return err
+		}
+	}
+	for _, k := range s.all() {
+		if unsure[k] || k.isOut() || k.cond.Load().state == DiskReadOnly {
 			continue
 		}
-		if err := k.sweep(used[k], s); err != nil {
+		if err := k.sweep(used[k], s); err != nil && !k.isOut() {
 			return fmt.Errorf("disk %s: clear debris: %w", k.ID, err)
 		}
 	}
@@ -66,7 +83,7 @@ func (k *disk) sweep(used map[fileID]struct{}, s *Store) error {
 			return nil
 		}
 		removed++
-		return k.fs.Remove(path)
+		return errors.Join(k.fs.Remove(path), atSwept.Fail())
 	})
 	if removed > 0 {
 		s.log.Info("removed what unfinished writes had left", "disk", k.ID, "files", removed)
@@ -77,6 +94,9 @@ func (k *disk) sweep(used map[fileID]struct{}, s *Store) error {
 // rebuild makes the metadata anew from the data files, where they are not known to cover them. Files that can't be
 // read stay, and are reported by Fsck.
 func (k *disk) rebuild(s *Store) error {
+	if k.isOut() {
+		return nil
+	}
 	ready, err := k.meta.ready()
 	if err != nil || ready {
 		return err
@@ -87,28 +107,36 @@ func (k *disk) rebuild(s *Store) error {
 			return nil
 		}
 		r, err := k.readRecord(id)
+		if deviceError(err) {
+			return err // another time it may be readable
+		}
 		if err != nil {
 			s.log.Error("data file can't be read and is kept", "disk", k.ID, "file", path, "error", err)
 			return k.fs.Rename(path, path+".damaged")
 		}
-		key := metaKey(r.info.Bucket, r.info.Name)
+		key := recordKey(&r.info)
 		old, err := k.record(key)
 		if err != nil {
 			return err
 		}
-		if old == nil || old.info.Version < r.info.Version {
+		if old == nil || compareCopies(copyOf{r, k}, copyOf{old, k}) < 0 {
 			objects++
-			return k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			err := k.guard(func(db *pebble.DB) error { return db.Set(key, r.encode(), pebble.NoSync) })
+			return errors.Join(err, atRebuilt.Fail())
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+	if k.rebuilt = !k.isNew; k.rebuilt {
+		s.disks.losses.Add(1)
+	}
 	if objects > 0 {
 		s.log.Warn("metadata was missing and has been rebuilt from the data files", "disk", k.ID, "objects", objects)
 	}
-	return k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	err = k.guard(func(db *pebble.DB) error { return db.Set(readyKey, nil, pebble.Sync) })
+	return errors.Join(err, atReady.Fail())
 }
 
 // readRecord makes the record of a data file from the file.

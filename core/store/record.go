@@ -39,13 +39,34 @@ type record struct {
 	info Info
 }
 
-// Metadata keys are "o", bucket, NUL, name: sorted by bucket, then name. Neither has a NUL.
-const keyKind = 'o'
+// Metadata keys of objects are "o", bucket, NUL, name: sorted by bucket, then name. Neither has a NUL. Those of slices
+// are "s", bucket, NUL, name, NUL, version (big-endian), slice (one byte).
+const (
+	keyObject = 'o'
+	keySlice  = 's'
+)
 
-func metaKey(bucket, name string) []byte {
-	key := make([]byte, 0, 2+len(bucket)+len(name))
-	key = append(append(key, keyKind), bucket...)
+func metaKey(bucket, name string) []byte { return nameKey(keyObject, bucket, name, 0) }
+
+func nameKey(kind byte, bucket, name string, more int) []byte {
+	key := make([]byte, 0, 2+len(bucket)+len(name)+more)
+	key = append(append(key, kind), bucket...)
 	return append(append(key, 0), name...)
+}
+
+// slicePrefix begins the keys of all slices of an object.
+func slicePrefix(bucket, name string) []byte { return append(nameKey(keySlice, bucket, name, 10), 0) }
+
+func sliceKey(k SliceKey) []byte {
+	return append(binary.BigEndian.AppendUint64(slicePrefix(k.Bucket, k.Name), k.Version), byte(k.Slice)) // checked: small
+}
+
+// recordKey is where the metadata have a copy.
+func recordKey(i *Info) []byte {
+	if i.Kind == Slice {
+		return sliceKey(sliceOf(i))
+	}
+	return metaKey(i.Bucket, i.Name)
 }
 
 var errRecord = errors.New("metadata record can't be read")
@@ -60,18 +81,27 @@ func (r *record) encode() []byte {
 }
 
 func decodeRecord(data []byte) (*record, error) {
-	d := decoder{rest: data}
 	r := &record{}
+	if err := r.decode(data); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// decode overwrites all of r but the disk. What it had before is used again where it is the same: neighbours in a
+// listing share much.
+func (r *record) decode(data []byte) error {
+	d := decoder{rest: data}
 	if v := d.take(1); len(v) == 0 || v[0] != recordVersion {
-		return nil, errRecord
+		return errRecord
 	}
 	copy(r.file[:], d.take(len(r.file)))
 	r.seal = d.fixed()
 	d.info(&r.info)
 	if d.bad || len(d.rest) > 0 {
-		return nil, errRecord
+		return errRecord
 	}
-	return r, nil
+	return nil
 }
 
 // appendInfo encodes an Info, all but the disk, as it stands in metadata and in the object header.
@@ -107,11 +137,11 @@ type decoder struct {
 }
 
 func (d *decoder) info(i *Info) {
-	i.Bucket, i.Name = d.string(), d.string()
+	i.Bucket, i.Name = d.again(i.Bucket), d.string()
 	i.Version, i.Size = d.uvarint(), d.varint()
 	i.XXH3, i.CRC32 = d.fixed(), uint32(d.uvarint()) // was one
 	i.Created = time.Unix(0, d.varint()).UTC()
-	i.ContentType, i.Archive = d.string(), archive.Format(d.string())
+	i.ContentType, i.Archive = d.again(i.ContentType), archive.Format(d.again(string(i.Archive)))
 	i.Members, i.Samples, i.MaxSample = d.varint(), d.varint(), d.varint()
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
@@ -120,6 +150,7 @@ func (d *decoder) info(i *Info) {
 	if d.bad {
 		return
 	}
+	i.Meta, i.Kind, i.Data, i.Parity, i.Slice = nil, Whole, 0, 0, 0
 	if n > 0 {
 		i.Meta = make(map[string]string, n)
 	}
@@ -132,7 +163,7 @@ func (d *decoder) info(i *Info) {
 	}
 	if b := d.take(4); b != nil {
 		i.Kind, i.Data, i.Parity, i.Slice = Kind(b[0]), int(b[1]), int(b[2]), int(b[3])
-		d.bad = i.Kind > Slice
+		d.bad = i.Kind > Lost
 	}
 }
 
@@ -173,11 +204,21 @@ func (d *decoder) varint() int64 {
 	return v
 }
 
-func (d *decoder) string() string {
+func (d *decoder) string() string { return string(d.bytes()) }
+
+// again reads a string, and gives back the one that it is likely to be if it is that.
+func (d *decoder) again(likely string) string {
+	if b := d.bytes(); string(b) != likely {
+		return string(b)
+	}
+	return likely
+}
+
+func (d *decoder) bytes() []byte {
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
 		d.bad = true
-		return ""
+		return nil
 	}
-	return string(d.take(int(n))) // fits
+	return d.take(int(n)) // fits
 }

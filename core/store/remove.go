@@ -20,15 +20,30 @@ func (s *Store) Delete(ctx context.Context, bucket, name string, c Condition) er
 		return err
 	}
 	defer s.leave()
-	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
-		if err := check(c, bucket, name, copies); err != nil {
-			return nil, err
-		}
-		if len(copies) == 0 || copies[0].info.Kind == Tombstone {
-			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
-		}
-		return copies, nil
-	})
+	k := s.stripe(bucket, name)
+	k.Lock()
+	gone, err := s.deleteLocked(bucket, name, c, k)
+	k.Unlock()
+	s.unlink(gone)
+	return err
+}
+
+func (s *Store) deleteLocked(bucket, name string, c Condition, k *stripe) ([]copyOf, error) {
+	copies, err := s.copies(bucket, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(c, bucket, name, copies); err != nil {
+		return nil, err
+	}
+	if len(copies) == 0 || copies[0].info.Kind == Tombstone {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
+	}
+	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
+	if s.anyOut() || slices.ContainsFunc(copies, readOnly) {
+		return s.buryLocked(bucket, name, s.nextVersion(), k) // what can't be removed now must not come back to life
+	}
+	return s.removeLocked(bucket, name, k, func(copies []copyOf) ([]copyOf, error) { return copies, nil })
 }
 
 // DropOlder removes copies of the object whose version is lower than the given one, as a node does that
@@ -72,21 +87,29 @@ func (s *Store) removeLocked(bucket, name string, k *stripe, pick func([]copyOf)
 		return nil, err
 	}
 	s.cache.drop(objectKey{bucket, name})
-	key := metaKey(bucket, name)
-	for i := len(copies) - 1; i >= 0; i-- {
-		c := copies[i]
-		c.disk.begin(c.file)
-		if err := c.disk.dropRecords(key); err != nil {
-			c.disk.done(c.file)
-			return copies[i+1:], fmt.Errorf("delete %s/%s: %w", bucket, name, err)
-		}
+	if copies, err = removeRecords(metaKey(bucket, name), copies); err != nil {
+		return copies, fmt.Errorf("delete %s/%s: %w", bucket, name, err)
 	}
 	k.last = max(k.last, s.nextVersion())
 	return copies, nil
 }
 
-// DropBucket removes all objects of the bucket. Those that are put meanwhile may stay. Stopped early, it has
-// removed some of them.
+// removeRecords removes the records of copies, and returns those whose files are to be removed: all, but after an error.
+func removeRecords(key []byte, copies []copyOf) ([]copyOf, error) {
+	for i := len(copies) - 1; i >= 0; i-- {
+		c := copies[i]
+		c.disk.begin(c.file)
+		if err := c.disk.dropRecords(key); err != nil {
+			c.disk.done(c.file)
+			return copies[i+1:], err
+		}
+		atRemoved.Hit()
+	}
+	return copies, nil
+}
+
+// DropBucket removes all that there is of the bucket: objects, tombstones and slices. What is put meanwhile may stay.
+// Stopped early, it has removed some of them.
 func (s *Store) DropBucket(ctx context.Context, bucket string) error {
 	if err := CheckBucket(bucket); err != nil {
 		return err
@@ -95,28 +118,39 @@ func (s *Store) DropBucket(ctx context.Context, bucket string) error {
 		return err
 	}
 	defer s.leave()
-	for last, more := "", true; more; {
+	lower := metaKey(bucket, "")
+	if err := s.dropRange(ctx, bucket, lower, after(lower)); err != nil {
+		return err
+	}
+	lower, upper := bucketSlices(bucket)
+	return s.dropRange(ctx, bucket, lower, upper)
+}
+
+// dropRange removes what there is between two keys of a bucket.
+func (s *Store) dropRange(ctx context.Context, bucket string, lower, upper []byte) error {
+	for more := true; more; {
 		if err := cancelled(ctx, "drop bucket "+bucket); err != nil {
 			return err
 		}
 		var infos []Info
 		var err error
-		if infos, more, err = s.list(bucket, "", last, defaultPage, true); err != nil || len(infos) == 0 {
-			return err
+		infos, more, err = s.page(lower, upper, defaultPage, func(*Info) bool { return true })
+		if err == nil && len(infos) > 0 {
+			err = s.dropPage(infos)
+			lower = append(recordKey(&infos[len(infos)-1]), 0)
 		}
-		if err := s.dropPage(bucket, infos); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("drop bucket %s: %w", bucket, err)
 		}
-		last = infos[len(infos)-1].Name
 	}
 	return nil
 }
 
-// dropPage removes objects with one synced write for each disk.
-func (s *Store) dropPage(bucket string, infos []Info) error {
+// dropPage removes objects or slices with one synced write for each disk.
+func (s *Store) dropPage(infos []Info) error {
 	numbers := map[*stripe]int{}
 	for _, i := range infos {
-		n := s.stripeNumber(bucket, i.Name)
+		n := s.stripeNumber(i.Bucket, i.Name)
 		numbers[&s.keys[n]] = n
 	}
 	// Others hold one stripe at a time, and we take ours in order: nobody waits in a circle.
@@ -124,56 +158,54 @@ func (s *Store) dropPage(bucket string, infos []Info) error {
 	for _, k := range inOrder {
 		k.Lock()
 	}
-	gone, several, err := s.dropPageLocked(bucket, infos)
+	gone, err := s.dropPageLocked(infos)
 	version := s.nextVersion()
 	for _, k := range inOrder {
 		k.last = max(k.last, version)
 		k.Unlock()
 	}
 	s.unlink(gone)
-	if err != nil {
-		return fmt.Errorf("drop bucket %s: %w", bucket, err)
-	}
-	all := func(copies []copyOf) ([]copyOf, error) { return copies, nil }
-	for _, name := range several {
-		if err := s.remove(bucket, name, all); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
-// dropPageLocked returns the copies whose files are to be removed, and the names of objects that have several
-// copies, which must go in their order.
-func (s *Store) dropPageLocked(bucket string, infos []Info) (gone []copyOf, several []string, err error) {
+// dropPageLocked returns the copies whose files are to be removed.
+func (s *Store) dropPageLocked(infos []Info) (gone []copyOf, err error) {
 	byDisk := map[*disk][]copyOf{}
 	for _, i := range infos {
-		copies, err := s.copies(bucket, i.Name)
-		if err != nil {
-			return nil, nil, err
+		if i.Kind != Slice {
+			s.cache.drop(objectKey{i.Bucket, i.Name})
 		}
-		switch len(copies) {
-		case 0: // deleted meanwhile
-		case 1:
-			byDisk[copies[0].disk] = append(byDisk[copies[0].disk], copies[0])
-		default:
-			several = append(several, i.Name)
+		key := recordKey(&i)
+		copies, err := s.copiesAt(key)
+		if err != nil {
+			return gone, err
+		}
+		if len(copies) > 1 { // these must go in their order
+			copies, err = removeRecords(key, copies)
+			gone = append(gone, copies...)
+			if err != nil {
+				return gone, err
+			}
+			continue
+		}
+		for _, c := range copies { // none: deleted meanwhile
+			byDisk[c.disk] = append(byDisk[c.disk], c)
 		}
 	}
 	for k, copies := range byDisk {
 		keys := make([][]byte, len(copies))
 		for n, c := range copies {
 			k.begin(c.file)
-			s.cache.drop(objectKey{bucket, c.info.Name})
-			keys[n] = metaKey(bucket, c.info.Name)
+			keys[n] = recordKey(&c.info)
 		}
 		if err := k.dropRecords(keys...); err != nil {
 			for _, c := range copies {
 				k.done(c.file)
 			}
-			return gone, nil, err
+			return gone, err
 		}
+		atDropped.Hit()
 		gone = append(gone, copies...)
 	}
-	return gone, several, nil
+	return gone, nil
 }

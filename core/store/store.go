@@ -22,8 +22,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/zeebo/xxh3"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/core/archive"
 )
@@ -36,6 +36,12 @@ type Disk struct {
 	ID     string  // stable name; a disk that was formatted under another is refused
 	Path   string  // made if it does not exist
 	Weight float64 // share of new objects against the other disks; 0 means 1
+
+	// Known disks were formatted before. One that can't be opened, or is empty now, is out of use and the others go on;
+	// of others an error is one of Open.
+	Known bool
+	// State is how a known disk is to be opened: DiskDisabled (not at all), DiskLeaving, or "" for use.
+	State string
 }
 
 // Options configure a Store.
@@ -46,9 +52,20 @@ type Options struct {
 	CacheBytes int64 // memory for member indexes and block checksums; 0: 128 MiB
 	OpenFiles  int   // data files kept open between uses; 0: 512
 
+	// OnDiskChange is called after the state of disks has changed, one call at a time; nil is fine.
+	OnDiskChange func()
+	// ProbeEvery is how often each disk is tried, ProbeTimeout how long one may take to answer before it is out of use;
+	// 0: 5 and 20 seconds. Negative: never.
+	ProbeEvery, ProbeTimeout time.Duration
+	// StrayGrace is how old a file must be that no object claims before it is removed; 0: an hour, negative: never.
+	StrayGrace time.Duration
+	// Audit gets a line for each file that is removed other than by a PUT or DELETE; nil: Logger.
+	Audit *slog.Logger
+
 	// Seams for tests.
-	FS  func(path string) (FS, error) // opens a disk's directory; nil: DirFS
-	Now func() time.Time              // nil: time.Now
+	FS     func(path string) (FS, error) // opens a disk's directory; nil: DirFS
+	MetaFS func(path string) vfs.FS      // holds the disk's metadata instead of its directory; nil: that
+	Now    func() time.Time              // nil: time.Now
 }
 
 // Info describes one version of an object.
@@ -78,19 +95,29 @@ type Kind uint8
 
 // Kinds of copies. A stub is all that there is to know of an erasure-coded object but its bytes; a whole copy
 // whose Data is not 0 is of one too, and can be made a stub (see Evict). A tombstone says that the object was deleted.
+// Lost is what remains of a copy that was damaged (see Quarantine): the object exists, its bytes are elsewhere or nowhere.
 const (
 	Whole Kind = iota
 	Tombstone
 	Stub
 	Slice
+	Lost
 )
 
 // Payload is the number of bytes that the copy's data file holds of the object.
 func (i *Info) Payload() int64 {
-	if i.Kind == Tombstone || i.Kind == Stub {
-		return 0
+	if i.Kind == Whole || i.Kind == Slice {
+		return i.Size
 	}
-	return i.Size
+	return 0
+}
+
+// PutOptions describe a Put of a copy of this very version, elsewhere or here again: its bytes are checked.
+func (i *Info) PutOptions() PutOptions {
+	return PutOptions{
+		Size: i.Size, ContentType: i.ContentType, Meta: i.Meta, XXH3: &i.XXH3, CRC32: &i.CRC32, Archive: i.Archive,
+		Version: i.Version, Created: i.Created, Data: i.Data, Parity: i.Parity,
+	}
 }
 
 // Condition restricts a Put or Delete, as If-Match and If-None-Match do in HTTP: an ETag, a
@@ -110,15 +137,27 @@ type PutOptions struct {
 	// Version and Created are those of the write that the copy is of; 0: it is a write of its own.
 	Version uint64
 	Created time.Time
-	// Data and Parity mark the copy as a whole one of an erasure-coded object.
+	// Data and Parity mark the copy as a whole one, or a slice, of an erasure-coded object.
 	Data, Parity int
+
+	// Admit is asked when the body is here and before the object is committed, by Put alone; leave is called after.
+	// nil: every object is admitted.
+	Admit func() (leave func(), err error)
+
+	// Internal puts may take room that is kept from users' objects: for copies that are made to heal or move data, and
+	// outputs of transformations.
+	Internal bool
 }
 
-// DiskUsage is the state of one disk. Used and Capacity are those of its file system, in bytes.
+// DiskUsage is the state of one disk. Used and Capacity are those of its file system, in bytes; of a disk that is out of
+// use they are as last known.
 type DiskUsage struct {
 	ID, Path       string
-	State          string // "ok", or "failed" after an error that it can't recover from
+	State          string // see DiskOK
+	Reason         string // for a state other than DiskOK
+	Since          time.Time
 	Used, Capacity int64
+	Reserved       int64 // bytes that users' objects can't have
 }
 
 // Finding is one fault that Fsck found.
@@ -131,7 +170,9 @@ type Finding struct {
 
 // Report is what Fsck found.
 type Report struct {
-	Objects                 int64
+	Objects                 int64 // Stubs of them are without their bytes
+	Stubs                   int64
+	Tombstones, Slices      int64 // which are no objects
 	Corrupt, Missing, Stray []Finding
 }
 
@@ -139,7 +180,7 @@ type Report struct {
 type Store struct {
 	o      Options
 	log    *slog.Logger
-	disks  []*disk
+	disks  diskSet
 	engine *pebble.Cache // memory that the disks' metadata share
 	cache  *cache
 	last   atomic.Uint64 // highest version given out or seen
@@ -147,7 +188,7 @@ type Store struct {
 	keys   [stripes]stripe
 
 	life   sync.RWMutex // held for reading by each call
-	closed bool
+	closed atomic.Bool
 }
 
 // stripe serialises what changes the objects whose names fall on it.
@@ -158,14 +199,19 @@ type stripe struct {
 
 const stripes = 1024
 
-// Open locks the disks, opens them, and clears away what a crash left behind. It fails as a whole: a
-// store on some of its disks would deny objects that it has.
+// Open locks the disks, opens them, and clears away what a crash left behind. A known disk that does not open is out of
+// use, and the store goes on with the others; it fails as a whole where none is left, or a disk is not this store's.
 func Open(o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Audit == nil {
+		o.Audit = o.Logger
+	}
 	o.CacheBytes = cmp.Or(o.CacheBytes, 128<<20)
 	o.OpenFiles = cmp.Or(o.OpenFiles, 512)
+	o.ProbeEvery, o.ProbeTimeout = cmp.Or(o.ProbeEvery, defaultProbeEvery), cmp.Or(o.ProbeTimeout, defaultProbeTimeout)
+	o.StrayGrace = cmp.Or(o.StrayGrace, defaultStrayGrace)
 	if o.FS == nil {
 		o.FS = DirFS
 	}
@@ -178,55 +224,35 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		o: o, log: o.Logger, engine: pebble.NewCache(metaCache), cache: newCache(o.OpenFiles, o.CacheBytes),
 	}
+	s.disks.init()
 	err := s.openDisks()
 	if err == nil {
 		err = s.reconcile()
 	}
+	if err == nil {
+		err = s.usable()
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), s.Close())
 	}
+	s.disks.start(s)
 	return s, nil
-}
-
-func (s *Store) openDisks() error {
-	seen := map[string]bool{}
-	for _, d := range s.o.Disks {
-		if seen[d.ID] || seen[d.Path] {
-			return fmt.Errorf("disk %s at %s is given twice", d.ID, d.Path)
-		}
-		seen[d.ID], seen[d.Path] = true, true
-	}
-	disks := make([]*disk, len(s.o.Disks))
-	var g errgroup.Group
-	for i, d := range s.o.Disks {
-		g.Go(func() (err error) {
-			disks[i], err = openDisk(d, s.o, s.engine)
-			return err
-		})
-	}
-	err := g.Wait()
-	for _, k := range disks {
-		if k != nil {
-			s.disks = append(s.disks, k)
-		}
-	}
-	return err
 }
 
 // Close waits for calls in progress and gives the disks back. Objects that are open stay readable
 // until they are closed.
 func (s *Store) Close() error {
-	s.life.Lock()
-	defer s.life.Unlock()
-	if s.closed {
+	if s.closed.Swap(true) {
 		return nil
 	}
-	s.closed = true
+	s.disks.stop()
+	s.awaitCalls()
 	s.cache.close()
 	var errs []error
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		errs = append(errs, k.close())
 	}
+	s.disks.awaitRetired()
 	s.engine.Unref()
 	return errors.Join(errs...)
 }
@@ -234,7 +260,7 @@ func (s *Store) Close() error {
 // enter begins a call; leave ends it.
 func (s *Store) enter() error {
 	s.life.RLock()
-	if s.closed {
+	if s.closed.Load() {
 		s.life.RUnlock()
 		return ErrClosed
 	}
@@ -245,7 +271,7 @@ func (s *Store) leave() { s.life.RUnlock() }
 
 // Stat describes an object.
 func (s *Store) Stat(bucket, name string) (Info, error) {
-	if info, ok := s.cache.info(objectKey{bucket, name}); ok {
+	if info, ok := s.cache.info(objectKey{bucket, name}); ok { // of a disk that is in use
 		return info, nil
 	}
 	c, err := s.stat(bucket, name)
@@ -276,24 +302,6 @@ func (s *Store) stat(bucket, name string) (*copyOf, error) {
 	k.RLock() // a commit that is not yet on disk must not be seen
 	defer k.RUnlock()
 	return s.newest(bucket, name)
-}
-
-// Disks says how the disks are.
-func (s *Store) Disks() []DiskUsage {
-	if s.enter() != nil {
-		return nil
-	}
-	defer s.leave()
-	var out []DiskUsage
-	for _, k := range s.disks {
-		u := DiskUsage{ID: k.ID, Path: k.Path, State: "ok"}
-		var err error
-		if u.Used, _, u.Capacity, err = k.fs.Usage(); err != nil || k.failed.Load() {
-			u.State = "failed"
-		}
-		out = append(out, u)
-	}
-	return out
 }
 
 func (s *Store) stripe(bucket, name string) *stripe { return &s.keys[s.stripeNumber(bucket, name)] }
@@ -337,22 +345,30 @@ type copyOf struct {
 // moves the object to another disk, or after a crash then. Where a disk has failed and no other has the
 // object, that is an error: it may be there.
 func (s *Store) copies(bucket, name string) ([]copyOf, error) {
-	key := metaKey(bucket, name)
+	out, err := s.copiesAt(metaKey(bucket, name))
+	if err != nil {
+		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, err)
+	}
+	return out, nil
+}
+
+// copiesAt is copies by key, of slices too.
+func (s *Store) copiesAt(key []byte) ([]copyOf, error) {
 	var out []copyOf
 	var failed error
-	for _, k := range s.disks {
+	for _, k := range s.all() {
 		r, err := k.record(key)
 		switch {
 		case errors.Is(err, ErrDiskFailed):
 			failed = err
 		case err != nil:
-			return nil, fmt.Errorf("object %s/%s: %w", bucket, name, err)
+			return nil, err
 		case r != nil:
 			out = append(out, copyOf{record: r, disk: k})
 		}
 	}
 	if len(out) == 0 && failed != nil {
-		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, failed)
+		return nil, failed
 	}
 	sortCopies(out)
 	return out, nil

@@ -42,7 +42,7 @@ var ctx = context.Background()
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func options(paths ...string) store.Options {
-	o := store.Options{Logger: quiet()}
+	o := store.Options{Logger: quiet(), ProbeEvery: -1, StrayGrace: -1}
 	for i, p := range paths {
 		o.Disks = append(o.Disks, store.Disk{ID: fmt.Sprintf("disk-%d", i+1), Path: p})
 	}

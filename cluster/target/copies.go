@@ -1,0 +1,367 @@
+package target
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+const (
+	// lockPatience is how long a copy waits for a write of the same name that is under way here.
+	lockPatience = 5 * time.Second
+	maxHave      = copies.MaxNames * 1200
+)
+
+func (t *Target) copyRoutes() {
+	t.Handle("POST", copies.PathHave, t.haveCopies)
+	t.Handle("POST", copies.PathCommit, t.commitCopy)
+	t.Handle("POST", copies.PathDiscard, t.discardCopy)
+	t.Handle("POST", copies.PathBury, t.buryCopy)
+	t.Handle("PUT", copies.PathObject+"{bucket}/{key...}", t.putCopy)
+	t.Handle("GET", copies.PathObject+"{bucket}/{key...}", t.getCopy)
+}
+
+// haveCopies says what this node has of objects.
+func (t *Target) haveCopies(r *Request) error {
+	version, err := r.fromPeer()
+	if err != nil {
+		return err
+	}
+	if err := t.stale(version); err != nil { // answers of different maps prove nothing together
+		return err
+	}
+	var asked copies.HaveRequest
+	if err := r.JSON(maxHave, &asked); err != nil {
+		return err
+	}
+	if len(asked.Names) > copies.MaxNames {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%d names at once; ask for %d at most", len(asked.Names), copies.MaxNames)
+	}
+	answer := copies.HaveAnswer{States: make([]copies.State, len(asked.Names))}
+	for i, name := range asked.Names {
+		if asked.Settle {
+			// A write that was let in by an older map either ends before this answer, or is refused when it commits.
+			if err := t.passed(r.Context(), asked.Bucket, name); err != nil {
+				return err
+			}
+		}
+		var err error
+		if answer.States[i], err = t.own(asked.Bucket, name); err != nil {
+			return err
+		}
+	}
+	return r.WriteJSON(http.StatusOK, answer)
+}
+
+// passed waits for what is under way for an object.
+func (t *Target) passed(ctx context.Context, bucket, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	unlock, err := t.locks.lock(ctx, bucket, key)
+	if err == nil {
+		unlock()
+	}
+	return err
+}
+
+// own is what this node knows of an object.
+func (t *Target) own(bucket, key string) (copies.State, error) {
+	info, ok, err := t.store.State(bucket, key)
+	switch {
+	case errors.Is(err, store.ErrDiskFailed):
+		return copies.State{Unknown: true}, nil
+	case err != nil || !ok:
+		return copies.State{}, err
+	}
+	return copies.StateOf(info), nil
+}
+
+// arrival is a copy, or a deletion, that another target gives this one.
+type arrival struct {
+	sender  string
+	version int64 // of the map that it goes by
+	bucket  string
+	key     string
+	state   copies.State
+	commit  func() error // makes it the newest here
+}
+
+// take takes in what another target gives. Where this node is the object's primary it makes sure first that the others
+// have it: what the primary has is shown.
+func (t *Target) take(ctx context.Context, a arrival) error {
+	if err := t.stale(a.version); err != nil { // before the lock: it may be held by a write that waits for the sender
+		return err
+	}
+	wait, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	unlock, err := t.locks.lock(wait, a.bucket, a.key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	own, err := t.own(a.bucket, a.key)
+	switch {
+	case err != nil:
+		return err
+	case own.Version == a.state.Version && !more(a.state.Kind, own.Kind):
+		return nil
+	case own.Version > a.state.Version:
+		return api.Errorf(http.StatusConflict, api.CodeSuperseded, "%s is here in version %d", api.Address(a.bucket, a.key), own.Version)
+	}
+	p, err := t.place(ctx, a.bucket, a.key)
+	if err != nil {
+		return err
+	}
+	if p.bucket.Deleting {
+		return bucketEnded(a.bucket)
+	}
+	if p.primary.ID == t.id && own.Version != a.state.Version {
+		return t.adopt(ctx, p, a)
+	}
+	return t.commitAt(p, a.version, a.commit)
+}
+
+// more says whether a copy of one kind holds more than one of another.
+func more(kind, than store.Kind) bool {
+	return kind != than && (than == store.Lost || than == store.Stub && kind == store.Whole)
+}
+
+// commitAt commits by the map that an object was placed by, which must still be the newest.
+func (t *Target) commitAt(p placed, version int64, commit func() error) error {
+	at, leave := t.gate.Enter(t.known)
+	defer leave()
+	if at != p.version || version < at {
+		return api.Errorf(http.StatusConflict, api.CodeStaleMap, "version %d of the cluster map is older than %d", min(version, p.version), at)
+	}
+	if err := commit(); err != nil {
+		return err
+	}
+	// A bucket that came to its end meanwhile may have been cleared before the commit.
+	if b, ok := t.members.View().Bucket(p.bucket.Name); ok && b.Deleting {
+		if own, err := t.own(p.bucket.Name, p.key); err == nil {
+			_ = t.store.Drop(t.ctx, p.bucket.Name, p.key, own.Version) // else it is a stray
+		}
+		return bucketEnded(p.bucket.Name)
+	}
+	return nil
+}
+
+func bucketEnded(bucket string) error {
+	return api.Errorf(http.StatusNotFound, api.CodeNoBucket, "bucket %s is being deleted", bucket)
+}
+
+// putCopy takes in the body of a copy: to be committed by another request (stage=ID), or at once (version=V).
+func (t *Target) putCopy(r *Request) error {
+	err := t.tryPutCopy(r)
+	if err != nil {
+		r.drainUpload()
+	}
+	return err
+}
+
+func (t *Target) tryPutCopy(r *Request) error {
+	version, err := r.fromPeer()
+	if err != nil {
+		return err
+	}
+	if err := t.stale(version); err != nil {
+		return err
+	}
+	bucket, key, err := r.names()
+	if err != nil {
+		return err
+	}
+	info, err := copies.Parse(r.Header(copies.Header), bucket, key)
+	if err != nil {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
+	}
+	id := r.Query("stage")
+	if id == "" && strconv.FormatUint(info.Version, 10) != r.Query("version") || info.Kind != store.Whole && info.Kind != store.Stub {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "a copy comes with stage=ID, or with its version, and is whole or a stub")
+	}
+	staged, err := t.stageCopy(r.Context(), info, &uploadMarker{r.upload()})
+	if err != nil {
+		return err
+	}
+	if id != "" {
+		got := staged.Info()
+		if err := t.stages.add(id, staged); err != nil {
+			return err
+		}
+		return r.WriteJSON(http.StatusCreated, copies.Staged{Size: got.Size, XXH3: got.XXH3, CRC32: got.CRC32})
+	}
+	err = t.take(r.Context(), arrival{
+		sender: r.Header(copies.HeaderNode), version: version, bucket: bucket, key: key, state: copies.StateOf(info),
+		commit: func() error { return t.commitStaged(staged, info.Version, info.Created) },
+	})
+	if err := errors.Join(err, staged.Discard()); err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// stageCopy stages a copy as it is described. Of one that has no version yet the checksums are not known either.
+func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader) (*store.Staged, error) {
+	if info.Kind == store.Stub {
+		return t.store.StageStub(ctx, info)
+	}
+	o := info.PutOptions()
+	if info.Version == 0 {
+		o.XXH3, o.CRC32 = nil, nil
+	}
+	return t.store.Stage(ctx, info.Bucket, info.Name, body, o)
+}
+
+// commitStaged makes a staged body a copy. One that is there already is as good.
+func (t *Target) commitStaged(staged *store.Staged, version uint64, created time.Time) error {
+	about := staged.Info()
+	_, err := staged.Commit(version, created, store.Condition{})
+	if errors.Is(err, store.ErrSuperseded) {
+		return t.isThere(about.Bucket, about.Name, version, err)
+	}
+	return err
+}
+
+// isThere turns the refusal of a version into a success where it is exactly what is there.
+func (t *Target) isThere(bucket, key string, version uint64, refusal error) error {
+	own, err := t.own(bucket, key)
+	switch {
+	case err != nil:
+		return err
+	case own.Version == version:
+		return nil
+	}
+	return api.Errorf(http.StatusConflict, api.CodeSuperseded, "%v", refusal)
+}
+
+// commitCopy makes a staged body a copy.
+func (t *Target) commitCopy(r *Request) error {
+	version, err := r.fromPeer()
+	if err != nil {
+		return err
+	}
+	var c copies.Commit
+	if err := r.JSON(maxNames, &c); err != nil {
+		return err
+	}
+	staged := t.stages.take(c.Stage)
+	if staged == nil { // it may have been committed, and the answer lost
+		err := t.isThere(c.Bucket, c.Name, c.Version, errors.New("nothing is staged under this id, or no longer"))
+		if err == nil {
+			r.SetStatusCode(http.StatusNoContent)
+		}
+		return err
+	}
+	info := staged.Info()
+	err = t.take(r.Context(), arrival{
+		sender: r.Header(copies.HeaderNode), version: version, bucket: info.Bucket, key: info.Name,
+		state:  copies.State{Version: c.Version, Kind: info.Kind, Size: info.Size, XXH3: info.XXH3},
+		commit: func() error { return t.commitStaged(staged, c.Version, c.Created) },
+	})
+	if err := errors.Join(err, staged.Discard()); err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+func (t *Target) discardCopy(r *Request) error {
+	var c copies.Commit
+	if err := r.JSON(maxNames, &c); err != nil {
+		return err
+	}
+	t.stages.discard(c.Stage)
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+// buryCopy deletes an object by a write of another target.
+func (t *Target) buryCopy(r *Request) error {
+	version, err := r.fromPeer()
+	if err != nil {
+		return err
+	}
+	var b copies.Bury
+	if err := r.JSON(maxNames, &b); err != nil {
+		return err
+	}
+	if err := errors.Join(store.CheckBucket(b.Bucket), store.CheckName(b.Name)); err != nil {
+		return err
+	}
+	err = t.take(r.Context(), arrival{
+		sender: r.Header(copies.HeaderNode), version: version, bucket: b.Bucket, key: b.Name,
+		state:  copies.State{Version: b.Version, Kind: store.Tombstone},
+		commit: func() error { return t.bury(r.Context(), b.Bucket, b.Name, b.Version) },
+	})
+	if err != nil {
+		return err
+	}
+	r.SetStatusCode(http.StatusNoContent)
+	return nil
+}
+
+func (t *Target) bury(ctx context.Context, bucket, key string, version uint64) error {
+	err := t.store.Bury(ctx, bucket, key, version)
+	if errors.Is(err, store.ErrSuperseded) {
+		return t.isThere(bucket, key, version, err)
+	}
+	return err
+}
+
+// getCopy sends this node's copy of exactly that version, verified; of a stub there is no body.
+func (t *Target) getCopy(r *Request) error {
+	if _, err := r.fromPeer(); err != nil {
+		return err
+	}
+	bucket, key, err := r.names()
+	if err != nil {
+		return err
+	}
+	version, err := strconv.ParseUint(r.Query("version"), 10, 64)
+	if err != nil {
+		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "version=%q is not a version", clip(r.Query("version")))
+	}
+	r.SetContentType("application/octet-stream")
+	object, err := t.store.Open(bucket, key)
+	if errors.Is(err, store.ErrStub) {
+		info, _, err := t.store.State(bucket, key)
+		if err == nil && (info.Kind != store.Stub || info.Version != version) {
+			err = otherVersion(info)
+		}
+		r.Response.Header.Set(copies.Header, copies.Describe(info))
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	info := object.Info()
+	if info.Version != version {
+		return errors.Join(otherVersion(info), object.Close())
+	}
+	body, err := newSectionBody(r, object, 0, info.Size)
+	if err != nil {
+		return errors.Join(err, object.Close())
+	}
+	r.Response.Header.Set(copies.Header, copies.Describe(info))
+	r.body = body
+	r.Response.SetBodyStream(body, int(info.Size))
+	return nil
+}
+
+func otherVersion(info store.Info) error {
+	return api.Errorf(http.StatusConflict, api.CodeChanged, "%s is here in version %d", api.Address(info.Bucket, info.Name), info.Version)
+}
+
+// bodyOf reads an object that is open, verified, in pieces of the size that the store reads at once.
+func bodyOf(object *store.Object) io.Reader {
+	return bufio.NewReaderSize(io.NewSectionReader(object, 0, object.Info().Size), int(min(max(object.Info().Size, 1), firstPiece)))
+}

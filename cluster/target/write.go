@@ -1,0 +1,384 @@
+package target
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/cluster/placement"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// commitTimeout is how long all others together have to commit what they have staged.
+const commitTimeout = 10 * time.Second
+
+// kept is an object that was written: how many copies were made at once, of how many.
+type kept struct {
+	store.Info
+	made, wanted int
+}
+
+// degraded is the value of api.HeaderDegraded, "" where all copies were made.
+func (k *kept) degraded() string {
+	if k.made >= k.wanted {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", k.made, k.wanted)
+}
+
+// moved is the error for a write whose object has got another primary, or other copies, while its body came in.
+func (p *placed) moved() error {
+	return unavailable("%s has moved to other targets while it was sent; send it again", api.Address(p.bucket.Name, p.key))
+}
+
+// keep stores an object that this target is the primary of.
+func (t *Target) keep(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
+	if p.bucket.Deleting {
+		return kept{}, fmt.Errorf("bucket %s: %w", p.bucket.Name, membership.ErrNoBucket)
+	}
+	write := t.putCopies
+	if p.bucket.Copies() == 1 && t.isCertain(&p) {
+		write = t.putSole
+	}
+	k, err := write(ctx, p, body, o)
+	if err != nil {
+		return k, err
+	}
+	return k, t.stillThere(ctx, p.bucket, k.Info)
+}
+
+// stillThere makes sure that the bucket was not deleted while an object came in: then the object must
+// go, as the deletion did not see it.
+func (t *Target) stillThere(ctx context.Context, before membership.Bucket, info store.Info) error {
+	now, err := t.members.FindBucket(ctx, before.Name)
+	var away *membership.UnavailableError
+	if errors.As(err, &away) || err == nil && now.Identity == before.Identity {
+		return nil
+	}
+	if err := t.store.Drop(ctx, info.Bucket, info.Name, info.Version); err != nil {
+		return err
+	}
+	return fmt.Errorf("bucket %s was deleted meanwhile: %w", before.Name, membership.ErrNoBucket)
+}
+
+// putSole stores the only copy of an object.
+func (t *Target) putSole(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
+	o.Admit = func() (func(), error) { return t.enter(ctx, &p) }
+	info, err := t.store.Put(ctx, p.bucket.Name, p.key, body, o)
+	return kept{Info: info, made: 1, wanted: 1}, err
+}
+
+// enter begins the commit of a write at its primary. Where the map has changed since the object was placed, it goes on
+// by the new one if that puts the object on the same targets, and this one still knows what the newest is.
+func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error) {
+	for {
+		at, leave := t.gate.Enter(t.known)
+		if at == p.version {
+			err := t.leased(&p.bucket.Bucket)
+			if b, ok := t.members.View().Bucket(p.bucket.Name); ok && (b.Deleting || b.Identity != p.bucket.Identity) {
+				err = bucketEnded(p.bucket.Name)
+			}
+			if err != nil {
+				leave()
+				return nil, err
+			}
+			t.store.SetFloor(placement.FirstVersion(p.version))
+			return leave, nil
+		}
+		leave()
+		now, err := t.place(ctx, p.bucket.Name, p.key)
+		if err != nil {
+			return nil, err
+		}
+		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity && !now.bucket.Deleting &&
+			now.bucket.Copies() == p.bucket.Copies() && now.bucket.Width() == p.bucket.Width()
+		if !same || !t.isCertain(&now) || !slices.Equal(now.plan().Copies, p.plan().Copies) {
+			return nil, p.moved()
+		}
+		*p = now
+	}
+}
+
+// others are the targets besides this one that are to have a copy now, and the number of copies there should be.
+// Where fewer targets are up than that takes, the bucket says whether to go on with those there are.
+func (t *Target) others(p *placed) (nodes []api.Node, wanted int, err error) {
+	b := &p.bucket
+	key := placement.Key(b.Name, p.key)
+	if up := len(p.placer.Layout().List(key, b.Width())); up < b.Width() && !b.Degraded {
+		return nil, 0, api.Errorf(http.StatusServiceUnavailable, api.CodeTooFew,
+			"bucket %s takes %d targets and %d are up: start more, or let it take fewer meanwhile (bucket set --degraded)", b.Name, b.Width(), up)
+	}
+	for _, id := range p.placer.Layout().List(key, b.Copies()) {
+		node, ok := p.placer.Node(id)
+		switch {
+		case id == t.id:
+		case !ok || node.State != api.StateOK:
+			return nil, 0, unavailable("target %s, which is to have a copy of %s, has just gone down", id, api.Address(b.Name, p.key))
+		default:
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes, b.Copies(), nil
+}
+
+// replicas are the other targets' parts of a write.
+type replicas struct {
+	t     *Target
+	nodes []api.Node
+	stage string        // id under which they have staged the body; "" where they get it with its commit
+	data  []byte        // then
+	about store.Info    // what they are to have, but for version and time
+	local *store.Staged // this node's own part
+}
+
+// putCopies stores an object on all targets that are to have it: on this one last, so that it is shown only when all
+// have it.
+func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
+	nodes, wanted, err := t.others(&p)
+	if err != nil {
+		return kept{}, err
+	}
+	condition := o.Condition
+	o.Condition = store.Condition{}
+	if condition != (store.Condition{}) { // which spares a body that would be refused anyway
+		if err := t.meets(ctx, p, condition, t.newest); err != nil {
+			return kept{}, err
+		}
+	}
+	down, cancel := t.whileUp(ctx, nodes)
+	defer cancel()
+	parts, err := t.stageAll(down, p, nodes, body, o)
+	if err != nil {
+		return kept{}, err
+	}
+	defer parts.discard()
+	unlock, err := t.locks.lock(down, p.bucket.Name, p.key)
+	if err != nil {
+		return kept{}, err
+	}
+	defer unlock()
+	if condition != (store.Condition{}) {
+		err = t.meets(down, p, condition, t.newestLocked)
+	} else {
+		err = t.takeOver(down, p)
+	}
+	if err != nil {
+		return kept{}, err
+	}
+	info, err := t.commitAll(down, p, parts)
+	return kept{Info: info, made: 1 + len(nodes), wanted: wanted}, err
+}
+
+// meets evaluates the condition of a write against the newest version.
+func (t *Target) meets(ctx context.Context, p placed, c store.Condition, newest func(context.Context, placed) (finding, error)) error {
+	f, err := newest(ctx, p)
+	if err != nil {
+		return err
+	}
+	return checkCondition(c, api.Address(p.bucket.Name, p.key), f.newest.ETag(), f.newest.Exists())
+}
+
+// errDown ends a write that waits for a target that has gone down.
+var errDown = errors.New("a target that takes part has gone down")
+
+// whileUp is a context that ends when this node learns that one of the nodes is down: what waits for it need not wait
+// until the connection is given up.
+func (t *Target) whileUp(ctx context.Context, nodes []api.Node) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() { // ends with the context
+		_, err := t.members.Until(ctx, func(v *membership.View) bool {
+			return slices.ContainsFunc(nodes, func(n api.Node) bool {
+				now, ok := v.Placer.Node(n.ID)
+				return !ok || now.State != api.StateOK || now.Addr != n.Addr
+			})
+		})
+		if err == nil {
+			cancel(errDown)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// stageAll takes in a body, on this target and on all others at once.
+func (t *Target) stageAll(ctx context.Context, p placed, nodes []api.Node, body io.Reader, o store.PutOptions) (*replicas, error) {
+	parts := &replicas{t: t, nodes: nodes}
+	if o.Size >= 0 && o.Size <= copies.SmallBody {
+		data, err := io.ReadAll(io.LimitReader(body, o.Size+1))
+		if err != nil {
+			return nil, err
+		}
+		parts.data = data
+		parts.local, err = t.store.Stage(ctx, p.bucket.Name, p.key, bytes.NewReader(data), o)
+		if err != nil {
+			return nil, err
+		}
+		parts.about = parts.local.Info()
+		return parts, nil
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: see crypto/rand
+	parts.stage = t.id + "-" + hex.EncodeToString(id[:])
+	about := store.Info{Bucket: p.bucket.Name, Name: p.key, Size: o.Size, ContentType: o.ContentType, Meta: o.Meta, Archive: o.Archive}
+	staged := make([]copies.Staged, len(nodes))
+	fan := newFan(ctx, body)
+	for i, node := range nodes {
+		fan.add(func(ctx context.Context, body io.Reader) (err error) {
+			staged[i], err = t.copies.With(p.version).Stage(ctx, node, parts.stage, about, body)
+			return err
+		})
+	}
+	var err error
+	parts.local, err = t.store.Stage(ctx, p.bucket.Name, p.key, fan, o)
+	if err = fan.end(err); err == nil {
+		err = parts.compare(staged)
+	}
+	if err != nil {
+		parts.discard()
+		return nil, err
+	}
+	return parts, nil
+}
+
+// compare makes sure that all have staged the same bytes.
+func (r *replicas) compare(staged []copies.Staged) error {
+	r.about = r.local.Info()
+	for i, node := range r.nodes {
+		if staged[i] != (copies.Staged{Size: r.about.Size, XXH3: r.about.XXH3, CRC32: r.about.CRC32}) {
+			return unavailable("target %s has staged other bytes of %s than this one; send it again",
+				node.ID, api.Address(r.about.Bucket, r.about.Name))
+		}
+	}
+	return nil
+}
+
+// commitAll gives the write its version and commits it: on the others at once, then here. The caller holds the object's
+// lock and knows that nobody else is its primary.
+func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (store.Info, error) {
+	leave, err := t.enter(ctx, &p)
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer leave()
+	info := parts.about
+	info.Version, info.Created = t.store.NextVersion(), time.Now().UTC().Round(0)
+	err = t.onAll(ctx, parts.nodes, func(ctx context.Context, node api.Node) error {
+		client := t.copies.With(p.version)
+		if parts.stage == "" {
+			return client.Put(ctx, node, info, bytes.NewReader(parts.data))
+		}
+		return client.Commit(ctx, node, copies.Commit{
+			Stage: parts.stage, Bucket: info.Bucket, Name: info.Name, Version: info.Version, Created: info.Created,
+		})
+	})
+	if err != nil {
+		return store.Info{}, err
+	}
+	if err := t.commitStaged(parts.local, info.Version, info.Created); err != nil {
+		return store.Info{}, err
+	}
+	t.certain.add(p.version, p.about())
+	info.Disk = parts.local.Info().Disk
+	return info, nil
+}
+
+// onAll has all others commit a write. Where one fails, what becomes of the write is open: it is not shown here, but may
+// be once another target takes over.
+func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(context.Context, api.Node) error) error {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	failures := make(chan error, len(nodes))
+	for _, node := range nodes {
+		go func() { failures <- commit(ctx, node) }() // ends with the context
+	}
+	var errs []error
+	for range nodes {
+		errs = append(errs, <-failures)
+	}
+	err := errors.Join(errs...)
+	var answer *api.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(context.Cause(ctx), errDown):
+		return errDown
+	case errors.As(err, &answer) && answer.Code == api.CodeNoSpace:
+		return answer
+	}
+	return unavailable("not all copies could be made: %v", err)
+}
+
+// discard gives up what was staged and not committed.
+func (r *replicas) discard() {
+	if r.local != nil {
+		if err := r.local.Discard(); err != nil {
+			r.t.log.Warn("a staged body could not be removed; the next start will", "error", err)
+		}
+	}
+	if r.stage == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.t.ctx, mapPatience)
+	defer cancel()
+	// Who is not reached discards it by itself after a while.
+	_ = r.t.onAll(ctx, r.nodes, func(ctx context.Context, node api.Node) error { return r.t.copies.Discard(ctx, node, r.stage) })
+}
+
+// erase deletes an object that this target is the primary of.
+func (t *Target) erase(ctx context.Context, p placed, c store.Condition) error {
+	if p.bucket.Copies() == 1 && p.settled() {
+		leave, err := t.enter(ctx, &p)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		return t.store.Delete(ctx, p.bucket.Name, p.key, c)
+	}
+	nodes, _, err := t.others(&p)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := t.whileUp(ctx, nodes)
+	defer cancel()
+	unlock, err := t.locks.lock(ctx, p.bucket.Name, p.key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := t.newestLocked(ctx, p)
+	if err != nil {
+		return err
+	}
+	about := api.Address(p.bucket.Name, p.key)
+	if err := checkCondition(c, about, f.newest.ETag(), f.newest.Exists()); err != nil {
+		return err
+	}
+	if !f.newest.Exists() {
+		return fmt.Errorf("%s: %w", about, store.ErrNotFound)
+	}
+	leave, err := t.enter(ctx, &p)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	version := t.store.NextVersion()
+	err = t.onAll(ctx, nodes, func(ctx context.Context, node api.Node) error {
+		return t.copies.With(p.version).Bury(ctx, node, p.bucket.Name, p.key, version)
+	})
+	if err == nil {
+		err = t.bury(ctx, p.bucket.Name, p.key, version)
+	}
+	if err == nil {
+		t.certain.add(p.version, p.about())
+	}
+	return err
+}
