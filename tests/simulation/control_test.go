@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/heal"
 )
 
 const (
@@ -21,8 +22,8 @@ type control struct {
 	w      *world
 	doc    document
 	leases map[string]time.Duration // until when
-	// settled says of targets at which version of the map they found nothing left to do, and whether they hold nothing.
-	settled map[string]report
+	// reports are what targets said of their passes last; empty are those that said they hold nothing.
+	reports map[string]heal.Report
 }
 
 // document is all that nodes go by. It is immutable.
@@ -33,9 +34,9 @@ type document struct {
 
 func (d *document) version() int64 { return d.placer.Map.Version }
 
-type report struct {
-	version int64
-	empty   bool
+// state is the document as heal sees it.
+func (d *document) state() heal.State {
+	return heal.State{Placer: d.placer, Buckets: []heal.Bucket{{Bucket: d.bucket, Identity: 1}}}
 }
 
 // Requests to the control.
@@ -47,14 +48,14 @@ type (
 		bare bool
 	}
 	settlement struct {
-		id string
-		report
+		id     string
+		report heal.Report
 	}
 	lookup struct{}
 )
 
 func newControl(w *world, targets int, b api.Bucket) *control {
-	c := &control{w: w, leases: map[string]time.Duration{}, settled: map[string]report{}}
+	c := &control{w: w, leases: map[string]time.Duration{}, reports: map[string]heal.Report{}}
 	c.host = &host{id: "etcd", up: true, handle: c.handle}
 	m := api.Map{Version: 1, Since: 1}
 	for i := range targets {
@@ -78,7 +79,7 @@ func (c *control) handle(request any) any {
 		}
 		return c.doc
 	case settlement:
-		c.settled[r.id] = r.report
+		c.reports[r.id] = r.report
 		return lookup{}
 	default:
 		return c.doc
@@ -175,7 +176,7 @@ func (c *control) lead(gateway *host) {
 					n.Away = n.Away && !slices.Contains(back, n.ID) || slices.Contains(gone, n.ID)
 				}
 			})
-		case c.done(&doc) && c.w.giveUp(&doc):
+		case c.done(&doc):
 			c.change(func(m *api.Map, b *api.Bucket) {
 				m.Former, b.Was = nil, nil
 				for i := range m.Nodes {
@@ -195,44 +196,23 @@ func (c *control) liveness(doc *document) (gone, back []string) {
 	return gone, back
 }
 
-// done says that all targets that are up have found nothing left to do, and there is something to give up.
+// done says that all targets that are up have found nothing left to do, that no other can have what they lack, and that there is
+// something to give up.
 func (c *control) done(doc *document) bool {
-	m := &doc.placer.Map
-	open := len(m.Former) > 0 || len(doc.bucket.Was) > 0
-	for _, n := range m.Nodes {
-		if !n.Away && c.settled[n.ID].version != m.Version {
-			return false
-		}
-		open = open || n.Bare
+	m := doc.placer.Map
+	if len(m.Former) == 0 && len(doc.bucket.Was) == 0 && !slices.ContainsFunc(m.Nodes, func(n api.Node) bool { return n.Bare }) {
+		return false
 	}
-	return open
-}
-
-// mayGiveUp says that the earlier sets may be forgotten: of each list that any of them could give an object, one target
-// has taken part in what was found settled.
-func mayGiveUp(doc *document) bool {
-	m := &doc.placer.Map
-	for _, copies := range append([]int{doc.bucket.Copies()}, doc.bucket.Was...) {
-		for _, e := range m.Former {
-			held, lost, away := 0, 0, 0
-			for _, t := range e.Targets {
-				if t.Draining || t.Away && copies > 1 {
-					continue
-				}
-				held++
-				n, member := doc.placer.Node(t.ID)
-				switch {
-				case !member:
-				case n.Away:
-					away, lost = away+1, lost+1
-				case n.Bare:
-					lost++
-				}
-			}
-			if away > 0 && lost >= min(copies, held) { // it may come back with what nobody else has
-				return false
-			}
+	m.Nodes = slices.Clone(m.Nodes)
+	for i := range m.Nodes {
+		m.Nodes[i].State = api.StateDown
+		if c.leases[m.Nodes[i].ID] > c.w.now {
+			m.Nodes[i].State = api.StateOK
 		}
 	}
-	return true
+	if c.w.wrong.givenUpEarly {
+		m.Former = nil
+	}
+	d := document{placer: api.NewPlacer(m), bucket: doc.bucket}
+	return len(heal.Unsettled(d.state(), c.reports)) == 0
 }

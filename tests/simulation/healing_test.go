@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/heal"
+	"github.com/shardstream/shardstream/cluster/placement"
 )
 
 const (
@@ -21,30 +22,33 @@ type proof struct {
 	at      time.Duration
 }
 
-// heal makes passes over the disk until nothing is left to be done, and again when the map changes.
+// heal makes passes over the disk until nothing is left to be done, and again when the cluster changes.
 func (t *target) heal() {
-	reported, last := int64(0), time.Duration(0)
+	reported, last := "", time.Duration(0)
 	for {
 		t.w.sleep(t.w.between(healPause/2, healPause))
-		if t.view.placer == nil || reported == t.version() && t.w.now < last+healAgain {
+		if t.view.placer == nil {
 			continue
 		}
-		version := t.version()
-		t.quiet(version)
-		if !t.pass(version) || t.version() != version {
-			continue
-		}
-		last = t.w.now
-		t.forgetTombstones(version)
-		r := report{version: version, empty: len(t.disk) == 0}
-		if t.w.call(t.host, t.w.control.host, callTime, settlement{t.id, r}) != nil {
-			reported = version
+		// Now and then all is looked at, whatever was done before.
+		whole, state, version := t.w.now > last+healAgain, t.view.state(), t.version()
+		if goal := state.Goal(); goal != reported || whole {
+			t.quiet(version)
+			if !t.pass(version, whole) || t.version() != version {
+				continue
+			}
+			last = t.w.now
+			t.forgetTombstones(version)
+			r := heal.Report{Goal: goal, Placed: true, Clean: true, Empty: len(t.disk) == 0}
+			if t.w.call(t.host, t.w.control.host, callTime, settlement{t.id, r}) != nil {
+				reported = goal
+			}
 		}
 	}
 }
 
-// pass looks at each key once; false where something was, or is yet, to be done.
-func (t *target) pass(version int64) bool {
+// pass looks at each key that the map has moved, or at all; false where something was, or is yet, to be done.
+func (t *target) pass(version int64, whole bool) bool {
 	keys, others := t.keys(), t.others()
 	answers := t.w.callAll(t.host, t.peers(others), haveTimeout, func(int) any { return have{version, keys} })
 	clean := true
@@ -53,17 +57,21 @@ func (t *target) pass(version int64) bool {
 			return false
 		}
 		own, held := t.disk[key]
-		if !held {
+		plan := t.plan(key)
+		if !held || !whole && t.untouched(&plan) {
 			continue
 		}
-		q := heal.Question{Self: t.id, Plan: t.plan(key), Own: own.version, Answers: map[string]uint64{}, Want: t.view.bucket.Copies()}
+		q := heal.Question{
+			Self: t.id, Plan: plan, Own: heal.Answer{Version: own.version},
+			Answers: map[string]heal.Answer{}, Want: t.view.bucket.Copies(),
+		}
 		for j, id := range others {
 			if v, ok := answers[j].(versions); ok {
-				q.Answers[id] = v[i]
+				q.Answers[id] = heal.Answer{Version: v[i]}
 			}
 		}
 		d := heal.Decide(q)
-		clean = clean && d.Done()
+		clean = clean && !d.Lacking && !d.Unsure && !d.Misplaced
 		for _, id := range d.Push {
 			t.w.call(t.host, t.w.target(id).host, commitTimeout, commit{version, key, own})
 		}
@@ -74,6 +82,14 @@ func (t *target) pass(version int64) bool {
 		}
 	}
 	return clean
+}
+
+// untouched says that no earlier set placed the key elsewhere, and nobody who is to have it lost anything.
+func (t *target) untouched(plan *placement.Plan) bool {
+	return len(plan.Former) == 0 && !slices.ContainsFunc(plan.Copies, func(id string) bool {
+		n, _ := t.view.placer.Node(id)
+		return n.Bare
+	})
 }
 
 // drop removes a copy that was proven needless before, and is so still after the time of grace.

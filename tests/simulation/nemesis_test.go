@@ -147,8 +147,8 @@ func (n *nemesis) removeDrained() {
 		return
 	}
 	for _, node := range m.Nodes {
-		r := c.settled[node.ID]
-		if !node.Draining || node.Away || node.Bare || r.version != m.Version || !r.empty {
+		r, state := c.reports[node.ID], c.doc.state()
+		if !node.Draining || node.Away || node.Bare || r.Goal != state.Goal() || !r.Empty {
 			continue
 		}
 		n.w.note("%s is removed", node.ID)

@@ -129,8 +129,6 @@ func (w *world) breach(format string, args ...any) {
 	w.note("BREACH: "+format, args...)
 }
 
-func (w *world) giveUp(doc *document) bool { return w.wrong.givenUpEarly || mayGiveUp(doc) }
-
 // checkDrop holds the promise that no background job removes an only copy.
 func (w *world) checkDrop(by *target, key string) {
 	version, others := by.disk[key].version, 0
