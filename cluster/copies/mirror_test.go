@@ -70,3 +70,61 @@ func TestWritesAreOnAllTargetsOfTheList(t *testing.T) {
 	_, err := cluster.Client.StatObject(t.Context(), "m", "x")
 	require.Error(t, err)
 }
+
+// content is what an object has: it tells name and round.
+func content(key string, round, size int) []byte {
+	return bytes.Repeat(fmt.Appendf(nil, "%s/%d|", key, round), 1+size/(len(key)+3))
+}
+
+func keys(n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("dir-%d/key-%03d", i%3, i)
+	}
+	return list
+}
+
+// Any target may be gone: what was acknowledged is read, can be overwritten and deleted, and is as it was left when the
+// target is back.
+func TestATargetMayBeGone(t *testing.T) {
+	for _, copies := range []int{2, 3} {
+		t.Run(fmt.Sprintf("%d copies", copies), func(t *testing.T) {
+			cluster := mirrored(t, 4, copies)
+			names := keys(24)
+			round := map[string]int{}
+			for i, name := range names {
+				put(t, cluster, name, content(name, 0, i*1000))
+			}
+			put(t, cluster, "large", content("large", 0, 5<<20))
+			for n, target := range cluster.Targets[:copies] {
+				target.Stop()
+				for i, name := range names {
+					require.Equal(t, string(content(name, round[name], i*1000)), string(get(t, cluster, name)), "%s after %d", name, n)
+				}
+				require.Equal(t, content("large", 0, 5<<20), get(t, cluster, "large"))
+				for i, name := range names {
+					switch i % 4 {
+					case 1:
+						round[name]++
+						put(t, cluster, name, content(name, round[name], i*1000))
+					case 2:
+						require.NoError(t, cluster.Client.DeleteObject(t.Context(), "m", name))
+						_, err := cluster.Client.StatObject(t.Context(), "m", name)
+						require.ErrorContains(t, err, api.CodeNotFound)
+						round[name]++
+						put(t, cluster, name, content(name, round[name], i*1000))
+					}
+				}
+				gone := fmt.Sprintf("gone-%d", n)
+				put(t, cluster, gone, []byte("x"))
+				require.NoError(t, cluster.Client.DeleteObject(t.Context(), "m", gone))
+				target.Start()
+				for i, name := range names {
+					require.Equal(t, string(content(name, round[name], i*1000)), string(get(t, cluster, name)), "%s with %s back", name, target.ID)
+				}
+				_, err := cluster.Client.StatObject(t.Context(), "m", gone)
+				require.ErrorContains(t, err, api.CodeNotFound)
+			}
+		})
+	}
+}

@@ -57,11 +57,14 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 	}
 	b := api.Bucket{Name: name, Created: time.Now().UTC(), Mirror: 1}
 	if r.ContentLength != 0 {
-		var wanted api.BucketChange
+		var wanted struct {
+			Name string `json:"name"` // may be said once more
+			api.BucketChange
+		}
 		if err := ReadKnownJSON(w, r, maxDocument, &wanted); err != nil {
 			return err
 		}
-		if err := changeBucket(&b, wanted); err != nil {
+		if err := changeBucket(&b, wanted.BucketChange); err != nil {
 			return err
 		}
 	}
@@ -73,6 +76,28 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	g.log.InfoContext(r.Context(), "bucket created", "bucket", name)
+	return WriteJSON(w, http.StatusOK, b)
+}
+
+// patchBucket changes a bucket's properties. Objects that are there already are brought to what a new redundancy takes
+// in the background.
+func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("bucket")
+	if err := store.CheckBucket(name); err != nil {
+		return err
+	}
+	var change api.BucketChange
+	if err := ReadKnownJSON(w, r, maxDocument, &change); err != nil {
+		return err
+	}
+	b, err := g.members.ChangeBucket(r.Context(), name, func(b *api.Bucket) error { return changeBucket(b, change) })
+	if errors.Is(err, membership.ErrUnsettled) {
+		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "%v; try again then", err)
+	}
+	if err != nil {
+		return err
+	}
+	g.log.InfoContext(r.Context(), "bucket changed", "bucket", name, "mirror", b.Mirror, "ec", b.EC, "degraded", b.Degraded)
 	return WriteJSON(w, http.StatusOK, b)
 }
 

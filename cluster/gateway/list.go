@@ -7,8 +7,10 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 )
 
 // Bounds of one page of a listing.
@@ -51,32 +53,67 @@ func (g *Gateway) ListObjects(ctx context.Context, bucket string, o api.ListOpti
 		o.Limit = defaultPage
 	}
 	o.Limit = min(o.Limit, maxPage)
-	query := url.Values{
-		"prefix": {o.Prefix}, "delimiter": {o.Delimiter}, "start_after": {o.StartAfter}, "limit": {strconv.Itoa(o.Limit)},
+	var page api.ObjectList
+	err := g.byOneMap(ctx, bucket, func(l *listing) (err error) {
+		page, err = l.page(ctx, o)
+		return err
+	})
+	return page, err
+}
+
+// page makes one page. Where all targets list what they are the primaries of, theirs hold the first names of all;
+// where they list all that they have, deletions among it, more may have to be asked for.
+func (l *listing) page(ctx context.Context, o api.ListOptions) (api.ObjectList, error) {
+	b := pageBuilder{ListOptions: o, page: api.ObjectList{Objects: []api.Object{}}}
+	after := copies.Start(o.Prefix, o.Delimiter, o.StartAfter)
+	for {
+		query := url.Values{"prefix": {o.Prefix}, "start_after": {after}, "limit": {strconv.Itoa(min(o.Limit+1, maxPage))}}
+		if l.all {
+			query.Set(copies.ListAll, "true") // what is deleted must not be summed up: that is for us then
+		} else {
+			query.Set("delimiter", o.Delimiter)
+		}
+		parts, err := askAll[copies.Page](ctx, l, http.MethodGet, copies.PathList+url.PathEscape(l.bucket.Name), query, nil)
+		if err != nil {
+			return b.page, err
+		}
+		bound, more := bound(parts)
+		for _, e := range mergePages(parts, bound) {
+			if b.add(e) {
+				return b.page, nil
+			}
+		}
+		if !more {
+			return b.page, nil
+		}
+		if after = bound; b.sum != "" && strings.HasPrefix(bound, b.sum) {
+			after = copies.AfterPrefix(b.sum)
+		}
 	}
-	path := "/v1/buckets/" + url.PathEscape(bucket) + "/objects"
-	parts, err := AskTargets[api.ObjectList](ctx, g, pageTimeout, http.MethodGet, path, query)
-	if err != nil {
-		return api.ObjectList{}, err
+}
+
+// bound is the name up to which all pages are complete; more says whether there is more behind it.
+func bound(parts []copies.Page) (name string, more bool) {
+	for i := range parts {
+		if next := parts[i].Next; next != "" && (!more || next < name) {
+			name, more = next, true
+		}
 	}
-	return merge(parts, o.Limit), nil
+	return name, more
 }
 
 // entry is a line of a listing: an object, or a prefix that stands for many.
 type entry struct {
 	name   string
-	object *api.Object
+	object *copies.Listed
 }
 
-// merge makes one page of the targets' pages. Each holds its target's first entries, so the first of
-// all of them are among these. A name that two targets have, after a join, counts once, with the
-// newest version.
-func merge(parts []api.ObjectList, limit int) api.ObjectList {
+// mergePages merges the targets' pages up to a name, "" for all of them. A name that several targets have counts once,
+// with the newest version.
+func mergePages(parts []copies.Page, upTo string) []entry {
 	var entries []entry
-	more := false
 	for p := range parts {
 		part := &parts[p]
-		more = more || part.Next != ""
 		for i := range part.Objects {
 			entries = append(entries, entry{part.Objects[i].Name, &part.Objects[i]})
 		}
@@ -91,20 +128,45 @@ func merge(parts []api.ObjectList, limit int) api.ObjectList {
 		return cmp.Compare(b.object.Version, a.object.Version)
 	})
 	entries = slices.CompactFunc(entries, func(a, b entry) bool { return a.name == b.name })
-	page := api.ObjectList{Objects: []api.Object{}}
-	for i, e := range entries {
-		if i == limit {
-			page.Next = entries[i-1].name
-			return page
-		}
-		if e.object != nil {
-			page.Objects = append(page.Objects, *e.object)
-		} else {
-			page.Prefixes = append(page.Prefixes, e.name)
+	if upTo != "" {
+		at := slices.IndexFunc(entries, func(e entry) bool { return e.name > upTo })
+		if at >= 0 {
+			entries = entries[:at]
 		}
 	}
-	if more && len(entries) > 0 {
-		page.Next = entries[len(entries)-1].name
+	return entries
+}
+
+// pageBuilder fills a page.
+type pageBuilder struct {
+	api.ListOptions
+	page api.ObjectList
+	last string // entry of the page
+	sum  string // last prefix that stands for many
+}
+
+// add adds an entry, in the order of names. It says whether the page is full, and is not for this one.
+func (b *pageBuilder) add(e entry) (full bool) {
+	sum, isSum := e.name, e.object == nil
+	if !isSum {
+		if e.object.Deleted {
+			return false
+		}
+		sum, isSum = copies.SumUp(e.name, b.Prefix, b.Delimiter)
 	}
-	return page
+	if isSum && sum == b.sum {
+		return false
+	}
+	if len(b.page.Objects)+len(b.page.Prefixes) == b.Limit {
+		b.page.Next = b.last
+		return true
+	}
+	if isSum {
+		b.page.Prefixes = append(b.page.Prefixes, sum)
+		b.last, b.sum = sum, sum
+		return false
+	}
+	b.page.Objects = append(b.page.Objects, e.object.Object)
+	b.last = e.name
+	return false
 }

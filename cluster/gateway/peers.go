@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,6 +28,13 @@ func (g *Gateway) Ask(ctx context.Context, limit time.Duration, node api.Node, m
 }
 
 func (g *Gateway) ask(ctx context.Context, limit time.Duration, node api.Node, method, path string, query url.Values, in io.Reader, out any) error {
+	return g.askBy(ctx, 0, limit, node, method, path, query, in, out)
+}
+
+// askBy is ask for requests that are to be answered by one version of the map; 0: by any.
+func (g *Gateway) askBy(
+	ctx context.Context, version int64, limit time.Duration, node api.Node, method, path string, query url.Values, in io.Reader, out any,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	at := "http://" + node.Addr + path
@@ -38,6 +46,9 @@ func (g *Gateway) ask(ctx context.Context, limit time.Duration, node api.Node, m
 		return fmt.Errorf("ask %s: %w", node.ID, err)
 	}
 	request.Header.Set(api.HeaderRequestID, telemetry.RequestIDOf(ctx))
+	if version != 0 {
+		request.Header.Set(api.HeaderMap, strconv.FormatInt(version, 10))
+	}
 	response, err := g.peers.Do(request)
 	if err != nil {
 		return silent(node, err)

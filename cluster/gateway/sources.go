@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,13 +11,13 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/sampler"
@@ -215,29 +214,20 @@ func (g *Gateway) stat(ctx context.Context, bucket string, sources []source, som
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	for _, node := range g.members.View().Map().Targets() {
-		group.Go(func() error {
-			var answer api.ObjectList
-			path := "/v1/internal/buckets/" + url.PathEscape(bucket) + "/stat"
-			if err := g.ask(ctx, pageTimeout, node, http.MethodPost, path, nil, bytes.NewReader(body), &answer); err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for i := range answer.Objects {
-				o := &answer.Objects[i]
-				for _, n := range places[o.Name] {
-					if int64(o.Version) > out[n].version { // after a join two targets may have one
-						out[n] = foundOf(o)
-					}
+	return g.byOneMap(ctx, bucket, func(l *listing) error {
+		answers, err := askAll[copies.Page](ctx, l, http.MethodPost, copies.PathStat+url.PathEscape(bucket), nil, body)
+		if err != nil {
+			return err
+		}
+		for _, e := range mergePages(answers, "") { // several targets may have one: the newest counts
+			for _, n := range places[e.name] {
+				if out[n] = (found{}); !e.object.Deleted {
+					out[n] = foundOf(&e.object.Object)
 				}
 			}
-			return nil
-		})
-	}
-	return group.Wait()
+		}
+		return nil
+	})
 }
 
 // missing is an error that counts the objects that were not found and names the first.

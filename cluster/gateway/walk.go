@@ -3,6 +3,7 @@ package gateway
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 )
 
 // A walk has about so many objects at hand, from all targets together.
@@ -20,37 +22,66 @@ const (
 
 // walk visits all objects of a bucket that begin with a prefix, sorted by name; complete, or an error. It
 // asks each target for its own objects page by page and merges them as they come, so it takes as many
-// requests as there are pages, and memory for a page or two of each target, whatever their number.
+// requests as there are pages, and memory for a page or two of each target, whatever their number. Where the map
+// changes meanwhile it goes on behind the last name by the new one.
 func (g *Gateway) walk(ctx context.Context, bucket, prefix string, visit func(*api.Object) error) error {
-	if _, err := g.bucket(ctx, bucket); err != nil {
-		return err
-	}
 	if len(prefix) > maxName {
-		return nil // no name is as long
+		_, err := g.bucket(ctx, bucket)
+		return err // no name is as long
 	}
-	targets := g.members.View().Map().Targets()
-	limit := min(max(walkObjects/max(len(targets), 1), minWalkPage), maxPage)
+	last := ""
+	for {
+		before := last
+		err := g.byOneMap(ctx, bucket, func(l *listing) error {
+			return l.walk(ctx, prefix, last, func(o *copies.Listed) error {
+				if !o.Deleted {
+					if err := visit(&o.Object); err != nil {
+						return err
+					}
+				}
+				last = o.Name
+				return nil
+			})
+		})
+		var answer *api.Error
+		if last == before || !errors.As(err, &answer) || answer.Code != api.CodeUnavailable || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// walk visits all names behind one, deletions included.
+func (l *listing) walk(ctx context.Context, prefix, after string, visit func(*copies.Listed) error) error {
+	limit := min(max(walkObjects/max(len(l.targets), 1), minWalkPage), maxPage)
 	group, ctx := errgroup.WithContext(ctx)
-	cursors := make([]*cursor, len(targets))
-	for i, n := range targets {
-		c := &cursor{pages: make(chan []api.Object)}
+	cursors := make([]*cursor, len(l.targets))
+	for i, n := range l.targets {
+		c := &cursor{pages: make(chan []copies.Listed)}
 		cursors[i] = c
 		group.Go(func() error {
 			defer close(c.pages)
-			return g.listTarget(ctx, n, bucket, prefix, limit, c.pages)
+			c.err = l.listTarget(ctx, n, prefix, after, limit, c.pages)
+			return c.err
 		})
 	}
-	group.Go(func() error { return merged(ctx, cursors, visit) })
+	group.Go(func() error { return merged(cursors, visit) })
 	return group.Wait()
 }
 
 // listTarget sends a target's objects on, page by page, the next being asked for while one is worked on.
-func (g *Gateway) listTarget(ctx context.Context, n api.Node, bucket, prefix string, limit int, pages chan<- []api.Object) error {
-	query := url.Values{"prefix": {prefix}, "limit": {strconv.Itoa(limit)}}
+func (l *listing) listTarget(ctx context.Context, n api.Node, prefix, after string, limit int, pages chan<- []copies.Listed) error {
+	query := url.Values{"prefix": {prefix}, "start_after": {after}, "limit": {strconv.Itoa(limit)}}
+	if l.all {
+		query.Set(copies.ListAll, "true")
+	}
 	for {
-		var page api.ObjectList
-		if err := g.Ask(ctx, pageTimeout, n, http.MethodGet, "/v1/buckets/"+url.PathEscape(bucket)+"/objects", query, &page); err != nil {
-			return err
+		var page copies.Page
+		path := copies.PathList + url.PathEscape(l.bucket.Name)
+		if err := l.g.askBy(ctx, l.version, pageTimeout, n, http.MethodGet, path, query, http.NoBody, &page); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err() // somebody else's failure
+			}
+			return l.failed(n, err)
 		}
 		select {
 		case pages <- page.Objects:
@@ -66,16 +97,17 @@ func (g *Gateway) listTarget(ctx context.Context, n api.Node, bucket, prefix str
 
 // cursor goes through one target's objects.
 type cursor struct {
-	pages   chan []api.Object
-	objects []api.Object // that are left of a page
+	pages   chan []copies.Listed
+	err     error           // that pages was closed for
+	objects []copies.Listed // that are left of a page
 }
 
 // fill makes sure that there is an object; false at the end.
-func (c *cursor) fill(ctx context.Context) (bool, error) {
+func (c *cursor) fill() (bool, error) {
 	for len(c.objects) == 0 {
 		page, ok := <-c.pages
 		if !ok {
-			return false, ctx.Err() // whoever closed it early has ended the context
+			return false, c.err
 		}
 		c.objects = page
 	}
@@ -84,10 +116,10 @@ func (c *cursor) fill(ctx context.Context) (bool, error) {
 
 // merged visits the objects of all cursors, sorted. A name that two targets have, after a join, counts
 // once, with the newest version.
-func merged(ctx context.Context, cursors []*cursor, visit func(*api.Object) error) error {
+func merged(cursors []*cursor, visit func(*copies.Listed) error) error {
 	var next byName
 	for _, c := range cursors {
-		ok, err := c.fill(ctx)
+		ok, err := c.fill()
 		if err != nil {
 			return err
 		}
@@ -107,7 +139,7 @@ func merged(ctx context.Context, cursors []*cursor, visit func(*api.Object) erro
 			last = o.Name
 		}
 		c.objects = c.objects[1:]
-		ok, err := c.fill(ctx)
+		ok, err := c.fill()
 		if err != nil {
 			return err
 		}

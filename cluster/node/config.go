@@ -44,6 +44,9 @@ type Config struct {
 	Logger       *slog.Logger
 	Settings
 
+	// work is the data directory that has a target's own files beside its objects: the first that can be written.
+	work string
+
 	// Ready is called once the node is a member and serves, with what it registered as; nil is fine.
 	Ready func(api.Node)
 }

@@ -32,15 +32,20 @@ type directories struct {
 	blank []string
 }
 
-// identify settles the node's id.
-func identify(c *Config) (*directories, error) {
+// identify settles the node's id. known are directories that the node has had for long: one that tells nothing now, be
+// it empty or broken, is not taken for a new one.
+func identify(c *Config, known func(dir string) bool) (*directories, error) {
 	d := &directories{all: c.DataDirs}
 	for _, dir := range c.DataDirs {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("data directory: %w", err)
+		if !known(dir) {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return nil, fmt.Errorf("data directory: %w", err)
+			}
 		}
 		found, err := readIdentity(dir)
 		switch {
+		case err != nil && known(dir):
+			continue // the store says what is wrong with it
 		case errors.Is(err, os.ErrNotExist):
 			d.blank, d.new = append(d.blank, dir), append(d.new, dir)
 			continue
@@ -55,6 +60,9 @@ func identify(c *Config) (*directories, error) {
 			return nil, fmt.Errorf("data directory %s belongs to %s %s, the others to %s %s", dir, found.Role, found.ID, d.self.Role, d.self.ID)
 		}
 		d.self = found
+	}
+	if d.self.ID == "" && len(d.new) < len(d.all) {
+		return nil, fmt.Errorf("none of the data directories %v tells whose it is: are they mounted?", d.all)
 	}
 	if d.self.ID == "" {
 		d.self = identity{ID: c.ID, Role: c.Role}
@@ -119,17 +127,22 @@ func writeIdentity(dir string, i identity) error {
 	if err != nil {
 		return fmt.Errorf("keep the node's identity: %w", err)
 	}
-	f, err := os.CreateTemp(dir, identityFile+".*")
+	return writeFile(dir, identityFile, append(data, '\n'))
+}
+
+// writeFile replaces a small file of a data directory.
+func writeFile(dir, name string, data []byte) error {
+	f, err := os.CreateTemp(dir, name+".*")
 	if err != nil {
-		return fmt.Errorf("keep the node's identity: %w", err)
+		return fmt.Errorf("keep %s: %w", name, err)
 	}
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, identityFile))
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("keep the node's identity: %w", err), os.Remove(f.Name()))
+		return errors.Join(fmt.Errorf("keep %s: %w", name, err), os.Remove(f.Name()))
 	}
 	return nil
 }

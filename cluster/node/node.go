@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,15 +31,39 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	c.Settings = c.Settings.Complete()
-	dirs, err := identify(&c)
+	if ready := c.Ready; ready != nil {
+		var once sync.Once
+		c.Ready = func(self api.Node) { once.Do(func() { ready(self) }) }
+	}
+	for {
+		err := run(ctx, c, &c.Listen)
+		if !errors.Is(err, errWorkDisk) || ctx.Err() != nil {
+			return err
+		}
+		c.Logger.WarnContext(ctx, "the disk with the node's own files is out of use; the node starts anew with another", "node", c.ID)
+	}
+}
+
+// run runs a node until it ends or has to start anew, which it does at the same address.
+func run(ctx context.Context, c Config, address *string) error {
+	table, err := loadDiskTable(c.DataDirs, c.Logger)
 	if err != nil {
 		return err
 	}
+	if c.Role == api.RoleTarget {
+		c.DataDirs = table.paths()
+	}
+	dirs, err := identify(&c, table.known)
+	if err != nil {
+		return err
+	}
+	table.self = dirs.self
 	c.Logger = c.Logger.With("node", c.ID)
-	listener, err := listen(ctx, c.Listen)
+	listener, err := listen(ctx, *address)
 	if err != nil {
 		return err
 	}
+	*address = listener.Addr().String()
 	defer func() { _ = listener.Close() }() // the server closes it first, where it came to that
 	addr, err := advertised(c, listener)
 	if err != nil {
@@ -46,7 +71,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	self := api.Node{ID: c.ID, Role: c.Role, Addr: addr, PID: os.Getpid(), Weight: c.Weight}
 	if c.Role == api.RoleTarget {
-		return runTarget(ctx, c, self, dirs, listener)
+		return runTarget(ctx, c, self, dirs, table, listener)
 	}
 	if err := dirs.keep(); err != nil {
 		return err
@@ -96,16 +121,26 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	}, nil)
 }
 
-func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) (err error) {
-	s, err := store.Open(store.Options{Disks: disks(c.DataDirs), Logger: c.Logger})
+func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, table *diskTable, listener net.Listener) (err error) {
+	watch := newDiskWatch()
+	disks := table.disks()
+	s, err := store.Open(c.storeOptions(disks, watch))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	if c.work, err = watch.begin(s, disks); err != nil {
+		return err
+	}
+	table.usable = func(id string) bool { return writable(s, id) }
 	if err := dirs.keep(); err != nil {
 		return err
 	}
-	self.Disks, self.Bare = target.Disks(s), dirs.replaced()
+	if err := table.Save(disks); err != nil {
+		return err
+	}
+	losses := s.Losses()
+	self.Disks, self.Bare = target.Disks(s), dirs.replaced() || len(s.Lost()) > 0
 	members, err := connect(ctx, c, self, dirs, nil)
 	if err != nil {
 		return err
@@ -116,17 +151,19 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
+	keeper := target.NewDiskKeeper(t, disks, table, target.ToldDisks{Disks: self.Disks, Losses: losses})
+	watch.tell(keeper.Changed)
 	transformations, err := c.transformations(ctx, t, self.Addr)
 	if err != nil {
 		return err
 	}
 	defer transformations.Close() //nolint:contextcheck // runtimes that are let go outlive the request that did so
-	streams, err := target.NewStreams(t, transformations, filepath.Join(c.DataDirs[0], "snapshots"), c.streamMemory())
+	streams, err := target.NewStreams(t, transformations, filepath.Join(c.work, "snapshots"), c.streamMemory())
 	if err != nil {
 		return err
 	}
 	defer streams.Wait() // before the store closes
-	work, err := target.NewJobs(t, transformations, filepath.Join(c.DataDirs[0], "job-outputs"))
+	work, err := target.NewJobs(t, transformations, filepath.Join(c.work, "job-outputs"))
 	if err != nil {
 		return err
 	}
@@ -135,6 +172,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
+		group.Go(func() error { return watch.run(ctx) })
 		return group.Wait()
 	}
 	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
@@ -142,12 +180,12 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 			return err
 		}
 		return dirs.joined()
-	})
+	}, keeper.Run)
 }
 
 // transformations makes what runs users' code on a target.
 func (c *Config) transformations(ctx context.Context, t *target.Target, addr string) (_ *target.ETLs, err error) {
-	transformations, err := target.NewETLs(t, filepath.Join(c.DataDirs[0], "etl"))
+	transformations, err := target.NewETLs(t, filepath.Join(c.work, "etl"))
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +197,7 @@ func (c *Config) transformations(ctx context.Context, t *target.Target, addr str
 	if err := transformations.Isolate(ctx, c.ETLIsolation, c.DataDirs); err != nil {
 		return nil, err
 	}
-	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.DataDirs[0], "containers"), addr); err != nil {
+	if err := transformations.UseContainers(c.ETLEngine, filepath.Join(c.work, "containers"), addr); err != nil {
 		return nil, err
 	}
 	kept, err := c.openOutputs()
@@ -175,7 +213,7 @@ func (c *Config) metrics() *telemetry.Metrics {
 
 // serve runs membership and server side by side; failed reports the end of etcd, where it runs here. A node whose
 // registration was held serves those who know it from before while it registers.
-func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error) error {
+func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error, more ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server(ctx) })
 	if register != nil {
@@ -185,6 +223,9 @@ func (c *Config) serve(ctx context.Context, self api.Node, members *membership.M
 		}
 	}
 	group.Go(func() error { return members.Run(ctx) })
+	for _, f := range more { // as long as the node is a member
+		group.Go(func() error { return f(ctx) })
+	}
 	group.Go(func() error {
 		select {
 		case <-ctx.Done():

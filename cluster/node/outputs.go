@@ -17,10 +17,10 @@ func (c *Config) openOutputs() (*outputs.Cache, error) {
 	if quota < 0 {
 		return nil, nil //nolint:nilnil // no cache
 	}
-	dir := filepath.Join(c.DataDirs[0], "outputs")
+	dir := filepath.Join(c.work, "outputs")
 	if quota == 0 {
 		quota = DefaultETLCache
-		if usage, err := disk.Usage(c.DataDirs[0]); err == nil {
+		if usage, err := disk.Usage(c.work); err == nil {
 			quota = min(quota, int64(usage.Total/10))
 		}
 	}

@@ -34,6 +34,9 @@ type Settings struct {
 	// ScrubRate and RebalanceRate are bytes a second of one target; negative: no limit but what others leave.
 	ScrubRate     Bytes `yaml:"scrub_rate"`
 	RebalanceRate Bytes `yaml:"rebalance_rate"`
+	// ProbeEvery is how often each disk is tried, ProbeTimeout how long it may take to answer before it is out of use.
+	ProbeEvery   time.Duration `yaml:"probe_every"`
+	ProbeTimeout time.Duration `yaml:"probe_timeout"`
 	// CommitTimeout is how long a write waits for another target to take over its copy.
 	CommitTimeout time.Duration `yaml:"commit_timeout"`
 }
@@ -49,6 +52,8 @@ func DefaultSettings() Settings {
 		ScrubEvery:     7 * 24 * time.Hour,
 		ScrubRate:      64 << 20,
 		RebalanceRate:  -1,
+		ProbeEvery:     5 * time.Second,
+		ProbeTimeout:   20 * time.Second,
 		CommitTimeout:  10 * time.Second,
 	}
 }
@@ -79,7 +84,7 @@ func (s *Settings) check() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"heal_after": s.HealAfter, "delete_grace": s.DeleteGrace, "tombstone_grace": s.TombstoneGrace,
-		"stray_grace": s.StrayGrace, "commit_timeout": s.CommitTimeout,
+		"stray_grace": s.StrayGrace, "probe_every": s.ProbeEvery, "probe_timeout": s.ProbeTimeout, "commit_timeout": s.CommitTimeout,
 	} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("%s %v is negative", name, d))
@@ -94,7 +99,7 @@ func (s Settings) Complete() Settings {
 	for _, field := range []struct{ value, otherwise *time.Duration }{
 		{&s.LeaseTTL, &d.LeaseTTL}, {&s.HealAfter, &d.HealAfter}, {&s.DeleteGrace, &d.DeleteGrace},
 		{&s.TombstoneGrace, &d.TombstoneGrace}, {&s.StrayGrace, &d.StrayGrace}, {&s.ScrubEvery, &d.ScrubEvery},
-		{&s.CommitTimeout, &d.CommitTimeout},
+		{&s.CommitTimeout, &d.CommitTimeout}, {&s.ProbeEvery, &d.ProbeEvery}, {&s.ProbeTimeout, &d.ProbeTimeout},
 	} {
 		if *field.value == 0 {
 			*field.value = *field.otherwise

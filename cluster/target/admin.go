@@ -16,7 +16,7 @@ func (t *Target) getHealth(r *Request) error {
 		Map: t.Placer().Map.Version, Disks: t.Disks(),
 	}
 	for _, d := range health.Disks {
-		if d.State != api.StateOK {
+		if d.State != api.StateOK && d.State != api.DiskLeaving {
 			health.State = api.StateDegraded
 		}
 	}

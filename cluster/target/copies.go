@@ -25,6 +25,8 @@ func (t *Target) copyRoutes() {
 	t.Handle("POST", copies.PathCommit, t.commitCopy)
 	t.Handle("POST", copies.PathDiscard, t.discardCopy)
 	t.Handle("POST", copies.PathBury, t.buryCopy)
+	t.Handle("GET", copies.PathList+"{bucket}", t.listCopies)
+	t.Handle("POST", copies.PathStat+"{bucket}", t.statCopies)
 	t.Handle("PUT", copies.PathObject+"{bucket}/{key...}", t.putCopy)
 	t.Handle("GET", copies.PathObject+"{bucket}/{key...}", t.getCopy)
 }

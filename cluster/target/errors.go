@@ -49,6 +49,12 @@ func AsError(err error) *api.Error {
 		return message(http.StatusInternalServerError, api.CodeCorrupt)
 	case errors.As(err, &full):
 		return message(http.StatusInsufficientStorage, api.CodeNoSpace)
+	case errors.Is(err, store.ErrNoDisk):
+		return message(http.StatusNotFound, api.CodeNotFound)
+	case errors.Is(err, store.ErrDiskExists):
+		return message(http.StatusConflict, api.CodeExists)
+	case errors.Is(err, store.ErrDiskInUse):
+		return message(http.StatusConflict, api.CodeRefused)
 	case errors.Is(err, store.ErrPrecondition):
 		return message(http.StatusPreconditionFailed, api.CodePrecondition)
 	case errors.Is(err, membership.ErrNoBucket):

@@ -3,9 +3,9 @@ package target
 import (
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -15,80 +15,117 @@ const (
 	maxPage     = 10_000
 )
 
-// listObjects lists what lies on this node, sorted by name. Gateways merge the targets' pages.
-func (t *Target) listObjects(r *Request) error {
-	bucket := r.Param("bucket")
-	if err := store.CheckBucket(bucket); err != nil {
+// listCopies lists what lies on this node, sorted by name, for a gateway that goes by the same map. Gateways merge the
+// targets' pages.
+func (t *Target) listCopies(r *Request) error {
+	l, err := t.lister(r)
+	if err != nil {
 		return err
 	}
 	limit, err := r.number("limit", defaultPage)
 	if err != nil {
 		return err
 	}
-	page, err := t.list(bucket, r.Query("prefix"), r.Query("delimiter"), r.Query("start_after"), int(min(max(limit, 1), maxPage)))
+	if l.all, err = r.flag(copies.ListAll); err != nil {
+		return err
+	}
+	l.prefix, l.delimiter = r.Query("prefix"), r.Query("delimiter")
+	page, err := l.page(r.Query("start_after"), int(min(max(limit, 1), maxPage)))
 	if err != nil {
 		return err
 	}
 	return r.WriteJSON(http.StatusOK, page)
 }
 
+// lister begins a listing for a gateway, by its map.
+func (t *Target) lister(r *Request) (*lister, error) {
+	bucket := r.Param("bucket")
+	if err := store.CheckBucket(bucket); err != nil {
+		return nil, err
+	}
+	version, err := r.fromPeer()
+	if err != nil {
+		return nil, err
+	}
+	placer := t.Placer()
+	if err := t.stale(version); err != nil {
+		return nil, err
+	}
+	if placer.Map.Version != version {
+		return nil, api.Errorf(http.StatusConflict, api.CodeStaleMap, "the cluster map has changed")
+	}
+	b, err := t.members.FindBucket(r.Context(), bucket)
+	if err != nil {
+		return nil, err
+	}
+	return &lister{t: t, bucket: &b.Bucket, placer: placer}, t.leased(&b.Bucket)
+}
+
 // maxNames bounds the document with the names that a gateway asks for at once.
 const maxNames = 32 << 20
 
-// statObjects describes those of the named objects that lie on this node.
-func (t *Target) statObjects(r *Request) error {
-	bucket := r.Param("bucket")
-	if err := store.CheckBucket(bucket); err != nil {
+// statCopies describes those of the named objects that this node has something of.
+func (t *Target) statCopies(r *Request) error {
+	l, err := t.lister(r)
+	if err != nil {
 		return err
 	}
 	var asked api.Names
 	if err := r.JSON(maxNames, &asked); err != nil {
 		return err
 	}
-	found := api.ObjectList{Objects: []api.Object{}}
+	page := copies.Page{Objects: []copies.Listed{}}
 	for _, name := range asked.Names {
-		info, err := t.store.Stat(bucket, name)
-		if errors.Is(err, store.ErrNotFound) {
-			continue
-		}
-		if err != nil {
+		info, ok, err := t.store.State(l.bucket.Name, name)
+		if err != nil && !(errors.Is(err, store.ErrDiskFailed) && l.bucket.Copies() > 1) {
 			return err
 		}
-		found.Objects = append(found.Objects, objectOf(info))
+		if ok {
+			page.Objects = append(page.Objects, copies.Listed{Object: objectOf(info), Deleted: info.Kind == store.Tombstone})
+		}
 	}
-	return r.WriteJSON(http.StatusOK, found)
+	return r.WriteJSON(http.StatusOK, page)
 }
 
-// afterPrefix is a name after all names with the prefix: no name has the byte 0xff, as all are UTF-8.
-func afterPrefix(prefix string) string { return prefix + "\xff" }
+// lister makes pages of a listing.
+type lister struct {
+	t                 *Target
+	bucket            *api.Bucket
+	placer            *api.Placer
+	prefix, delimiter string
+	all               bool // with deletions, and what this node is not the primary of
+}
 
-// list makes a page of at most limit entries, objects and prefixes together. With a delimiter, names
-// that have it beyond the prefix are summed up up to it; a start after such a sum skips all of it.
-func (t *Target) list(bucket, prefix, delimiter, startAfter string, limit int) (api.ObjectList, error) {
-	page := api.ObjectList{Objects: []api.Object{}}
-	if delimiter != "" && strings.HasSuffix(startAfter, delimiter) && strings.HasPrefix(startAfter, prefix) && startAfter != prefix {
-		startAfter = afterPrefix(startAfter)
-	}
+// page makes a page of at most limit entries, objects and prefixes together. With a delimiter, names that have it
+// beyond the prefix are summed up up to it; a start after such a sum skips all of it.
+func (l *lister) page(startAfter string, limit int) (copies.Page, error) {
+	page := copies.Page{Objects: []copies.Listed{}}
+	startAfter = copies.Start(l.prefix, l.delimiter, startAfter)
 	last := ""
 	for {
 		left := limit - len(page.Objects) - len(page.Prefixes)
-		infos, more, err := t.store.List(bucket, prefix, startAfter, left+1)
+		infos, more, err := l.read(startAfter, left+1)
 		if err != nil {
 			return page, err
 		}
 		skipped := false
-		for _, info := range infos {
+		for i := range infos {
+			info := &infos[i]
+			startAfter = info.Name
+			if !l.all && !l.primary(info.Name) {
+				continue
+			}
 			if len(page.Objects)+len(page.Prefixes) == limit {
 				page.Next = last
 				return page, nil
 			}
-			if sum, ok := sumUp(info.Name, prefix, delimiter); ok {
+			if sum, ok := copies.SumUp(info.Name, l.prefix, l.delimiter); ok {
 				page.Prefixes = append(page.Prefixes, sum)
-				last, startAfter, skipped = sum, afterPrefix(sum), true
+				last, startAfter, skipped = sum, copies.AfterPrefix(sum), true
 				break // on from behind the prefix
 			}
-			page.Objects = append(page.Objects, objectOf(info))
-			last, startAfter = info.Name, info.Name
+			page.Objects = append(page.Objects, copies.Listed{Object: objectOf(*info), Deleted: info.Kind == store.Tombstone})
+			last = info.Name
 		}
 		if !more && !skipped {
 			return page, nil
@@ -96,11 +133,24 @@ func (t *Target) list(bucket, prefix, delimiter, startAfter string, limit int) (
 	}
 }
 
-// sumUp is the name up to and with the first delimiter after the prefix.
-func sumUp(name, prefix, delimiter string) (string, bool) {
-	if delimiter == "" {
-		return "", false
+// read reads names from the index. Those of a disk that is out are known to other targets, where there are several copies.
+func (l *lister) read(startAfter string, limit int) (infos []store.Info, more bool, err error) {
+	read := l.t.store.List
+	if l.all {
+		read = l.t.store.ListAll
 	}
-	head, _, found := strings.Cut(name[len(prefix):], delimiter)
-	return prefix + head + delimiter, found
+	infos, more, err = read(l.bucket.Name, l.prefix, startAfter, limit)
+	if l.all && l.bucket.Copies() > 1 && errors.Is(err, store.ErrDiskFailed) {
+		err = nil
+	}
+	return infos, more, err
+}
+
+// primary says whether this node lists a name. All that there is one copy of is its own.
+func (l *lister) primary(name string) bool {
+	if l.bucket.Copies() == 1 {
+		return true
+	}
+	n, ok := l.placer.Primary(l.bucket.Name, name, l.bucket.Copies())
+	return ok && n.ID == l.t.id
 }

@@ -164,10 +164,8 @@ func (t *Target) standardRoutes() {
 	t.Handle("GET", object, t.getObject)
 	t.Handle("HEAD", object, t.getObject)
 	t.Handle("DELETE", object, t.deleteObject)
-	t.Handle("GET", "/v1/buckets/{bucket}/objects", t.listObjects)
 	t.Handle("POST", "/v1/fsck", t.fsck)
 	// Between nodes:
 	t.Handle("GET", "/v1/internal/buckets/{bucket}/empty", t.bucketEmpty)
 	t.Handle("POST", "/v1/internal/buckets/{bucket}/drop", t.dropBucket)
-	t.Handle("POST", "/v1/internal/buckets/{bucket}/stat", t.statObjects)
 }

@@ -141,7 +141,9 @@ func Disks(s *store.Store) []api.Disk {
 	usage := s.Disks()
 	disks := make([]api.Disk, len(usage))
 	for i, d := range usage {
-		disks[i] = api.Disk{ID: d.ID, Path: d.Path, State: d.State, Used: d.Used, Capacity: d.Capacity}
+		disks[i] = api.Disk{
+			ID: d.ID, Path: d.Path, State: d.State, Reason: d.Reason, Used: d.Used, Capacity: d.Capacity, Reserved: d.Reserved,
+		}
 	}
 	return disks
 }

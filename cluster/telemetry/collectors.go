@@ -123,7 +123,7 @@ func (c *diskCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- gaugeMetric(diskSize, float64(d.Capacity), d.ID)
 		ch <- gaugeMetric(diskUsed, float64(d.Used), d.ID)
 		up := 0.0
-		if d.State == api.StateOK {
+		if !d.Out() && d.State != api.StateDown {
 			up = 1
 		}
 		ch <- gaugeMetric(diskUp, up, d.ID)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,8 +22,8 @@ func (a *app) client() (*api.Client, error) {
 }
 
 func newBucket(a *app) *cobra.Command {
-	command := &cobra.Command{Use: "bucket", Short: "Create, list and remove buckets"}
-	command.AddCommand(newBucketCreate(a), newBucketLs(a), newBucketRm(a))
+	command := &cobra.Command{Use: "bucket", Short: "Create, change, list and remove buckets"}
+	command.AddCommand(newBucketCreate(a), newBucketSet(a), newBucketLs(a), newBucketRm(a))
 	return command
 }
 
@@ -29,17 +31,22 @@ func newBucketCreate(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "create BUCKET...",
 		Short:   "Create buckets",
-		Example: "  shardstream bucket create digits",
+		Example: "  shardstream bucket create digits --mirror 2",
 		Args:    cobra.MinimumNArgs(1),
 	}
+	properties := bucketFlags(command)
 	ifMissing := command.Flags().Bool("if-missing", false, "do nothing where the bucket exists already")
 	command.RunE = func(c *cobra.Command, names []string) error {
 		client, err := a.client()
 		if err != nil {
 			return err
 		}
+		change, err := properties()
+		if err != nil {
+			return err
+		}
 		for _, name := range names {
-			_, err := client.CreateBucket(c.Context(), bucketName(name))
+			_, err := client.CreateBucketWith(c.Context(), bucketName(name), change)
 			switch {
 			case err == nil:
 				a.printf("created bucket %s\n", bucketName(name))
@@ -51,6 +58,84 @@ func newBucketCreate(a *app) *cobra.Command {
 		return nil
 	}
 	return command
+}
+
+func newBucketSet(a *app) *cobra.Command {
+	command := &cobra.Command{
+		Use:   "set BUCKET...",
+		Short: "Change how many copies objects have; those that are there are brought to it in the background",
+		Example: `  shardstream bucket set digits --mirror 3
+  shardstream bucket set archive --ec 4+2
+  shardstream bucket set archive --ec none --mirror 2`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	properties := bucketFlags(command)
+	command.RunE = func(c *cobra.Command, names []string) error {
+		client, err := a.client()
+		if err != nil {
+			return err
+		}
+		change, err := properties()
+		if err != nil {
+			return err
+		}
+		if change == (api.BucketChange{}) {
+			return &usageError{"say what to change: --mirror, --ec or --degraded"}
+		}
+		for _, name := range names {
+			b, err := client.ChangeBucket(c.Context(), bucketName(name), change)
+			if err != nil {
+				return err
+			}
+			a.printf("bucket %s: %s\n", b.Name, redundancyOf(&b))
+		}
+		return nil
+	}
+	return command
+}
+
+// bucketFlags defines the flags of a bucket's properties, and gives what reads those that were set.
+func bucketFlags(command *cobra.Command) func() (api.BucketChange, error) {
+	mirror := command.Flags().Int("mirror", 1, "copies of each object, on targets of their own")
+	ec := command.Flags().String("ec", "", "K+M: cut objects into K slices with M more, any M of which may be lost; none: no longer")
+	degraded := command.Flags().Bool("degraded", false, "take writes while fewer targets are up than copies are to be made")
+	return func() (change api.BucketChange, err error) {
+		if command.Flags().Changed("mirror") {
+			change.Mirror = mirror
+		}
+		if command.Flags().Changed("degraded") {
+			change.Degraded = degraded
+		}
+		if *ec != "" {
+			change.EC, err = parseEC(*ec)
+		}
+		return change, err
+	}
+}
+
+func parseEC(value string) (*api.EC, error) {
+	if value == "none" {
+		return &api.EC{}, nil
+	}
+	data, parity, ok := strings.Cut(value, "+")
+	k, err := strconv.Atoi(data)
+	m, err2 := strconv.Atoi(parity)
+	if !ok || err != nil || err2 != nil || k < 1 || m < 1 {
+		return nil, &usageError{fmt.Sprintf("--ec %q is not K+M, such as 4+2, nor none", value)}
+	}
+	return &api.EC{Data: k, Parity: m}, nil
+}
+
+// redundancyOf tells people how a bucket's objects are kept.
+func redundancyOf(b *api.Bucket) string {
+	kept := fmt.Sprintf("mirror %d", max(b.Mirror, 1))
+	if b.EC != nil {
+		kept = fmt.Sprintf("ec %d+%d", b.EC.Data, b.EC.Parity)
+	}
+	if b.Degraded {
+		kept += ", degraded writes"
+	}
+	return kept
 }
 
 func newBucketLs(a *app) *cobra.Command {
@@ -77,9 +162,9 @@ func (a *app) listBuckets(c *cobra.Command, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(api.BucketList{Buckets: orEmpty(buckets)})
 	}
-	return a.table("BUCKET\tCREATED", func(w io.Writer) {
+	return a.table("BUCKET\tKEPT AS\tCREATED", func(w io.Writer) {
 		for _, b := range buckets {
-			fmt.Fprintf(w, "%s\t%s\n", b.Name, b.Created.Local().Format(time.DateTime))
+			fmt.Fprintf(w, "%s\t%s\t%s\n", b.Name, redundancyOf(&b), b.Created.Local().Format(time.DateTime))
 		}
 	})
 }

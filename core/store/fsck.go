@@ -77,7 +77,7 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 		}
 		c.used[one.disk][one.file] = struct{}{}
 		if i > 0 {
-			if c.current(one.copyOf) {
+			if c.s.current(one.copyOf) {
 				c.report.Stray = append(c.report.Stray, finding(one.copyOf, "older copy of an object that another disk has"))
 			}
 			continue
@@ -87,7 +87,7 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			c.report.Missing = append(c.report.Missing, finding(one.copyOf, "the copy was damaged and is put aside"))
 		}
 		err := verify(ctx, one.copyOf)
-		if err == nil || !c.current(one.copyOf) {
+		if err == nil || !c.s.current(one.copyOf) {
 			continue
 		}
 		if cause := cancelled(ctx, "fsck"); cause != nil {
@@ -110,8 +110,8 @@ func (c *checker) count(kind Kind) {
 }
 
 // current says whether a copy is still what its metadata say, and not overwritten or deleted since.
-func (c *checker) current(one copyOf) bool {
-	k := c.s.stripe(one.info.Bucket, one.info.Name)
+func (s *Store) current(one copyOf) bool {
+	k := s.stripe(one.info.Bucket, one.info.Name)
 	k.RLock()
 	defer k.RUnlock()
 	r, err := one.disk.record(recordKey(&one.info))
@@ -138,19 +138,24 @@ func finding(one copyOf, detail string) Finding {
 	}
 }
 
-// verify reads a copy whole: all parts of the file, and that they agree with each other and with the metadata.
 func verify(ctx context.Context, one copyOf) error {
 	h, err := openHandle(&one)
 	if err != nil {
 		return err
 	}
+	return h.verify(ctx, nil)
+}
+
+// verify reads a copy whole: all parts of the file, and that they agree with each other and with the metadata. It
+// releases the handle.
+func (h *handle) verify(ctx context.Context, pace Pace) error {
 	defer func() { _ = h.release() }()
 	header, err := h.footer.readHeader(h.file)
 	if err != nil {
 		return h.explain(err)
 	}
-	header.Disk = one.info.Disk
-	if !reflect.DeepEqual(header, one.info) {
+	header.Disk = h.info.Disk
+	if !reflect.DeepEqual(header, h.info) {
 		return h.explain(damaged(h.footer.headerAt(), "its header and its metadata do not agree: it is of %s/%s version %d",
 			header.Bucket, header.Name, header.Version))
 	}
@@ -169,8 +174,13 @@ func verify(ctx context.Context, one copyOf) error {
 	r := spanReader{h: h, buf: buf, end: payload}
 	whole := xxh3.New()
 	for {
-		if err := cancelled(ctx, "fsck"); err != nil {
+		if err := cancelled(ctx, "verify"); err != nil {
 			return err
+		}
+		if left := payload - r.at; pace != nil && left > 0 {
+			if err := pace.WaitN(ctx, int(min(left, spanSize))); err != nil {
+				return err
+			}
 		}
 		ok, err := r.next()
 		if err != nil {
@@ -201,7 +211,7 @@ func (c *checker) strays(k *disk) error {
 			f.Detail = "left by a write that did not finish"
 			if path == id.path() {
 				r, err := k.readRecord(id)
-				if err == nil && c.current(copyOf{r, k}) { // put since the metadata were read
+				if err == nil && c.s.current(copyOf{r, k}) { // put since the metadata were read
 					return nil
 				}
 				if f.Detail = "no metadata name it"; err == nil {

@@ -36,7 +36,7 @@ func (s *Store) list(bucket, prefix, startAfter string, limit int, all bool) (in
 	lower := metaKey(bucket, prefix)
 	upper := after(lower)
 	if startAfter != "" && startAfter >= prefix {
-		lower = append(metaKey(bucket, startAfter), 0)
+		lower = next(metaKey(bucket, startAfter))
 	}
 	if string(lower) >= string(upper) {
 		return nil, false, nil

@@ -129,6 +129,12 @@ func (m *machine) crash() *crashed {
 	return c
 }
 
+func (m *machine) isOff() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.off
+}
+
 // restore starts the machine with the disks of an image.
 func (m *machine) restore(from image) {
 	m.mu.Lock()

@@ -137,7 +137,7 @@ func (s *Store) dropRange(ctx context.Context, bucket string, lower, upper []byt
 		infos, more, err = s.page(lower, upper, defaultPage, func(*Info) bool { return true })
 		if err == nil && len(infos) > 0 {
 			err = s.dropPage(infos)
-			lower = append(recordKey(&infos[len(infos)-1]), 0)
+			lower = next(recordKey(&infos[len(infos)-1]))
 		}
 		if err != nil {
 			return fmt.Errorf("drop bucket %s: %w", bucket, err)

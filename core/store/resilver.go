@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -60,21 +61,34 @@ func (s *Store) EmptyDisk(ctx context.Context, id string, report func(DiskMove))
 	return s.forget(k)
 }
 
-func (s *Store) beginLeaving(k *disk) error {
-	for _, other := range s.all() {
-		if other == k || other.writable() != nil {
-			continue
-		}
-		if k.cond.Load().state == DiskReadOnly {
-			return fmt.Errorf("disk %s is read-only: its objects can't be removed from it: %w", k.ID, ErrDiskInUse)
-		}
-		if !k.become(DiskLeaving, "its objects are moved to the other disks") {
-			return k.outError()
-		}
-		s.wakeKeeper()
-		return nil
+// BeginLeaving has new objects go to other disks than this one from now on; EmptyDisk moves those that it has. It fails
+// where there is no other disk for them.
+func (s *Store) BeginLeaving(id string) error {
+	if err := s.enter(); err != nil {
+		return err
 	}
-	return fmt.Errorf("disk %s: there is no other disk in use that could take its objects: %w", k.ID, ErrDiskInUse)
+	defer s.leave()
+	k, err := s.disk(id)
+	if err != nil {
+		return err
+	}
+	return s.beginLeaving(k)
+}
+
+func (s *Store) beginLeaving(k *disk) error {
+	others := func(other *disk) bool { return other != k && other.writable() == nil }
+	switch {
+	case k.isOut():
+		return k.outError()
+	case k.cond.Load().state == DiskReadOnly:
+		return fmt.Errorf("disk %s is read-only: its objects can't be removed from it: %w", k.ID, ErrDiskInUse)
+	case !slices.ContainsFunc(s.all(), others):
+		return fmt.Errorf("disk %s: there is no other disk in use that could take its objects: %w", k.ID, ErrDiskInUse)
+	case !k.become(DiskLeaving, "its objects are moved to the other disks"):
+		return k.outError()
+	}
+	s.wakeKeeper()
+	return nil
 }
 
 // ForgetDisk takes a disk that is out of use out of the store, with all that only it has.

@@ -160,6 +160,9 @@ func allSlices() (lower, upper []byte) { return []byte{keySlice}, []byte{keySlic
 // allObjects are the bounds of all object keys.
 func allObjects() (lower, upper []byte) { return []byte{keyObject}, []byte{keyObject + 1} }
 
+// next is the least key above one.
+func next(key []byte) []byte { return append(bytes.Clone(key), 0) }
+
 // after is the least key above all that begin with prefix.
 func after(prefix []byte) []byte {
 	out := bytes.Clone(prefix)

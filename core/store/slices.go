@@ -140,7 +140,7 @@ func (s *Store) ListSlices(bucket string, start SliceKey, limit int) (infos []In
 	lower, upper := bucketSlices(bucket)
 	if start.Name != "" {
 		start.Bucket = bucket
-		lower = append(sliceKey(start), 0)
+		lower = next(sliceKey(start))
 	}
 	return s.slicesIn(lower, upper, limit)
 }

@@ -50,6 +50,25 @@ def test_life_of_a_bucket(client: ss.Client) -> None:
     assert not bucket.exists()
 
 
+def test_buckets_say_how_many_copies_there_are(client: ss.Client) -> None:
+    bucket = client.bucket("kept").create(mirror=2, degraded=True)
+    info = bucket.info()
+    assert (info.mirror, info.ec, info.degraded) == (2, None, True)
+    info = bucket.set(degraded=False)
+    assert (info.mirror, info.degraded) == (2, False)
+    sliced = client.bucket("sliced").create(ec="2+1").info()
+    assert (sliced.mirror, sliced.ec) == (2, (2, 1))
+    with pytest.raises(TypeError, match="what to change"):
+        bucket.set()
+    for bad in ("4", "4+x", "a+b", (4,), (0, 1)):
+        with pytest.raises(ValueError, match="ec"):
+            bucket.set(ec=bad)  # type: ignore[arg-type]
+    with pytest.raises(ss.RequestError, match="1 to 16"):
+        bucket.set(mirror=17)
+    bucket.drop()
+    client.bucket("sliced").drop()
+
+
 KEYS = ["plain", "a/b/c.bin", "späße & 100%?#.txt", "+plus +", "...", "x" * 900]
 
 

@@ -39,6 +39,23 @@ def choice(name: str, value: _Value, allowed: Sequence[Any]) -> _Value:
     return value
 
 
+def erasure_code(value: Any) -> dict[str, int]:
+    """How objects are cut into slices: "4+2", a pair of numbers, or "none" for whole copies."""
+    if value == "none":
+        return {"data": 0, "parity": 0}
+    parts: Sequence[Any] = ()
+    if isinstance(value, str):
+        parts = [int(part) if part.isdigit() else part for part in value.split("+")]
+    elif isinstance(value, tuple | list):
+        parts = value
+    if len(parts) != 2 or any(isinstance(part, str) for part in parts):
+        raise ValueError(f'ec must be like "4+2" (4 slices and 2 more) or "none", not {value!r}')
+    return {
+        "data": integer("ec's data", parts[0], 1),
+        "parity": integer("ec's parity", parts[1], 1),
+    }
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False; 1 and 0 are fine, other values are not."""
     if value not in (True, False):

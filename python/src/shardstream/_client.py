@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from ._arguments import integer
+from ._arguments import erasure_code, flag, integer
 from ._etls import ETLArgs, ETLs, etl_query
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
@@ -122,6 +122,18 @@ class Client:
         self._http.close()
 
 
+def _properties(mirror: int | None, ec: Any, degraded: bool | None) -> dict[str, Any]:
+    """What is given of a bucket's properties, as a document."""
+    document: dict[str, Any] = {}
+    if mirror is not None:
+        document["mirror"] = integer("mirror", mirror, 1)
+    if ec is not None:
+        document["ec"] = erasure_code(ec)
+    if degraded is not None:
+        document["degraded"] = flag("degraded", degraded)
+    return document
+
+
 class Bucket:
     """A bucket's objects; made by `Client.bucket`."""
 
@@ -135,23 +147,57 @@ class Bucket:
     def __repr__(self) -> str:
         return f"Bucket({self.name!r}, {self._http.endpoint!r})"
 
-    def create(self, *, mirror: int = 1, exist_ok: bool = False) -> Bucket:
+    def create(
+        self,
+        *,
+        mirror: int | None = None,
+        ec: str | tuple[int, int] | None = None,
+        degraded: bool | None = None,
+        exist_ok: bool = False,
+    ) -> Bucket:
         """Make the bucket, and return this handle.
 
         Args:
-            mirror: copies of each object.
+            mirror: copies of each object, on targets of their own; one by default.
+            ec: "4+2": objects are cut into 4 slices with 2 more, any 2 of which may be lost.
+            degraded: take writes while fewer targets are up than copies are to be made; they are
+                refused otherwise.
             exist_ok: do nothing if the bucket is there already.
 
         Raises:
             ConflictError: it is there already.
         """
-        mirror = integer("mirror", mirror, 1)
         try:
-            self._http.json("PUT", self._path, {"name": self.name, "mirror": mirror})
+            document = {"name": self.name, **_properties(mirror, ec, degraded)}
+            self._http.json("PUT", self._path, document)
         except ConflictError as error:
             if not exist_ok or error.code != "already_exists":
                 raise
         return self
+
+    def set(
+        self,
+        *,
+        mirror: int | None = None,
+        ec: str | tuple[int, int] | None = None,
+        degraded: bool | None = None,
+    ) -> BucketInfo:
+        """Change the bucket's properties, and return them as they are now.
+
+        Objects that are there already are brought to it in the background.
+
+        Args:
+            mirror: copies of each object.
+            ec: "4+2", as for `create`, or "none" for whole copies, as many as `mirror` says.
+            degraded: whether to take writes while fewer targets are up than copies are to be made.
+
+        Raises:
+            UnavailableError: objects are still being moved after the last change; try again later.
+        """
+        change = _properties(mirror, ec, degraded)
+        if not change:
+            raise TypeError("say what to change: mirror, ec or degraded")
+        return BucketInfo.from_json(self._http.json("PATCH", self._path, change))
 
     def exists(self) -> bool:
         """Whether the bucket is there."""

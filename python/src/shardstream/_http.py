@@ -269,6 +269,8 @@ class Transport:
         """For how long a request is repeated after this error."""
         if error.status is not None and error.status not in _RETRY_STATUS:
             return 0.0
+        if error.code == "too_few_targets":  # that does not pass by itself
+            return 0.0
         if isinstance(error.__cause__, ConnectionRefusedError) and self.endpoint in str(error):
             return min(self.retry_for, _GATEWAY_PATIENCE)
         return min(self.retry_for, self.timeout)

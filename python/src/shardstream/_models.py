@@ -115,16 +115,33 @@ class Location:
 
 @dataclass(frozen=True)
 class BucketInfo:
-    """A bucket's properties: when it was made, and how many copies it keeps of each object."""
+    """A bucket's properties: when it was made, and how it keeps its objects.
+
+    Attributes:
+        name: the bucket's name.
+        created: when it was made.
+        mirror: copies of each object; with `ec`, of small ones.
+        ec: (4, 2) where objects are cut into 4 slices with 2 more; None where they are whole.
+        degraded: writes are taken while fewer targets are up than copies are to be made.
+    """
 
     name: str
     created: datetime | None
     mirror: int
+    ec: tuple[int, int] | None = None
+    degraded: bool = False
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> BucketInfo:
         """From the answer to a GET of the bucket."""
-        return cls(document["name"], _time(document.get("created")), int(document["mirror"]))
+        ec = document.get("ec")
+        return cls(
+            document["name"],
+            _time(document.get("created")),
+            int(document["mirror"]),
+            (int(ec["data"]), int(ec["parity"])) if ec else None,
+            bool(document.get("degraded")),
+        )
 
 
 @dataclass(frozen=True)
