@@ -47,8 +47,13 @@ func underFaults(t *testing.T, f *fleet, fault func(*rand.Rand)) {
 	require.Empty(t, report.Stray)
 }
 
-// any draws one of some nodes.
+// anyOf draws one of some nodes, twoOf two.
 func anyOf(random *rand.Rand, nodes []*machine) *machine { return nodes[random.IntN(len(nodes))] }
+
+func twoOf(random *rand.Rand, nodes []*machine) (a, b *machine) {
+	order := random.Perm(len(nodes))
+	return nodes[order[0]], nodes[order[1]]
+}
 
 // TestKilledTargets: a target is killed, stays away long enough to be replaced in the lists, or does not, and comes back.
 func TestKilledTargets(t *testing.T) {
