@@ -109,6 +109,47 @@ func (c *Client) Fsck(ctx context.Context) (FsckReport, error) {
 	return r, err
 }
 
+// Rebalance says how far the movement of objects is.
+func (c *Client) Rebalance(ctx context.Context) (Rebalance, error) {
+	return fetch[Rebalance](ctx, c, "/v1/cluster/rebalance", nil)
+}
+
+// StartRebalance has every target look at all that it has again, and goes on with what was stopped.
+func (c *Client) StartRebalance(ctx context.Context) (Rebalance, error) {
+	return c.rebalance(ctx, "start")
+}
+
+// StopRebalance has the targets move nothing, and delete nothing, until it is started again.
+func (c *Client) StopRebalance(ctx context.Context) (Rebalance, error) {
+	return c.rebalance(ctx, "stop")
+}
+
+func (c *Client) rebalance(ctx context.Context, verb string) (Rebalance, error) {
+	var r Rebalance
+	err := c.call(ctx, http.MethodPost, "/v1/cluster/rebalance/"+verb, nil, nil, &r)
+	return r, err
+}
+
+// WaitRebalance returns once nothing is left to be moved. Each state on the way is shown to seen, unless that is nil. It
+// rides over gateways that are away for as long as the context allows.
+func (c *Client) WaitRebalance(ctx context.Context, seen func(Rebalance)) (Rebalance, error) {
+	for {
+		r, err := c.Rebalance(ctx)
+		switch {
+		case err != nil && (!passing(err) || ctx.Err() != nil):
+			return r, err
+		case err == nil && seen != nil:
+			seen(r)
+		}
+		if err == nil && (r.State == RebalanceIdle || r.State == RebalanceStopped) {
+			return r, nil
+		}
+		if !sleep(ctx, jobPollPause) {
+			return r, context.Cause(ctx)
+		}
+	}
+}
+
 // ETLs are the deployed transformations, sorted by name.
 func (c *Client) ETLs(ctx context.Context) ([]ETL, error) {
 	list, err := fetch[ETLList](ctx, c, "/v1/etls", nil)

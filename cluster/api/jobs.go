@@ -8,8 +8,11 @@ import (
 	"time"
 )
 
-// JobTransform is the kind of jobs that put objects through a transformation into others.
-const JobTransform = "transform"
+// Kinds of jobs.
+const (
+	JobTransform = "transform" // puts objects through a transformation into others
+	JobScrub     = "scrub"     // reads and verifies all copies, and replaces damaged ones
+)
 
 // States of a job.
 const (
@@ -24,6 +27,12 @@ const (
 type JobSpec struct {
 	Kind      string         `json:"kind"`
 	Transform *TransformSpec `json:"transform,omitempty"` // of JobTransform
+	Scrub     *ScrubSpec     `json:"scrub,omitempty"`     // of JobScrub; all may be left out
+}
+
+// ScrubSpec is a job that reads and verifies what lies on the targets' disks.
+type ScrubSpec struct {
+	Bucket string `json:"bucket,omitempty"` // the one to verify; all without
 }
 
 // TransformSpec is a job that transforms objects and stores what comes out.
@@ -67,7 +76,7 @@ func (j *Job) Finished() bool {
 	return j.State == JobDone || j.State == JobFailed || j.State == JobAborted
 }
 
-// JobCounts count objects: Done, Skipped and Failed add up to Total in the end.
+// JobCounts count objects: Done, Skipped and Failed add up to Total in the end. A scrub counts copies.
 type JobCounts struct {
 	Total      int64 `json:"total"` // -1 until they are counted
 	TotalBytes int64 `json:"total_bytes"`
@@ -76,6 +85,8 @@ type JobCounts struct {
 	Failed     int64 `json:"failed"`
 	BytesIn    int64 `json:"bytes_in"` // of sources that are done, skipped or failed
 	BytesOut   int64 `json:"bytes_out"`
+	// Repaired copies were damaged and are replaced by good ones; they are Done. Those that could not be are Failed.
+	Repaired int64 `json:"repaired,omitempty"`
 }
 
 // Finished is the number of objects that are dealt with.

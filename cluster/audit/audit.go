@@ -122,7 +122,9 @@ func (l *Log) Write(lines []byte) (int, error) {
 }
 
 // Logger is for those who know of nothing but loggers: each of its records is a line of the log.
-func (l *Log) Logger() *slog.Logger { return slog.New(slog.NewJSONHandler(l, nil)).With("node", l.node) }
+func (l *Log) Logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(l, nil)).With("node", l.node)
+}
 
 // rotate moves each log one number on; the oldest goes. The caller holds mu.
 func (l *Log) rotate() error {

@@ -53,6 +53,7 @@ type State struct {
 	Kind    store.Kind `json:"kind,omitempty"`
 	Size    int64      `json:"size,omitempty"` // of the object
 	XXH3    uint64     `json:"xxh3,omitempty"` // of the object
+	Data    int        `json:"data,omitempty"` // slices that the object can be made from; 0: it is in whole copies
 	// Unknown: it can't tell, as a disk has failed.
 	Unknown bool `json:"unknown,omitempty"`
 }
@@ -65,7 +66,7 @@ func (s State) ETag() string { return store.Info{Version: s.Version, XXH3: s.XXH
 
 // StateOf is what is known by a copy.
 func StateOf(i store.Info) State {
-	return State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3}
+	return State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3, Data: i.Data}
 }
 
 // HaveRequest asks what a target has of objects.

@@ -31,7 +31,10 @@ func (g *Gateway) getCluster(w http.ResponseWriter, r *http.Request) error {
 	m := g.members.View().Map()
 	status := api.Status{
 		Endpoint: "http://" + r.Host, Cluster: m.Cluster, Version: g.version, Map: m.Version,
-		Etcd: g.members.Endpoints(), Nodes: m.Nodes, Rebalance: api.Rebalance{State: "idle"},
+		Etcd: g.members.Endpoints(), Nodes: m.Nodes, Rebalance: api.Rebalance{State: api.RebalanceIdle},
+	}
+	if g.overseer != nil {
+		status.Rebalance = g.overseer.Status()
 	}
 	if r.URL.Query().Get("disks") != "false" {
 		status.Nodes = g.refresh(r.Context(), m.Nodes)

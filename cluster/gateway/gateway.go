@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 )
@@ -66,6 +67,8 @@ type Gateway struct {
 
 	opens  opens
 	pushed pushedPages
+
+	overseer *heal.Overseer // nil: nobody moves objects
 }
 
 // Handler answers a request. An error becomes an error document (see AsError), so a handler that
@@ -111,6 +114,7 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("PATCH /v1/buckets/{bucket}", g.patchBucket)
 	g.Handle("DELETE /v1/buckets/{bucket}", g.deleteBucket)
 	g.Handle("GET /v1/buckets/{bucket}/objects", g.getObjects)
+	g.Handle("POST /v1/buckets/{bucket}/evict", g.postEvict)
 	g.Handle("POST /v1/fsck", g.postFsck)
 	for _, method := range objectMethods { // see ServeHTTP
 		g.routes = append(g.routes, method+" "+objectPattern)

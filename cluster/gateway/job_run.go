@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -32,7 +31,9 @@ const (
 type jobRun struct {
 	coordinator *Coordinator
 	job         api.Job
-	transform   *jobs.Transform
+	transform   *jobs.Transform // nil: it is a scrub
+	patience    time.Duration   // with a target that does not answer
+	maxErrors   *int64
 
 	ctx    context.Context //nolint:containedctx // ends with an abort
 	cancel context.CancelCauseFunc
@@ -105,7 +106,14 @@ func (r *jobRun) load(ctx context.Context) error {
 		r.failures.Add(failure)
 	}
 	var err error
-	r.transform, err = jobs.ParseTransform(r.job.JobSpec, "")
+	if r.job.Kind == api.JobScrub {
+		_, err = jobs.ParseScrub(r.job.JobSpec)
+		r.patience = scrubPatience
+		return err
+	}
+	if r.transform, err = jobs.ParseTransform(r.job.JobSpec, ""); err == nil {
+		r.patience, r.maxErrors = r.transform.Patience(), r.transform.MaxErrors
+	}
 	return err
 }
 
@@ -140,6 +148,9 @@ func (r *jobRun) unfinished() (list []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range r.coordinator.gateway.members.View().Map().Targets() {
+		if r.transform == nil && n.Away {
+			continue // what it had is on others by now, or not to be had
+		}
 		if !r.progress.Parts[n.ID].Done {
 			list = append(list, n.ID)
 		}
@@ -149,7 +160,7 @@ func (r *jobRun) unfinished() (list []string) {
 
 // count lists the source before anything is done: a job that can't be done as a whole is not begun.
 func (r *jobRun) count(ctx context.Context) error {
-	if r.progress.Counted {
+	if r.progress.Counted || r.transform == nil {
 		return nil
 	}
 	since := time.Now()
@@ -206,7 +217,7 @@ func (r *jobRun) follow(ctx context.Context, id string) error {
 			}
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case AsError(err).Code != api.CodeUnavailable && AsError(err).Code != api.CodeBusy || time.Since(since) > r.transform.Patience():
+		case AsError(err).Code != api.CodeUnavailable && AsError(err).Code != api.CodeBusy || time.Since(since) > r.patience:
 			return err
 		default:
 			r.wait(id, AsError(err).Message)
@@ -233,7 +244,7 @@ func (r *jobRun) ask(ctx context.Context, id, run string, seen int) (*jobs.PartR
 		return nil, err
 	}
 	var report jobs.PartReport
-	path := "/v1/internal/jobs/" + url.PathEscape(r.job.ID) + "/part"
+	path := r.path("part")
 	err = g.ask(ctx, partTimeout, node, http.MethodPost, path, nil, bytes.NewReader(body), &report)
 	return &report, err
 }
@@ -255,8 +266,9 @@ func (r *jobRun) apply(id string, report *jobs.PartReport) error {
 	if report.Error != nil {
 		return report.Error
 	}
+	r.sum()
 	counts := r.progress.Counts()
-	if most := r.transform.MaxErrors; most != nil && counts.Failed > *most {
+	if most := r.maxErrors; most != nil && counts.Failed > *most {
 		return api.Errorf(http.StatusUnprocessableEntity, api.CodeTooManyErrs, "%d objects failed, more than max_errors (%d) allows; `shardstream job show %s --failures` lists them", counts.Failed, *most, r.job.ID)
 	}
 	return nil
@@ -327,7 +339,7 @@ func (r *jobRun) reasons() (list []string) {
 // stop has the targets end their parts.
 func (r *jobRun) stop(ctx context.Context) {
 	g := r.coordinator.gateway
-	path := "/v1/internal/jobs/" + url.PathEscape(r.job.ID) + "/stop"
+	path := r.path("stop")
 	g.eachTarget(func(_ int, node api.Node) {
 		if err := g.Ask(ctx, stopTimeLimit, node, http.MethodPost, path, nil, nil); err != nil {
 			g.log.WarnContext(ctx, "a target may still have an object of an ended job in hand", "job", r.job.ID, "target", node.ID, "error", err)

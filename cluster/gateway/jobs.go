@@ -66,6 +66,9 @@ func (c *Coordinator) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err := ReadKnownJSON(w, r, maxJobSpec, &spec); err != nil {
 		return err
 	}
+	if spec.Kind == api.JobScrub {
+		return c.postScrub(w, r, spec, dry)
+	}
 	transform, version, err := c.check(r.Context(), spec)
 	if err != nil {
 		return err

@@ -102,12 +102,21 @@ func (g *Gateway) Primary(b *api.Bucket, key string) (api.Node, error) {
 		"target %s, which owns %s, is down; its objects are there again when it is", primary.ID, api.Address(b.Name, key))
 }
 
-// holders are the targets that have a copy of an object or may have one, its primary first; not those that are down.
+// holders are the targets that have a copy or a slice of an object or may have one, its primary first; not those that are down.
 func (g *Gateway) holders(b *api.Bucket, key string) []api.Node {
 	placer := g.members.View().Placer
 	plan := placer.Plan(b.Name, key, b.Copies(), b.Was...)
+	ids := plan.Ask("")
+	if b.EC != nil { // and its slices
+		wide := placer.Plan(b.Name, key, b.Width())
+		for _, id := range wide.Ask("") {
+			if !slices.Contains(ids, id) {
+				ids = append(ids, id)
+			}
+		}
+	}
 	var nodes []api.Node
-	for _, id := range plan.Ask("") {
+	for _, id := range ids {
 		if n, ok := placer.Node(id); ok && n.State == api.StateOK {
 			nodes = append(nodes, n)
 		}
@@ -144,25 +153,4 @@ func (g *Gateway) locate(w http.ResponseWriter, r *http.Request, b *api.Bucket, 
 		location.Copies = append(location.Copies, p.Copies...)
 	}
 	return WriteJSON(w, http.StatusOK, location)
-}
-
-// postFsck has all targets read and verify what they hold.
-func (g *Gateway) postFsck(w http.ResponseWriter, r *http.Request) error {
-	for _, n := range g.members.View().Map().Targets() {
-		if n.State == api.StateDown { // it might accept a connection and never answer
-			return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "target %s is down; what it holds can't be checked", n.ID)
-		}
-	}
-	parts, err := AskTargets[api.FsckReport](r.Context(), g, fsckTimeout, http.MethodPost, "/v1/fsck", nil)
-	if err != nil {
-		return err
-	}
-	report := api.FsckReport{Corrupt: []api.Finding{}, Missing: []api.Finding{}, Stray: []api.Finding{}}
-	for _, p := range parts {
-		report.Objects += p.Objects
-		report.Corrupt = append(report.Corrupt, p.Corrupt...)
-		report.Missing = append(report.Missing, p.Missing...)
-		report.Stray = append(report.Stray, p.Stray...)
-	}
-	return WriteJSON(w, http.StatusOK, report)
 }

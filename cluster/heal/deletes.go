@@ -27,13 +27,20 @@ type Deletion struct {
 	Proof   map[string]uint64 // versions, by node, as they answered
 	Asked   time.Time         // before the first of the answers was given
 	Map     int64             // version of the map that they were given under
+
+	// The rest is of slices. Slices is who has which slice of the version, Whole who has a whole copy that is none of
+	// slices, and Stray, where it is not 0, the age before which a slice of a version that nobody knows is to be kept.
+	Slices []string
+	Whole  []string
+	Stray  time.Duration
 }
 
 // Deletes is the one way by which targets remove copies of their own accord. It is handed the proof, checks it, and
 // writes it to the audit log before anything is gone.
 type Deletes struct {
-	Drop func(ctx context.Context, bucket, name string, version uint64) error
-	Log  *audit.Log
+	Drop      func(ctx context.Context, bucket, name string, version uint64) error
+	DropSlice func(ctx context.Context, key store.SliceKey) error
+	Log       *audit.Log
 	// Leased says that this node has not been stopped, or cut off, since the proof was given: see membership.
 	Leased func() bool
 	// Gate and Version make sure that the map is still the one that the proof was given by, while something is deleted.
@@ -71,6 +78,9 @@ func (d *Deletes) one(ctx context.Context, l *Deletion) error {
 		return fmt.Errorf("drop %s: the answers were given %v ago under version %d of the map, which is at %d; or this node's lease is over: %w",
 			api.Address(l.Info.Bucket, l.Info.Name), d.now().Sub(l.Asked).Round(time.Millisecond), l.Map, version, ErrNoProof)
 	}
+	if l.Info.Kind == store.Slice {
+		return d.DropSlice(ctx, store.SliceKey{Bucket: l.Info.Bucket, Name: l.Info.Name, Version: l.Info.Version, Slice: l.Info.Slice})
+	}
 	return d.Drop(ctx, l.Info.Bucket, l.Info.Name, l.Info.Version)
 }
 
@@ -89,6 +99,12 @@ func (l *Deletion) check(self string, now time.Time) error {
 	if len(l.Keepers) == 0 {
 		return fault("nobody is to keep it")
 	}
+	if now.Sub(l.Asked) > proofAge {
+		return fault("the answers are %v old", now.Sub(l.Asked).Round(time.Second))
+	}
+	if l.Info.Kind == store.Slice {
+		return l.checkSlice(self, now, fault)
+	}
 	if !grave && slices.Contains(l.Keepers, self) {
 		return fault("%s is to keep it itself", self)
 	}
@@ -102,9 +118,6 @@ func (l *Deletion) check(self string, now time.Time) error {
 			return fault("%s has version %d of it, not %d", id, version, l.Info.Version)
 		}
 	}
-	if now.Sub(l.Asked) > proofAge {
-		return fault("the answers are %v old", now.Sub(l.Asked).Round(time.Second))
-	}
 	return nil
 }
 
@@ -113,8 +126,11 @@ func (l *Deletion) entry() audit.Entry {
 		Action: audit.DropCopy, Reason: l.Reason, Object: api.Address(l.Info.Bucket, l.Info.Name), Version: l.Info.Version,
 		Size: l.Info.Payload(), Map: l.Map, Proof: l.Proof,
 	}
-	if l.Info.Kind == store.Tombstone {
+	switch l.Info.Kind {
+	case store.Tombstone:
 		e.Action = audit.DropTombstone
+	case store.Slice:
+		e.Action = audit.DropSlice
 	}
 	return e
 }

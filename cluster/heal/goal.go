@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/zeebo/xxh3"
 
@@ -70,6 +71,12 @@ func (s *State) untouched(b *Bucket, info *store.Info, plan *placement.Plan) boo
 	}
 	wide := s.Placer.Plan(b.Name, info.Name, info.Data+info.Parity)
 	return len(wide.Former) == 0 && !s.hasBare(wide.Copies)
+}
+
+// toSlice says that an object is to be in slices by its bucket's settings, and has whole copies.
+func (s *State) toSlice(info *store.Info) bool {
+	at, found := slices.BinarySearchFunc(s.Buckets, info.Bucket, func(b Bucket, name string) int { return strings.Compare(b.Name, name) })
+	return found && s.Buckets[at].EC != nil && info.Data == 0 && info.Size > api.SmallObject
 }
 
 // set is the set of targets that passes work to: what was done for one does not count for another.

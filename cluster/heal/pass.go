@@ -238,7 +238,7 @@ func (h *Healer) placeKey(ctx context.Context, s State, k *key) bool {
 	for _, id := range k.Push {
 		done = h.push(ctx, s, k.info, id) && done
 	}
-	if !k.Mine || !done || k.info.Data == 0 || k.info.Kind == store.Tombstone {
+	if !k.Mine || !done || k.info.Kind == store.Tombstone || k.info.Data == 0 && !s.toSlice(&k.info) {
 		return done
 	}
 	return h.slice(ctx, k.info)

@@ -61,6 +61,7 @@ func (p *Progress) Counts() api.JobCounts {
 		c.Failed += part.Failed
 		c.BytesIn += part.BytesIn
 		c.BytesOut += part.BytesOut
+		c.Repaired += part.Repaired
 	}
 	return c
 }

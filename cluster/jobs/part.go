@@ -19,6 +19,8 @@ type Part struct {
 	Failed   int64  `json:"failed,omitempty"`
 	BytesIn  int64  `json:"bytes_in,omitempty"`
 	BytesOut int64  `json:"bytes_out,omitempty"`
+	Repaired int64  `json:"repaired,omitempty"`
+	Total    int64  `json:"total,omitempty"` // where the target counts what is its part
 }
 
 // PartRequest asks a target to work on its part of a job, and how far it is. It is made again and again while the job

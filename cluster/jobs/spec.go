@@ -44,7 +44,10 @@ func (t *Transform) Patience() time.Duration {
 // *api.Error.
 func ParseTransform(spec api.JobSpec, level string) (*Transform, error) {
 	if spec.Kind != api.JobTransform {
-		return nil, bad("kind %.80q is not a kind of job; %q is", spec.Kind, api.JobTransform)
+		return nil, bad("kind %.80q is not a kind of job; %q and %q are", spec.Kind, api.JobTransform, api.JobScrub)
+	}
+	if spec.Scrub != nil {
+		return nil, bad("a job of kind %q has no member scrub", spec.Kind)
 	}
 	if spec.Transform == nil {
 		return nil, bad("a job of kind %q needs the member transform", spec.Kind)

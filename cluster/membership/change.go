@@ -145,6 +145,7 @@ func (m *Membership) Remove(ctx context.Context, id string, force bool) error {
 			clientv3.OpDelete(root + "members/" + id),
 			clientv3.OpDelete(root + "live/" + id),
 			clientv3.OpDelete(root + "heal/" + id),
+			clientv3.OpDelete(root + offers + "/" + id),
 			clientv3.OpPut(root+"removed/"+id, mustJSON(removal{At: time.Now().UTC()})),
 		}}, err
 	})

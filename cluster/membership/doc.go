@@ -7,6 +7,8 @@
 //	                              its objects stay on its disks
 //	/shardstream/removed/<id>     a member that was removed: its id is taken again with empty disks only
 //	/shardstream/live/<id>        the same member while its process lives, bound to a lease
+//	/shardstream/etcd/<id>        a gateway's offer to be one of etcd's members
+//	/shardstream/endpoints        where etcd's members are, once there is more than one
 //	/shardstream/leader           the gateway that leads, bound to its lease
 //	/shardstream/buckets/<name>   a bucket
 //	/shardstream/etls/<name>      and other small definitions, through KV
@@ -18,6 +20,7 @@
 // milliseconds old at most while etcd answers. Where a stale answer would be wrong (an unknown bucket
 // that was made a moment ago on another gateway) there are calls that ask etcd itself.
 //
-// Today one gateway holds etcd, as its single member; later gateways are its clients. While it is
-// down the map can't change, buckets can't be made, and data goes on flowing by the last map.
+// etcd runs inside of gateways: the first one begins it as its single member, and others join until it has three, or
+// five (see Keeper); or it runs elsewhere. While it is down the map can't change and buckets can't be made, and objects of
+// one copy go on being read and written by the last map.
 package membership

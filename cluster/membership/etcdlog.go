@@ -15,8 +15,12 @@ type logCore struct {
 	closed *atomic.Bool // it calls the end of its own listeners errors
 }
 
-// newStore is an error to etcd until a new store has its first snapshot. It tries again by itself.
-const newStore = "failed to update storage version"
+// passing are errors to etcd that are none: of a new store before its first snapshot, and of a learner that has yet to catch
+// up. They are tried again.
+var passing = map[string]bool{
+	"failed to update storage version":                true,
+	"rejecting promote learner: learner is not ready": true,
+}
 
 func newLogCore(log *slog.Logger, closed *atomic.Bool) zapcore.Core {
 	return &logCore{log: log.With("part", "etcd"), closed: closed}
@@ -45,7 +49,7 @@ func (c *logCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		attrs = append(attrs, slog.Any(k, v))
 	}
 	level := slog.LevelDebug // etcd warns of slow disks and lost streams all day
-	if e.Level >= zapcore.ErrorLevel && !c.closed.Load() && e.Message != newStore {
+	if e.Level >= zapcore.ErrorLevel && !c.closed.Load() && !passing[e.Message] {
 		level = slog.LevelError
 	}
 	c.log.Log(context.Background(), level, e.Message, attrs...)

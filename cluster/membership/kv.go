@@ -146,7 +146,7 @@ func (kv *KV) awaitChange(ctx context.Context, revision int64) {
 type UnavailableError struct{ Err error }
 
 func (e *UnavailableError) Error() string {
-	return fmt.Sprintf("the cluster's control plane (etcd on the first gateway) does not answer: %v; is that gateway up?", e.Err)
+	return fmt.Sprintf("the cluster's control plane (etcd, on gateways) does not answer: %v; is a majority of the gateways up?", e.Err)
 }
 
 func (e *UnavailableError) Unwrap() error { return e.Err }

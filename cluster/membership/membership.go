@@ -61,13 +61,9 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL
 	}
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: c.Endpoints, DialTimeout: callTimeout, Logger: zap.NewNop(),
-		DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(connectParams)},
-	})
+	client, err := newClient(c.Endpoints)
 	if err != nil {
-		return nil, fmt.Errorf("connect to etcd at %v: %w", c.Endpoints, err)
+		return nil, err
 	}
 	m := &Membership{config: c, client: client, log: c.Logger, self: c.Self, changed: make(chan struct{}), afresh: make(chan struct{}, 1)}
 	if c.Hold {
@@ -80,6 +76,18 @@ func Join(ctx context.Context, c Config) (*Membership, error) {
 		return nil, fmt.Errorf("join as %s: %w", c.Self.ID, err)
 	}
 	return m, nil
+}
+
+func newClient(endpoints []string) (*clientv3.Client, error) {
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints, DialTimeout: callTimeout, Logger: zap.NewNop(),
+		DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(connectParams)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd at %v: %w", endpoints, err)
+	}
+	return client, nil
 }
 
 // Register registers a node whose registration was held.
@@ -132,9 +140,6 @@ func (m *Membership) Close() error { return m.client.Close() }
 // View is the state as last seen.
 func (m *Membership) View() *View { return m.view.Load() }
 
-// Endpoints are etcd's.
-func (m *Membership) Endpoints() []string { return m.client.Endpoints() }
-
 // KV is a folder of definitions under its name, "etls" for one.
 func (m *Membership) KV(folder string) *KV {
 	return &KV{client: m.client, prefix: root + folder + "/"}
@@ -169,6 +174,7 @@ func (m *Membership) publish(t *table) {
 	v := t.view()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.learnEndpoints(m.view.Load(), v)
 	m.view.Store(v)
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -238,11 +244,12 @@ const (
 	renewParts   = 3
 	againParts   = 20
 	attemptParts = 5
+	restoreAfter = 5 // renewals, until parts that did not answer are tried again
 )
 
 // keepLease renews the lease three times in its life, and registers again where it was lost.
 func (m *Membership) keepLease(ctx context.Context) error {
-	failures := 0
+	failures, renewals := 0, 0
 	for {
 		if failures == 0 {
 			pause(ctx, m.config.LeaseTTL/renewParts)
@@ -257,6 +264,9 @@ func (m *Membership) keepLease(ctx context.Context) error {
 		switch {
 		case err == nil:
 			failures = 0
+			if renewals++; renewals%restoreAfter == 0 && m.reduced() {
+				m.chooseEndpoints(ctx)
+			}
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			m.log.WarnContext(ctx, "the lease ran out; registering again")
 			if err := m.comeBack(ctx); errors.Is(err, ErrRemoved) {
@@ -312,21 +322,6 @@ func (m *Membership) renewedAt(ctx context.Context, asked time.Time, revision in
 	}
 	m.renewed(asked)
 	return nil
-}
-
-// rediscover looks for etcd elsewhere once it has been silent for a few renewals.
-func (m *Membership) rediscover(ctx context.Context, failures int) {
-	if failures == 3 {
-		m.log.WarnContext(ctx, "the control plane does not answer; serving by the last map")
-	}
-	if failures < 3 || m.config.Rediscover == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if endpoints, err := m.config.Rediscover(ctx); err == nil && len(endpoints) > 0 {
-		m.client.SetEndpoints(endpoints...)
-	}
 }
 
 func (m *Membership) leave() {

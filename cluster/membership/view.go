@@ -18,6 +18,8 @@ type View struct {
 	Placer   *api.Placer // with the map, each node's State filled in from its lease
 	buckets  map[string]Bucket
 	leader   string // candidacy of the gateway that leads
+
+	endpoints []string // of etcd, where that has several members or had
 }
 
 // Map is the cluster map with the nodes' states.
@@ -61,6 +63,7 @@ type table struct {
 	buckets  map[string]Bucket
 	removed  map[string]bool
 	leader   string
+	etcd     []string
 	made     *View // of the present state; nil where that has changed
 }
 
@@ -89,6 +92,11 @@ func (t *table) put(kv *mvccpb.KeyValue) {
 		}
 	case "leader":
 		t.leader = string(kv.Value)
+	case "endpoints":
+		var list []string
+		if json.Unmarshal(kv.Value, &list) == nil {
+			t.etcd = list
+		}
 	case "removed":
 		t.removed[name] = true
 	case "members", "live":
@@ -144,7 +152,7 @@ func (t *table) apply(events []*clientv3.Event) {
 func (t *table) concerns(key []byte) bool {
 	kind, _, _ := strings.Cut(strings.TrimPrefix(string(key), root), "/")
 	switch kind {
-	case "cluster", "map", "members", "live", "buckets", "leader":
+	case "cluster", "map", "members", "live", "buckets", "leader", "endpoints", offers:
 		return true
 	}
 	return false
@@ -153,7 +161,7 @@ func (t *table) concerns(key []byte) bool {
 // view copies the table into a View.
 func (t *table) view() *View {
 	if t.made != nil {
-		return &View{Revision: t.revision, Placer: t.made.Placer, buckets: t.made.buckets, leader: t.made.leader}
+		return &View{Revision: t.revision, Placer: t.made.Placer, buckets: t.made.buckets, leader: t.made.leader, endpoints: t.made.endpoints}
 	}
 	m := t.stored
 	m.Cluster = t.cluster
@@ -171,6 +179,6 @@ func (t *table) view() *View {
 	for name, b := range t.buckets {
 		buckets[name] = b
 	}
-	t.made = &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets, leader: t.leader}
+	t.made = &View{Revision: t.revision, Placer: api.NewPlacer(m), buckets: buckets, leader: t.leader, endpoints: t.etcd}
 	return t.made
 }

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -25,9 +26,14 @@ type Config struct {
 	Listen    string   // host:port; port 0 takes any free one
 	Advertise string   // host:port under which the others reach the node; "": as it listens
 	DataDirs  []string // a target's disks; a gateway has one, for etcd
-	Join      string   // URL of a gateway; "" on the first gateway, which holds etcd
-	Weight    float64  // a target's share of the objects; 0: 1. Counts on the first start only
-	Insecure  bool     // listen on addresses that others can reach, without TLS or credentials
+	// Join are URLs of gateways, separated by commas; "" on the first gateway, which begins the cluster and its etcd.
+	Join string
+	// Etcd are client URLs of an etcd that runs elsewhere, for a gateway; none: on some of the gateways themselves.
+	Etcd []string
+	// EtcdMembers is how many gateways are to hold etcd, if there are that many: 1, 3 or 5; 0: membership.DefaultEtcdMembers.
+	EtcdMembers int
+	Weight      float64 // a target's share of the objects; 0: 1. Counts on the first start only
+	Insecure    bool    // listen on addresses that others can reach, without TLS or credentials
 	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
 	StreamMemory int64
 	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes
@@ -67,16 +73,27 @@ func (c *Config) check() error {
 		if c.Join == "" {
 			fault("a target needs the URL of a gateway to join")
 		}
+		if len(c.Etcd) > 0 {
+			fault("gateways tell targets where etcd is")
+		}
 	default:
 		fault("role %q is neither %s nor %s", c.Role, api.RoleGateway, api.RoleTarget)
 	}
 	if c.ID != "" && !validID(c.ID) {
 		fault("node id %q: 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-' are allowed, beginning with a letter or digit", c.ID)
 	}
-	if c.Join != "" {
-		if u, err := url.Parse(c.Join); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			fault("join %q is not the URL of a gateway, such as %s", c.Join, api.DefaultEndpoint)
+	for _, at := range c.joins() {
+		if !isURL(at) {
+			fault("join %q is not the URL of a gateway, such as %s", at, api.DefaultEndpoint)
 		}
+	}
+	for _, at := range c.Etcd {
+		if !isURL(at) {
+			fault("etcd %q is not a URL, such as http://127.0.0.1:2379", at)
+		}
+	}
+	if !slices.Contains([]int{0, 1, 3, 5}, c.EtcdMembers) {
+		fault("%d members of etcd: use 1, 3 or 5", c.EtcdMembers)
 	}
 	if c.Weight < 0 {
 		fault("weight %v is negative", c.Weight)
@@ -94,6 +111,16 @@ func (c *Config) check() error {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+// joins are the URLs of Join.
+func (c *Config) joins() []string {
+	return strings.FieldsFunc(c.Join, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func isURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")
 }
 
 // checkListen refuses what would open the node to a network: there are no credentials and no TLS yet.

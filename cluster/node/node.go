@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/gateway"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/target"
 	"github.com/shardstream/shardstream/cluster/telemetry"
@@ -80,21 +82,12 @@ func run(ctx context.Context, c Config, address *string) error {
 }
 
 func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories, listener net.Listener) error {
-	var failed <-chan error
-	var endpoints []string
-	if c.Join == "" {
-		host, _, err := net.SplitHostPort(self.Addr)
-		if err != nil {
-			return fmt.Errorf("address %q: %w", self.Addr, err)
-		}
-		etcd, err := membership.StartEtcd(ctx, membership.EtcdConfig{
-			Dir: filepath.Join(c.DataDirs[0], "etcd"), Name: c.ID, Host: host, Logger: c.Logger,
-		})
-		if err != nil {
-			return err
-		}
+	etcd, endpoints, err := c.controlPlane(ctx, self)
+	if err != nil {
+		return err
+	}
+	if etcd != nil {
 		defer etcd.Close()
-		endpoints, failed = etcd.Endpoints(), etcd.Err()
 	}
 	members, err := connect(ctx, c, self, dirs, endpoints)
 	if err != nil {
@@ -109,16 +102,67 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)
+	overseer := heal.NewOverseer(members, c.Logger)
+	g.ServeRebalance(overseer)
 	coordinator := g.ServeJobs()
 	if err := g.Metrics().WatchJobs(coordinator.Running); err != nil {
 		return err
 	}
-	return c.serve(ctx, self, members, failed, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return g.Serve(ctx, listener) })
 		group.Go(func() error { return coordinator.Run(ctx) })
+		group.Go(func() error { return overseer.Run(ctx) })
+		group.Go(func() error { return coordinator.ScrubEvery(ctx, c.ScrubEvery) })
+		if etcd != nil {
+			keeper := membership.NewKeeper(members, etcd, cmp.Or(c.EtcdMembers, membership.DefaultEtcdMembers))
+			group.Go(func() error { return keeper.Run(ctx) })
+		}
 		return group.Wait()
 	}, nil)
+}
+
+// controlPlane is the way of a gateway to etcd: the one that runs elsewhere; or the one that it begins, or is a member of
+// since earlier; or none yet, where it joins others that tell. What a gateway is then is its keeper's business.
+func (c *Config) controlPlane(ctx context.Context, self api.Node) (*membership.Etcd, []string, error) {
+	if len(c.Etcd) > 0 {
+		return nil, c.Etcd, nil
+	}
+	host, _, err := net.SplitHostPort(self.Addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("address %q: %w", self.Addr, err)
+	}
+	etcd, err := membership.NewEtcd(membership.EtcdConfig{
+		Dir: filepath.Join(c.DataDirs[0], "etcd"), Name: c.ID, Host: host, Logger: c.Logger, Several: c.EtcdMembers > 1,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if !etcd.Exists() && c.Join != "" {
+		return etcd, nil, nil
+	}
+	err = etcd.Start(ctx)
+	if errors.Is(err, membership.ErrNotMember) && c.Join != "" {
+		return etcd, nil, c.joinAgain(ctx, etcd, err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return etcd, etcd.Endpoints(), nil
+}
+
+// joinAgain gives up a gateway's part of etcd, if the other members have done so.
+func (c *Config) joinAgain(ctx context.Context, etcd *membership.Etcd, cause error) error {
+	endpoints, err := discover(ctx, c.joins())
+	removed := false
+	if err == nil {
+		removed, err = etcd.Removed(ctx, endpoints)
+	}
+	if err != nil || !removed {
+		return errors.Join(cause, err)
+	}
+	c.Logger.WarnContext(ctx, "etcd goes on without this gateway, which joins it again")
+	return etcd.Leave()
 }
 
 func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, table *diskTable, listener net.Listener) (err error) {
@@ -147,7 +191,15 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	}
 	defer func() { _ = members.Close() }() // all calls have ended
 	metrics := c.metrics()
-	t := target.New(target.Config{ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger})
+	deletes, err := c.openAudit()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, deletes.Close()) }()
+	t := target.New(target.Config{
+		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
+		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
+	})
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
@@ -168,14 +220,22 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		return err
 	}
 	defer work.Wait() // likewise
+	copies, err := target.NewHeal(t, c.heal())
+	if err != nil {
+		return err
+	}
+	scrubs := target.NewScrubs(t, target.ScrubConfig{Rate: max(int64(c.ScrubRate), 0)})
+	defer scrubs.Wait() // before the store closes
 	server := func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return t.Serve(ctx, listener) })
 		group.Go(func() error { return transformations.Run(ctx) })
 		group.Go(func() error { return watch.run(ctx) })
+		group.Go(func() error { return t.Slices().Run(ctx) })
+		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}
-	return c.serve(ctx, self, members, nil, server, func(ctx context.Context) error {
+	return c.serve(ctx, self, members, server, func(ctx context.Context) error {
 		if err := c.takePart(ctx, members, transformations); err != nil {
 			return err
 		}
@@ -211,9 +271,9 @@ func (c *Config) metrics() *telemetry.Metrics {
 	return telemetry.New(telemetry.Identity{Node: c.ID, Role: c.Role, Version: c.Version})
 }
 
-// serve runs membership and server side by side; failed reports the end of etcd, where it runs here. A node whose
-// registration was held serves those who know it from before while it registers.
-func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, failed <-chan error, server, register func(context.Context) error, more ...func(context.Context) error) error {
+// serve runs membership and server side by side. A node whose registration was held serves those who know it from before
+// while it registers.
+func (c *Config) serve(ctx context.Context, self api.Node, members *membership.Membership, server, register func(context.Context) error, more ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server(ctx) })
 	if register != nil {
@@ -226,14 +286,6 @@ func (c *Config) serve(ctx context.Context, self api.Node, members *membership.M
 	for _, f := range more { // as long as the node is a member
 		group.Go(func() error { return f(ctx) })
 	}
-	group.Go(func() error {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return fmt.Errorf("etcd ended: %w", err)
-		}
-	})
 	c.Logger.InfoContext(ctx, "node is up", "role", c.Role, "addr", self.Addr, "data", c.DataDirs, "map", members.View().Map().Version)
 	if c.Ready != nil {
 		c.Ready(self)
@@ -279,13 +331,13 @@ func connect(ctx context.Context, c Config, self api.Node, dirs *directories, en
 		Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger,
 		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(),
 	}
-	if c.Join != "" {
-		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.Join) }
+	if c.Join != "" && len(c.Etcd) == 0 {
+		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.joins()) }
 	}
 	var members *membership.Membership
 	err := c.persist(ctx, func() (err error) {
-		if c.Join != "" {
-			if config.Endpoints, err = discover(ctx, c.Join); err != nil {
+		if len(endpoints) == 0 {
+			if config.Endpoints, err = discover(ctx, c.joins()); err != nil {
 				return err
 			}
 		}
@@ -316,8 +368,17 @@ func (c *Config) persist(ctx context.Context, step func() error) error {
 	}
 }
 
-// discover asks a gateway for the way to etcd.
-func discover(ctx context.Context, gateway string) ([]string, error) {
+// discover asks gateways for the way to etcd, until one tells.
+func discover(ctx context.Context, gateways []string) (endpoints []string, err error) {
+	for _, gateway := range gateways {
+		if endpoints, err = ask(ctx, gateway); err == nil {
+			return endpoints, nil
+		}
+	}
+	return nil, err
+}
+
+func ask(ctx context.Context, gateway string) ([]string, error) {
 	client, err := api.NewClient(api.Options{Endpoint: gateway, Timeout: 5 * time.Second, RetryFor: -1})
 	if err != nil {
 		return nil, err

@@ -46,6 +46,11 @@ func (t *Target) locate(r *Request, bucket, key string) error {
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
+	slices, err := t.locateSlices(bucket, key)
+	if err != nil {
+		return err
+	}
+	location.Copies = append(location.Copies, slices...)
 	return r.WriteJSON(http.StatusOK, location)
 }
 
@@ -58,18 +63,6 @@ func kindOf(i store.Info) string {
 		return api.KindCache
 	}
 	return api.KindWhole
-}
-
-// fsck reads and verifies all that the node holds.
-func (t *Target) fsck(r *Request) error {
-	report, err := t.store.Fsck(r.Context())
-	if err != nil {
-		return err
-	}
-	return r.WriteJSON(http.StatusOK, api.FsckReport{
-		Objects: report.Objects,
-		Corrupt: t.findings(report.Corrupt), Missing: t.findings(report.Missing), Stray: t.findings(report.Stray),
-	})
 }
 
 func (t *Target) findings(found []store.Finding) []api.Finding {

@@ -126,7 +126,11 @@ func (b *sectionBody) release() {
 
 // readFailed records damage that came to light while a body was sent.
 func (t *Target) readFailed(info store.Info, err error) {
-	t.suspects.add(info.Bucket, info.Name, info.Version)
+	if info.Kind == store.Slice {
+		t.slices.Damaged(store.SliceKey{Bucket: info.Bucket, Name: info.Name, Version: info.Version, Slice: info.Slice}, err)
+	} else {
+		t.suspects.add(info.Bucket, info.Name, info.Version)
+	}
 	t.metrics.CorruptRead(info.Disk)
 	t.log.Error("reading an object failed; the answer was cut short", "error", err)
 }

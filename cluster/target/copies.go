@@ -94,6 +94,7 @@ type arrival struct {
 	key     string
 	state   copies.State
 	commit  func() error // makes it the newest here
+	replace func() error // puts it in the place of a copy of that very version; nil: that copy is as good
 }
 
 // take takes in what another target gives. Where this node is the object's primary it makes sure first that the others
@@ -113,7 +114,7 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	switch {
 	case err != nil:
 		return err
-	case own.Version == a.state.Version && !more(a.state.Kind, own.Kind):
+	case own.Version == a.state.Version && a.replace == nil && !more(a.state.Kind, own.Kind):
 		return nil
 	case own.Version > a.state.Version:
 		return api.Errorf(http.StatusConflict, api.CodeSuperseded, "%s is here in version %d", api.Address(a.bucket, a.key), own.Version)
@@ -124,6 +125,9 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	}
 	if p.bucket.Deleting {
 		return bucketEnded(a.bucket)
+	}
+	if own.Version == a.state.Version && a.replace != nil {
+		return t.commitAt(p, a.version, a.replace)
 	}
 	if p.primary.ID == t.id && own.Version != a.state.Version {
 		return t.adopt(ctx, p, a)
@@ -200,11 +204,17 @@ func (t *Target) tryPutCopy(r *Request) error {
 		}
 		return r.WriteJSON(http.StatusCreated, copies.Staged{Size: got.Size, XXH3: got.XXH3, CRC32: got.CRC32})
 	}
-	err = t.take(r.Context(), arrival{
+	a := arrival{
 		sender: r.Header(copies.HeaderNode), version: version, bucket: bucket, key: key, state: copies.StateOf(info),
 		commit: func() error { return t.commitStaged(staged, info.Version, info.Created) },
-	})
-	if err := errors.Join(err, staged.Discard()); err != nil {
+	}
+	if r.Query("replace") == "true" {
+		a.replace = func() error {
+			_, err := staged.Replace(info.Version, info.Created, false)
+			return err
+		}
+	}
+	if err := errors.Join(t.take(r.Context(), a), staged.Discard()); err != nil {
 		return err
 	}
 	r.SetStatusCode(http.StatusNoContent)
@@ -319,7 +329,8 @@ func (t *Target) bury(ctx context.Context, bucket, key string, version uint64) e
 	return err
 }
 
-// getCopy sends this node's copy of exactly that version, verified; of a stub there is no body.
+// getCopy sends this node's copy of exactly that version, verified. Of an object that is in slices it is a stub, which
+// has no body.
 func (t *Target) getCopy(r *Request) error {
 	if _, err := r.fromPeer(); err != nil {
 		return err
@@ -333,15 +344,11 @@ func (t *Target) getCopy(r *Request) error {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "version=%q is not a version", clip(r.Query("version")))
 	}
 	r.SetContentType("application/octet-stream")
-	object, err := t.store.Open(bucket, key)
-	if errors.Is(err, store.ErrStub) {
-		info, _, err := t.store.State(bucket, key)
-		if err == nil && (info.Kind != store.Stub || info.Version != version) {
-			err = otherVersion(info)
-		}
-		r.Response.Header.Set(copies.Header, copies.Describe(info))
-		return err
+	if info, _, err := t.store.State(bucket, key); err == nil && info.Data > 0 && info.Version == version {
+		r.Response.Header.Set(copies.Header, copies.Describe(stub(info)))
+		return nil
 	}
+	object, err := t.store.Open(bucket, key)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,8 @@ func AsError(err error) *api.Error {
 		return message(http.StatusNotFound, api.CodeNoBucket)
 	case errors.Is(err, store.ErrNotFound):
 		return message(http.StatusNotFound, api.CodeNotFound)
+	case errors.Is(err, store.ErrStub):
+		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
 	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrDiskFailed), errors.As(err, &unavailable), errors.Is(err, errDown):
 		return message(http.StatusServiceUnavailable, api.CodeUnavailable)
 	case errors.As(err, &upload):

@@ -33,7 +33,7 @@ const (
 // outcome.
 func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	t := p.jobs.target
-	object, err := t.store.Open(p.transform.Pattern.Bucket, it.name)
+	object, err := t.Open(ctx, p.transform.Pattern.Bucket, it.name)
 	if errors.Is(err, store.ErrNotFound) {
 		return &outcome{result: telemetry.JobObjectSkipped}, nil // deleted since it was listed
 	}

@@ -53,9 +53,9 @@ func (t *Target) open(ctx context.Context, p placed) (*store.Object, error) {
 			t.log.WarnContext(ctx, "a damaged copy could not be mended", "object", api.Address(p.bucket.Name, p.key), "error", err)
 		}
 	}
-	object, err := t.store.Open(p.bucket.Name, p.key)
+	object, err := t.Open(ctx, p.bucket.Name, p.key)
 	if err != nil && t.mended(ctx, p, err) {
-		return t.store.Open(p.bucket.Name, p.key)
+		return t.Open(ctx, p.bucket.Name, p.key)
 	}
 	return object, err
 }
@@ -100,6 +100,9 @@ func (t *Target) mend(ctx context.Context, p placed, version uint64) error {
 	}
 	if own.Kind == store.Whole && t.sound(p.bucket.Name, p.key) {
 		return nil // by somebody who was faster
+	}
+	if own.Data > 0 { // made anew from its slices by the next who reads it
+		return t.store.Quarantine(ctx, p.bucket.Name, p.key, version)
 	}
 	if p.bucket.Copies() == 1 && p.settled() {
 		return unavailable("there is one copy of it")

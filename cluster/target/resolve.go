@@ -169,7 +169,7 @@ func (t *Target) resolve(ctx context.Context, p placed, plan placement.Plan, off
 	case r.has(t.id, newest.Version), newest.Kind == store.Lost: // nobody can give the bytes of one that is lost
 	case offered != nil && offered.state.Version == newest.Version:
 		err = t.commitAt(p, p.version, offered.commit)
-	case slices.Contains(list, t.id) || newest.Kind != store.Whole || newest.Size <= pullBytes:
+	case slices.Contains(list, t.id) || newest.Kind != store.Whole || newest.Data > 0 || newest.Size <= pullBytes:
 		err = r.pull(ctx, newest, f.holders)
 	default:
 		return f, nil
@@ -359,6 +359,9 @@ func (r *round) giveCopy(ctx context.Context, node api.Node, newest copies.State
 
 // sendCopy gives another target this node's copy of a version.
 func (t *Target) sendCopy(ctx context.Context, client *copies.Client, node api.Node, bucket, key string, version uint64) error {
+	if info, _, err := t.store.State(bucket, key); err == nil && info.Data > 0 && info.Version == version {
+		return client.Put(ctx, node, stub(info), nil)
+	}
 	object, err := t.store.Open(bucket, key)
 	if err != nil {
 		return err

@@ -86,8 +86,9 @@ func (t *Target) handle(ctx *fasthttp.RequestCtx) {
 		RequestID: telemetry.RequestID(string(ctx.Request.Header.Peek(api.HeaderRequestID))),
 	}
 	ctx.Response.Header.Set(api.HeaderRequestID, r.RequestID)
+	end := t.users.begin(string(ctx.URI().PathOriginal()))
 	pattern := t.dispatch(r)
-	t.observe(r, pattern, start)
+	t.observe(r, pattern, start, end)
 }
 
 // dispatch finds the route and runs its handler.
@@ -129,7 +130,7 @@ func (t *Target) dispatch(r *Request) (pattern string) {
 }
 
 // observe counts and logs the request, at once or when its streamed body has been sent.
-func (t *Target) observe(r *Request, pattern string, start time.Time) {
+func (t *Target) observe(r *Request, pattern string, start time.Time, end func()) {
 	method, path, from := string(r.Method()), string(r.URI().PathOriginal()), r.RemoteAddr().String()
 	code := r.Response.StatusCode()
 	if r.Hijacked() {
@@ -137,6 +138,7 @@ func (t *Target) observe(r *Request, pattern string, start time.Time) {
 	}
 	ctx := r.Context()
 	done := func(out int64, err error) {
+		end()
 		took := time.Since(start)
 		t.metrics.Observe(pattern, method, code, r.received, out, took)
 		if code < 500 && err == nil && !t.log.Enabled(ctx, -4) {

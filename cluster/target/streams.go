@@ -39,7 +39,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 	}
 	snapshots.FetchPages = s.fetchPages
 	s.server = &stream.Server{
-		Node: t.id, Objects: t.store, ETLs: etls, Snapshots: snapshots,
+		Node: t.id, Objects: streamed{t}, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
 	}
 	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {

@@ -24,9 +24,11 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/audit"
 	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
+	slicing "github.com/shardstream/shardstream/cluster/slices"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -51,6 +53,9 @@ type Config struct {
 	Members *membership.Membership
 	Metrics *telemetry.Metrics
 	Logger  *slog.Logger
+	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
+
+	DeleteGrace, StrayGrace time.Duration // see node.Settings; 0: their defaults
 }
 
 // Target is the data server of one node. Routes are added before Serve.
@@ -65,6 +70,8 @@ type Target struct {
 	transform Transform
 	peers     *http.Client
 	copies    *copies.Client
+	slices    *slicing.Keeper
+	deletes   *heal.Deletes
 
 	fence    fence
 	gate     heal.Gate
@@ -72,6 +79,8 @@ type Target struct {
 	certain  certainty
 	stages   stages
 	suspects suspects
+	users    users
+	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
 	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
@@ -95,8 +104,13 @@ func New(c Config) *Target {
 		ctx: context.Background(),
 	}
 	t.copies = copies.NewClient(c.ID, t.mapVersion)
+	t.deletes = &heal.Deletes{
+		Drop: c.Store.Drop, DropSlice: c.Store.DropSlice, Log: c.Audit, Leased: c.Members.Leased, Gate: &t.gate, Version: t.known,
+	}
+	t.slices = t.keeper(c)
 	t.standardRoutes()
 	t.copyRoutes()
+	t.sliceRoutes()
 	return t
 }
 

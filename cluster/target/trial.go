@@ -50,7 +50,7 @@ func (e *ETLs) postTrial(r *Request) error {
 	if err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
 	}
-	object, err := e.target.store.Open(bucket, key)
+	object, err := e.target.Open(r.Context(), bucket, key)
 	if errors.Is(err, store.ErrNotFound) {
 		return e.target.absent(r.Context(), bucket, key)
 	}

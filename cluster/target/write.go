@@ -16,6 +16,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/placement"
+	slicing "github.com/shardstream/shardstream/cluster/slices"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -101,7 +102,7 @@ func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error)
 			return nil, err
 		}
 		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity && !now.bucket.Deleting &&
-			now.bucket.Copies() == p.bucket.Copies() && now.bucket.Width() == p.bucket.Width()
+			now.bucket.Copies() == p.bucket.Copies() && now.bucket.Width() == p.bucket.Width() && listed(&now, p)
 		if !same || !t.isCertain(&now) || !slices.Equal(now.plan().Copies, p.plan().Copies) {
 			return nil, p.moved()
 		}
@@ -139,6 +140,8 @@ type replicas struct {
 	data  []byte        // then
 	about store.Info    // what they are to have, but for version and time
 	local *store.Staged // this node's own part
+
+	slices *slicing.Writing // of an object whose copies are stubs; nil: they are whole
 }
 
 // putCopies stores an object on all targets that are to have it: on this one last, so that it is shown only when all
@@ -157,7 +160,7 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 	}
 	down, cancel := t.whileUp(ctx, nodes)
 	defer cancel()
-	parts, err := t.stageAll(down, p, nodes, body, o)
+	parts, err := t.stage(down, p, nodes, body, o)
 	if err != nil {
 		return kept{}, err
 	}
@@ -176,7 +179,22 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 		return kept{}, err
 	}
 	info, err := t.commitAll(down, p, parts)
+	if parts.slices != nil {
+		return kept{Info: info, made: parts.slices.Written(), wanted: p.bucket.Width()}, err
+	}
 	return kept{Info: info, made: 1 + len(nodes), wanted: wanted}, err
+}
+
+// stage takes in a body in the form that its bucket has for objects of its size.
+func (t *Target) stage(ctx context.Context, p placed, nodes []api.Node, body io.Reader, o store.PutOptions) (*replicas, error) {
+	inSlices, body, err := sliced(&p.bucket.Bucket, o.Size, body)
+	switch {
+	case err != nil:
+		return nil, err
+	case inSlices:
+		return t.stageSlices(ctx, p, nodes, body, o)
+	}
+	return t.stageAll(ctx, p, nodes, body, o)
 }
 
 // meets evaluates the condition of a write against the newest version.
@@ -271,8 +289,17 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 	defer leave()
 	info := parts.about
 	info.Version, info.Created = t.store.NextVersion(), time.Now().UTC().Round(0)
+	tell := t.superseded(info.Bucket, info.Name)
+	if parts.slices != nil {
+		if err := parts.slices.Commit(ctx, info.Version, info.Created); err != nil {
+			return store.Info{}, t.sliceError(err)
+		}
+	}
 	err = t.onAll(ctx, parts.nodes, func(ctx context.Context, node api.Node) error {
 		client := t.copies.With(p.version)
+		if parts.slices != nil {
+			return client.Put(ctx, node, stub(info), nil)
+		}
 		if parts.stage == "" {
 			return client.Put(ctx, node, info, bytes.NewReader(parts.data))
 		}
@@ -287,6 +314,7 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 		return store.Info{}, err
 	}
 	t.certain.add(p.version, p.about())
+	tell()
 	info.Disk = parts.local.Info().Disk
 	return info, nil
 }
@@ -322,6 +350,11 @@ func (r *replicas) discard() {
 	if r.local != nil {
 		if err := r.local.Discard(); err != nil {
 			r.t.log.Warn("a staged body could not be removed; the next start will", "error", err)
+		}
+	}
+	if r.slices != nil {
+		if err := r.slices.Discard(r.t.ctx); err != nil {
+			r.t.log.Warn("a staged slice could not be removed; the next start will", "error", err)
 		}
 	}
 	if r.stage == "" {
@@ -371,6 +404,7 @@ func (t *Target) erase(ctx context.Context, p placed, c store.Condition) error {
 	}
 	defer leave()
 	version := t.store.NextVersion()
+	tell := t.superseded(p.bucket.Name, p.key)
 	err = t.onAll(ctx, nodes, func(ctx context.Context, node api.Node) error {
 		return t.copies.With(p.version).Bury(ctx, node, p.bucket.Name, p.key, version)
 	})
@@ -379,6 +413,7 @@ func (t *Target) erase(ctx context.Context, p placed, c store.Condition) error {
 	}
 	if err == nil {
 		t.certain.add(p.version, p.about())
+		tell()
 	}
 	return err
 }

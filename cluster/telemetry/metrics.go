@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,7 @@ type Metrics struct {
 	streamSamples prometheus.Counter
 	streamBytes   prometheus.Counter
 	streamErrors  *prometheus.CounterVec // code
+	streamed      atomic.Int64           // what streamBytes counts, to be read
 
 	corrupt *prometheus.CounterVec // disk
 }

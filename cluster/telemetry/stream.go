@@ -24,7 +24,11 @@ func (m *Metrics) OpenStream() *Stream {
 func (s *Stream) Sent(samples, bytes int64) {
 	s.metrics.streamSamples.Add(float64(samples))
 	s.metrics.streamBytes.Add(float64(bytes))
+	s.metrics.streamed.Add(bytes)
 }
+
+// Streamed is how many bytes of payloads all streams have sent.
+func (m *Metrics) Streamed() int64 { return m.streamed.Load() }
 
 // Failed counts an error by its code (of cluster/api): one sample's, or the one that ended the stream.
 func (s *Stream) Failed(code string) { s.metrics.streamErrors.WithLabelValues(code).Inc() }

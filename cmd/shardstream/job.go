@@ -38,7 +38,7 @@ func newJobStart(a *app) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	flags := command.Flags()
-	flags.StringVar(&kind, "kind", "", "kind of job: transform")
+	flags.StringVar(&kind, "kind", "", "kind of job: transform, scrub")
 	flags.StringVarP(&file, "file", "f", "", "JSON file that describes the job, - for stdin")
 	flags.StringVar(&f.spec.ETL, "etl", "", "transformation to apply")
 	flags.StringVar(&f.spec.Source, "source", "", "what to transform: ss://BUCKET/[PATTERN]")
@@ -60,8 +60,14 @@ func newJobStart(a *app) *cobra.Command {
 			}
 			return a.startJob(c, spec, f.dryRun, w)
 		}
+		if kind == api.JobScrub {
+			if other := beside(c.Flags(), "kind", "json"); other != "" {
+				return usagef("a job of kind %s has no --%s; `shardstream scrub` takes what it has", kind, other)
+			}
+			return a.startJob(c, api.JobSpec{Kind: kind}, false, w)
+		}
 		if kind != api.JobTransform {
-			return usagef("--kind must be %s, not %q", api.JobTransform, kind)
+			return usagef("--kind must be %s or %s, not %q", api.JobTransform, api.JobScrub, kind)
 		}
 		if f.spec.ETL == "" || f.spec.Source == "" || f.spec.Destination == "" {
 			return usagef("a job of kind %s needs --etl, --source and --destination", kind)
@@ -163,6 +169,9 @@ func etaText(j *api.Job) string {
 func whatText(j *api.Job) string {
 	if t := j.Transform; t != nil {
 		return t.ETL + ": " + t.Source + " to " + t.Destination
+	}
+	if s := j.Scrub; s != nil && s.Bucket != "" {
+		return api.Address(s.Bucket, "")
 	}
 	return ""
 }

@@ -120,6 +120,11 @@ var changes = []change{
 		}
 		c.must(c.s.Bury(ctx, "b", "z", v(1)))
 	}, func(c *changer) { c.must(c.s.DropBucket(ctx, "b")) }},
+	{"empty a disk", func(c *changer) {
+		c.put(onDisk2, 1, true)
+		c.slice(onDisk2, 1)
+		c.put("o", 1, false)
+	}, func(c *changer) { c.must(c.s.EmptyDisk(ctx, "disk-2", nil)) }},
 	{"open with debris", func(c *changer) {
 		c.put("o", 1, false)
 		for p, d := range c.m.disk {

@@ -18,6 +18,9 @@ var (
 	atRemoved    = failpoint.New("store/remove/dropped")    // a copy is no more in the index of its disk
 	atDropped    = failpoint.New("store/drop/dropped")      // many are not
 	atQuarantine = failpoint.New("store/quarantine/moved")  // a damaged file is put aside
+	atCopied     = failpoint.New("store/move/copied")       // a data file is on another disk as well
+	atMoved      = failpoint.New("store/move/recorded")     // whose index names it
+	atLeft       = failpoint.New("store/move/dropped")      // and the index of its old disk does not
 	atRebuilt    = failpoint.New("store/rebuild/record")    // an index that is being made anew has one more copy
 	atReady      = failpoint.New("store/rebuild/ready")     // it has all
 	atSettled    = failpoint.New("store/reconcile/dropped") // the older of two copies is no more in its index

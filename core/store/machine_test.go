@@ -60,6 +60,7 @@ func newMachine(t testing.TB) *machine {
 	m := &machine{t: t, paths: []string{t.TempDir(), t.TempDir()}, disk: map[string]*machineDisk{}, meta: map[string]*vfs.MemFS{}}
 	for _, p := range m.paths {
 		m.meta[p] = vfs.NewCrashableMem()
+		m.disk[p] = &machineDisk{m: m, now: map[string]*inode{}, safe: map[string]*inode{}}
 	}
 	return m
 }
@@ -81,9 +82,6 @@ func (m *machine) openFS(p string) (store.FS, error) {
 	inner, err := store.DirFS(p)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.disk[p] == nil {
-		m.disk[p] = &machineDisk{m: m, now: map[string]*inode{}, safe: map[string]*inode{}}
-	}
 	m.disk[p].FS = inner
 	return m.disk[p], err
 }

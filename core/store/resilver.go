@@ -209,6 +209,7 @@ func (s *Store) moveLocked(key []byte, from, to copyOf) (gone []copyOf, moved bo
 	if err := to.disk.setRecord(key, to.record); err != nil {
 		return nil, to.disk.isOut(), err // where it is out, its log may have it or not
 	}
+	atMoved.Hit()
 	if there != nil {
 		to.disk.begin(there.file)
 		gone = append(gone, copyOf{record: there, disk: to.disk})
@@ -219,6 +220,7 @@ func (s *Store) moveLocked(key []byte, from, to copyOf) (gone []copyOf, moved bo
 		from.disk.done(from.file)
 		return gone, true, err
 	}
+	atLeft.Hit()
 	return append(gone, from), true, nil
 }
 
@@ -257,6 +259,7 @@ func (s *Store) duplicate(ctx context.Context, from, to copyOf) (err error) {
 	if err := to.disk.fs.SyncDir(at[:len(dataDir)+3]); err != nil {
 		return err
 	}
+	atCopied.Hit()
 	return verify(ctx, to)
 }
 

@@ -10,6 +10,8 @@ import (
 
 // ScrubOptions say how Scrub goes about it.
 type ScrubOptions struct {
+	// Bucket is the one whose objects are read; "": all are.
+	Bucket string
 	// After is the Cursor of the last copy that an earlier Scrub visited; "": from the start.
 	After string
 	// Pace is asked before bytes are read, up to 1 MiB at once; a *rate.Limiter is one. nil: as fast as the disks are.
@@ -49,15 +51,19 @@ const scrubPage = 128
 // meanwhile is no fault. Without a disk that is out of use it reads what the others have, and says so by ErrDiskFailed in
 // the end. It may run beside all other calls, and Close does not wait for it.
 func (s *Store) Scrub(ctx context.Context, o ScrubOptions, visit func(Scrubbed) error) error {
-	after, err := base64.RawURLEncoding.DecodeString(o.After)
+	from, err := base64.RawURLEncoding.DecodeString(o.After)
 	if err != nil {
 		return fmt.Errorf("scrub: %q is not a cursor: %w", o.After, err)
 	}
 	var absent error
-	for _, bounds := range []func() (lower, upper []byte){allObjects, allSlices} {
-		lower, upper := bounds()
-		if string(after) >= string(lower) {
-			lower = next(after)
+	for _, kind := range []byte{keyObject, keySlice} {
+		lower, upper := []byte{kind}, []byte{kind + 1}
+		if o.Bucket != "" {
+			lower = nameKey(kind, o.Bucket, "", 0)
+			upper = after(lower)
+		}
+		if string(from) >= string(lower) {
+			lower = next(from)
 		}
 		err := s.scrubRange(ctx, lower, upper, o.Pace, visit)
 		if err != nil && !butForDisks(err) {

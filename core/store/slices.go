@@ -103,6 +103,25 @@ func (s *Store) OpenSlice(key SliceKey) (*Object, error) {
 	return &Object{h: h, cache: s.cache}, nil
 }
 
+// LocateSlice names the data file of a slice.
+func (s *Store) LocateSlice(key SliceKey) (string, error) {
+	if err := key.check(); err != nil {
+		return "", err
+	}
+	if err := s.enter(); err != nil {
+		return "", err
+	}
+	defer s.leave()
+	k := s.stripe(key.Bucket, key.Name)
+	k.RLock()
+	defer k.RUnlock()
+	c, err := s.slice(key)
+	if err != nil {
+		return "", err
+	}
+	return c.disk.path(c.file), nil
+}
+
 func (s *Store) slice(key SliceKey) (*copyOf, error) {
 	copies, err := s.copiesAt(sliceKey(key))
 	if err != nil {

@@ -1,0 +1,152 @@
+package slices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/erasure"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// readPause is how long another target may take to send some of a slice.
+const readPause = 10 * time.Second
+
+// patient ends a body that brings nothing for too long.
+type patient struct{ io.ReadCloser }
+
+func (p *patient) Read(b []byte) (int, error) {
+	late := time.AfterFunc(readPause, func() { _ = p.ReadCloser.Close() })
+	n, err := p.ReadCloser.Read(b)
+	if !late.Stop() && err != nil {
+		err = fmt.Errorf("nothing came for %v: %w", readPause, err)
+	}
+	return n, err
+}
+
+// flights lets one work on an object for all who want the same.
+type flights struct {
+	mu   sync.Mutex
+	byID map[store.SliceKey]*flight
+}
+
+type flight struct {
+	done chan struct{}
+	err  error
+}
+
+// do runs work once for all who ask for the same at a time. Work does not end with the context of who asked first.
+func (f *flights) do(ctx context.Context, key store.SliceKey, work func(context.Context) error) error {
+	f.mu.Lock()
+	one, running := f.byID[key]
+	if !running {
+		one = &flight{done: make(chan struct{})}
+		if f.byID == nil {
+			f.byID = map[store.SliceKey]*flight{}
+		}
+		f.byID[key] = one
+		go func() { // ends with the work, which has its own bounds
+			one.err = work(context.WithoutCancel(ctx))
+			f.mu.Lock()
+			delete(f.byID, key)
+			f.mu.Unlock()
+			close(one.done)
+		}()
+	}
+	f.mu.Unlock()
+	select {
+	case <-one.done:
+		return one.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Rebuild makes an object whole on this target, of which it has a stub of that description, and keeps it so: a cache,
+// which Evict takes away again. However many ask, it is made once.
+func (k *Keeper) Rebuild(ctx context.Context, i store.Info) error {
+	key := store.SliceKey{Bucket: i.Bucket, Name: i.Name, Version: i.Version}
+	return k.rebuilds.do(ctx, key, func(ctx context.Context) error {
+		if now, err := k.Store.Stat(i.Bucket, i.Name); err != nil || now.Kind != store.Stub || now.Version != i.Version {
+			return err // made meanwhile, or overwritten
+		}
+		err := k.keep(ctx, i)
+		var full *store.NoSpaceError
+		if errors.As(err, &full) {
+			if _, made := k.makeRoom(ctx, i.Size); made == nil {
+				err = k.keep(ctx, i)
+			}
+		}
+		return err
+	})
+}
+
+// keep stages the object as it is made from its slices. The store checks it against the description's checksums.
+func (k *Keeper) keep(ctx context.Context, i store.Info) error {
+	r, w := io.Pipe()
+	made := make(chan error, 1)
+	go func() { // ends with the pipe
+		err := k.Read(ctx, i, w)
+		_ = w.CloseWithError(err) // nil is the end of the body; never fails
+		made <- err
+	}()
+	o := i.PutOptions()
+	o.Version = 0
+	staged, err := k.Store.Stage(ctx, i.Bucket, i.Name, r, o)
+	_ = r.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // never fails
+	if failed := <-made; failed != nil && !errors.Is(failed, io.ErrClosedPipe) {
+		return errors.Join(failed, discard(staged))
+	}
+	if err != nil {
+		return err
+	}
+	if _, err = staged.Commit(i.Version, i.Created, store.Condition{}); errors.Is(err, store.ErrSuperseded) {
+		return nil // by whoever was faster
+	}
+	return err
+}
+
+func discard(g *store.Staged) error {
+	if g == nil {
+		return nil
+	}
+	return g.Discard()
+}
+
+// Read makes an object from its slices and writes it to w. What is written is verified block by block where the slices
+// are, and is to be checked as a whole by whoever takes it.
+func (k *Keeper) Read(ctx context.Context, i store.Info, w io.Writer) error {
+	code, err := erasure.New(i.Data, i.Parity)
+	if err != nil {
+		return err
+	}
+	p := k.placer()
+	h := k.Find(ctx, List(p, i.Bucket, i.Name, code.Slices()), i.Bucket, i.Name, i.Version)
+	if h.count() < code.Data() { // a change of the map is under way: they may be anywhere
+		h = k.Find(ctx, p.Map.Targets(), i.Bucket, i.Name, i.Version)
+	}
+	if found := h.count(); found < code.Data() {
+		return k.tooFew(&i, found, h.err())
+	}
+	err = code.Decode(ctx, i.Size, k.source(p, &i, h), w, nil)
+	if errors.Is(err, erasure.ErrTooFew) {
+		return k.tooFew(&i, 0, err)
+	}
+	return err
+}
+
+// tooFew is the error for an object that can't be made now. Where all targets have answered, it is lost.
+func (k *Keeper) tooFew(i *store.Info, found int, err error) error {
+	address := api.Address(i.Bucket, i.Name)
+	if err == nil {
+		return api.Errorf(http.StatusInternalServerError, api.CodeCorrupt,
+			"%s is in %d slices, of which %d are left and %d are needed; put it again from a good copy", address, i.Data+i.Parity, found, i.Data)
+	}
+	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+		"%s needs %d of its %d slices, and not as many can be read now: %v", address, i.Data, i.Data+i.Parity, err)
+}
