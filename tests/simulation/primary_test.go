@@ -89,8 +89,15 @@ func (t *target) write(o operation) any {
 	if !t.fit() || len(plan.Copies) == 0 || plan.Copies[0] != t.id {
 		return unavailable{}
 	}
-	if !t.sure(o.key, &plan) && (!t.resolve(o.key) || t.version() != version || !t.fit()) {
-		return unavailable{}
+	if !t.sure(o.key, &plan) {
+		// A write to which it does not matter what was there needs only that nobody else is primary any more.
+		ready := t.resolve
+		if o.kind != replace {
+			ready = t.takeOver
+		}
+		if !ready(o.key) || t.version() != version || !t.fit() {
+			return unavailable{}
+		}
 	}
 	now := t.disk[o.key].value
 	if o.kind == replace && now != o.old {
@@ -140,13 +147,7 @@ func (t *target) adopt(c commit) any {
 // has the key's lock.
 func (t *target) resolve(key string) bool {
 	plan, version, since := t.plan(key), t.version(), t.view.placer.Map.Since
-	asked := slices.DeleteFunc(plan.Ask(t.id), func(id string) bool { n, member := t.view.placer.Node(id); return !member || n.Away })
-	answers := map[string]uint64{t.id: t.disk[key].version}
-	for i, a := range t.w.callAll(t.host, t.peers(asked), haveTimeout, func(int) any { return have{version, []string{key}} }) {
-		if v, ok := a.(versions); ok {
-			answers[asked[i]] = v[0]
-		}
-	}
+	answers := t.hear(key, &plan)
 	verdict := plan.Judge(answers, placement.EpochOf)
 	if !verdict.Certain && !t.w.wrong.uncertainAnswered || !t.succeeds(&plan, answers) {
 		return false
@@ -161,10 +162,29 @@ func (t *target) resolve(key string) bool {
 	return true
 }
 
+// takeOver makes sure that nobody else is primary of a key any more.
+func (t *target) takeOver(key string) bool {
+	plan := t.plan(key)
+	return t.succeeds(&plan, t.hear(key, &plan))
+}
+
+// hear asks all that may have something of a key, and are up.
+func (t *target) hear(key string, plan *placement.Plan) map[string]uint64 {
+	version := t.version()
+	asked := slices.DeleteFunc(plan.Ask(t.id), func(id string) bool { n, member := t.view.placer.Node(id); return !member || n.Away })
+	answers := map[string]uint64{t.id: t.disk[key].version}
+	for i, a := range t.w.callAll(t.host, t.peers(asked), haveTimeout, func(int) any { return have{version, []string{key}} }) {
+		if v, ok := a.(versions); ok {
+			answers[asked[i]] = v[0]
+		}
+	}
+	return answers
+}
+
 // succeeds says that no earlier primary acts any more: it has been told of this map, or its lease was over when it was
-// declared away, or its lease under the older map has ended since.
+// declared away.
 func (t *target) succeeds(plan *placement.Plan, answers map[string]uint64) bool {
-	if t.w.now > t.seen+leaseTTL && t.view.bucket.Copies() > 1 || t.w.wrong.noSuccession {
+	if t.w.wrong.noSuccession {
 		return true
 	}
 	for _, list := range plan.Former {
@@ -172,7 +192,9 @@ func (t *target) succeeds(plan *placement.Plan, answers map[string]uint64) bool 
 			continue
 		}
 		n, member := t.view.placer.Node(list[0])
-		if _, answered := answers[list[0]]; !answered && (!member || !n.Away) {
+		// With one copy of each object no lease counts: the owner serves on, away or not, until it is told.
+		fenced := n.Away && t.view.bucket.Copies() > 1 && !slices.Contains(t.view.bucket.Was, 1)
+		if _, answered := answers[list[0]]; !answered && member && !fenced {
 			return false
 		}
 	}
