@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/shardstream/shardstream/cluster/placement"
@@ -99,21 +98,6 @@ func (p *Placer) Rank(key string, n int) []Node {
 		list = append(list, p.nodes[p.all.ID(i)])
 	}
 	return list
-}
-
-// Former are the members that held an object of one copy under earlier sets of targets, newest first, without its
-// present owner. They are to be asked for what the owner does not have.
-func (p *Placer) Former(bucket, key string) []Node {
-	plan := p.Plan(bucket, key, 1)
-	var former []Node
-	for _, list := range plan.Former {
-		for _, id := range list {
-			if n, member := p.nodes[id]; member && !slices.Contains(plan.Copies, id) && !slices.ContainsFunc(former, func(f Node) bool { return f.ID == id }) {
-				former = append(former, n)
-			}
-		}
-	}
-	return former
 }
 
 // Scheme begins the address of an object: ss://bucket/key.

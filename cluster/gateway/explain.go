@@ -140,7 +140,8 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 // addKeys asks every target for the keys of the samples whose shards it has. Those of a target that can't
 // say keep an error in their place: the plan holds without it.
 func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects bool, samples []api.ExplainedSample) error {
-	placer := api.NewPlacer(*g.members.View().Map())
+	view := g.members.View()
+	placer := view.Placer
 	query := api.KeyQuery{Objects: objects}
 	var members [][]int // of each shard of the query, in samples
 	at := map[string]int{}
@@ -158,7 +159,8 @@ func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects b
 		query.Shards[n].Indexes = append(query.Shards[n].Indexes, s.Index)
 		members[n] = append(members[n], i)
 		bucket, key, _ := strings.Cut(shard.Name, "/")
-		owner, _ := placer.Owner(bucket, key)
+		b, _ := view.Bucket(bucket)
+		owner, _ := placer.Primary(bucket, key, b.Copies())
 		s.Target, s.Error = owner.ID, "no target has the shard; was it deleted?"
 	}
 	body, err := json.Marshal(&query)

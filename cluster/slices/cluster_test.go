@@ -21,7 +21,7 @@ import (
 func coded(t testing.TB, targets int) *clustertest.Cluster {
 	t.Helper()
 	cluster := clustertest.Start(t, clustertest.Options{
-		Targets: targets, Disks: 1, LeaseTTL: time.Second,
+		Targets: targets, Disks: 1, LeaseTTL: 5 * time.Second, // targets are stopped, not killed: their leases end at once
 		Settings: node.Settings{HealAfter: 10 * time.Millisecond, DeleteGrace: 200 * time.Millisecond, StrayGrace: time.Second},
 	})
 	_, err := cluster.Client.CreateBucketWith(t.Context(), "e", api.BucketChange{EC: &api.EC{Data: 4, Parity: 2}})
@@ -112,13 +112,16 @@ func TestObjectsAreInSlices(t *testing.T) {
 // back.
 func TestTwoTargetsAreLost(t *testing.T) {
 	c := coded(t, 6)
+	yes := true
+	_, err := c.Client.CreateBucketWith(t.Context(), "degraded", api.BucketChange{EC: &api.EC{Data: 4, Parity: 2}, Degraded: &yes})
+	require.NoError(t, err)
 	want := map[string][]byte{}
 	for i := range 12 {
 		key := fmt.Sprintf("%02d", i)
 		want[key] = random(200_000+i*77_777, byte(i))
 		put(t, c, key, want[key])
 	}
-	_, err := c.Client.Evict(t.Context(), "e", "")
+	_, err = c.Client.Evict(t.Context(), "e", "")
 	require.NoError(t, err)
 	c.Targets[1].Stop()
 	c.Targets[4].Stop()
@@ -130,18 +133,26 @@ func TestTwoTargetsAreLost(t *testing.T) {
 		})
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
-	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(want["00"]), int64(len(want["00"])), api.PutOptions{})
+	new := want["00"]
+	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
 	require.ErrorContains(t, err, "takes 6 targets and 4 are up")
-	yes := true
-	_, err = c.Client.ChangeBucket(t.Context(), "e", api.BucketChange{Degraded: &yes})
+	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
 	require.NoError(t, err)
-	put(t, c, "new", want["00"])
-	require.Equal(t, 4, kinds(t, c, "new")[api.KindSlice])
-	require.True(t, bytes.Equal(want["00"], get(t, c, "new")))
+	slices := func() (n int) {
+		location, err := c.Client.Locate(t.Context(), "degraded", "new")
+		require.NoError(t, err)
+		for _, one := range location.Copies {
+			if one.Kind == api.KindSlice {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 4, slices())
 
 	c.Targets[1].Start()
 	c.Targets[4].Start()
-	c.Await("all slices are there", func() bool { return kinds(t, c, "new")[api.KindSlice] == 6 })
+	c.Await("all slices are there", func() bool { return slices() == 6 })
 	for key, data := range want {
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
@@ -149,10 +160,10 @@ func TestTwoTargetsAreLost(t *testing.T) {
 
 func away(t testing.TB, c *clustertest.Cluster) int {
 	t.Helper()
-	m, err := c.Client.Map(t.Context())
+	placer, err := c.Client.RefreshMap(t.Context())
 	require.NoError(t, err)
 	n := 0
-	for _, target := range m.Targets() {
+	for _, target := range placer.Map.Targets() {
 		if target.Away {
 			n++
 		}
@@ -194,4 +205,160 @@ func TestOverhead(t *testing.T) {
 	overhead := float64(stored(t, c)) / float64(written)
 	t.Logf("%d bytes take %.3f times as many", written, overhead)
 	require.LessOrEqual(t, overhead, 1.6)
+}
+
+// flip changes a byte in the middle of a file.
+func flip(t testing.TB, file string) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	var b [1]byte
+	_, err = f.ReadAt(b[:], info.Size()/3)
+	require.NoError(t, err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b[:], info.Size()/3)
+	require.NoError(t, err)
+}
+
+// sound waits until no object lacks anything and nothing is where it does not belong.
+func sound(t testing.TB, c *clustertest.Cluster) {
+	t.Helper()
+	var report api.FsckReport
+	c.Await("fsck finds nothing", func() bool {
+		var err error
+		report, err = c.Client.Fsck(t.Context())
+		return err == nil && len(report.Corrupt)+len(report.Missing)+len(report.Stray) == 0
+	})
+}
+
+// TestDamagedSlices: a slice that turns out to be damaged is read around, put aside, and made anew.
+func TestDamagedSlices(t *testing.T) {
+	c := coded(t, 6)
+	data := random(2_500_000, 1)
+	put(t, c, "x", data)
+	evict := func() {
+		c.Await("the whole is evicted", func() bool {
+			_, err := c.Client.Evict(t.Context(), "e", "")
+			require.NoError(t, err)
+			return kinds(t, c, "x")[api.KindCache] == 0
+		})
+	}
+	evict()
+	location, err := c.Client.Locate(t.Context(), "e", "x")
+	require.NoError(t, err)
+	damaged := 0
+	for _, one := range location.Copies {
+		if one.Kind == api.KindSlice && one.Slice < 2 { // which are read before others
+			flip(t, one.Files[0])
+			damaged++
+		}
+	}
+	require.Equal(t, 2, damaged)
+	require.True(t, bytes.Equal(data, get(t, c, "x")))
+	c.Await("there are six slices again", func() bool { return kinds(t, c, "x")[api.KindSlice] == 6 })
+	evict()
+	require.True(t, bytes.Equal(data, get(t, c, "x")))
+	sound(t, c)
+
+	location, err = c.Client.Locate(t.Context(), "e", "x")
+	require.NoError(t, err)
+	for _, one := range location.Copies {
+		if one.Kind == api.KindCache {
+			flip(t, one.Files[0])
+		}
+	}
+	require.True(t, bytes.Equal(data, get(t, c, "x")), "from the slices, as the whole copy is damaged")
+}
+
+// TestSlicesFollowTheMap: a target that joins gets its share, and one that is drained gives all of its own away.
+func TestSlicesFollowTheMap(t *testing.T) {
+	c := coded(t, 6)
+	want := map[string][]byte{}
+	for i := range 10 {
+		key := fmt.Sprintf("%02d", i)
+		want[key] = random(150_000+i*50_000, byte(i))
+		put(t, c, key, want[key])
+	}
+	c.AddTarget()
+	settled := func() bool {
+		r, err := c.Client.Rebalance(t.Context())
+		return err == nil && r.State == api.RebalanceIdle
+	}
+	c.Await("the new target has its share", settled)
+	_, err := c.Client.Drain(t.Context(), c.Targets[2].ID, true)
+	require.NoError(t, err)
+	c.Await("the target is drained", func() bool {
+		n, err := c.Client.Node(t.Context(), c.Targets[2].ID)
+		return err == nil && n.Drained
+	})
+	c.Await("all is settled", settled)
+	_, err = c.Client.Evict(t.Context(), "e", "")
+	require.NoError(t, err)
+	for key, data := range want {
+		require.Equal(t, map[string]int{api.KindStub: 3, api.KindSlice: 6}, kinds(t, c, key), key)
+		require.True(t, bytes.Equal(data, get(t, c, key)), key)
+	}
+	sound(t, c)
+}
+
+// TestSettingsChange: what was written in whole copies goes into slices once its bucket says so, and back.
+func TestSettingsChange(t *testing.T) {
+	c := coded(t, 6)
+	two := 2
+	_, err := c.Client.CreateBucketWith(t.Context(), "m", api.BucketChange{Mirror: &two})
+	require.NoError(t, err)
+	want := map[string][]byte{}
+	for i := range 6 {
+		key := fmt.Sprintf("%02d", i)
+		want[key] = random(50_000+i*100_000, byte(i))
+		_, err := c.Client.PutObject(t.Context(), "m", key, bytes.NewReader(want[key]), int64(len(want[key])), api.PutOptions{})
+		require.NoError(t, err)
+	}
+	all := func(large, small map[string]int) func() bool {
+		return func() bool {
+			for key, data := range want {
+				location, err := c.Client.Locate(t.Context(), "m", key)
+				require.NoError(t, err)
+				count := map[string]int{}
+				for _, one := range location.Copies {
+					count[one.Kind]++
+				}
+				expected := large
+				if len(data) <= api.SmallObject {
+					expected = small
+				}
+				if fmt.Sprint(count) != fmt.Sprint(expected) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	same := func() {
+		for key, data := range want {
+			r, err := c.Client.GetObject(t.Context(), "m", key, api.GetOptions{})
+			require.NoError(t, err)
+			got, err := io.ReadAll(r)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(data, got), key)
+		}
+	}
+	change := func(change api.BucketChange) {
+		c.Await("the change is taken", func() bool {
+			_, err := c.Client.ChangeBucket(t.Context(), "m", change)
+			return err == nil
+		})
+	}
+	change(api.BucketChange{EC: &api.EC{Data: 3, Parity: 1}})
+	same()
+	c.Await("large objects are in slices", all(map[string]int{api.KindStub: 2, api.KindSlice: 4}, map[string]int{api.KindWhole: 2}))
+	same()
+	change(api.BucketChange{EC: &api.EC{}, Mirror: &two})
+	same()
+	c.Await("all objects are in whole copies", all(map[string]int{api.KindWhole: 2}, map[string]int{api.KindWhole: 2}))
+	same()
+	sound(t, c)
 }

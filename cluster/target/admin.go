@@ -40,6 +40,7 @@ func (t *Target) locate(r *Request, bucket, key string) error {
 	}
 	info, files, err := t.store.Locate(bucket, key)
 	switch {
+	case err == nil && info.Kind == store.Lost: // there is no copy any more
 	case err == nil:
 		location.Version = info.Version
 		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: kindOf(info), Files: files, Version: info.Version})

@@ -23,7 +23,7 @@ import (
 func (t *Target) keeper(c Config) *slicing.Keeper {
 	return slicing.New(slicing.Config{
 		Self: t.id, Store: t.store, Wire: t.copies, Logger: t.log,
-		State: func() heal.State { return heal.StateOf(t.members.View(), 0) },
+		State:   func() heal.State { return heal.StateOf(t.members.View(), 0) },
 		Deletes: t.deletes, Recode: t.recode, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
 	})
 }

@@ -45,7 +45,7 @@ func AsError(err error) *api.Error {
 	case errors.As(err, &format):
 		return api.Errorf(http.StatusBadRequest, api.CodeBadArchive,
 			"%s; repair the archive, or store it as opaque bytes (put --opaque, index=False in Python, or the header %s: none)", format.Error(), api.HeaderArchive)
-	case errors.As(err, &corrupt):
+	case errors.As(err, &corrupt), errors.Is(err, store.ErrLost):
 		return message(http.StatusInternalServerError, api.CodeCorrupt)
 	case errors.As(err, &full):
 		return message(http.StatusInsufficientStorage, api.CodeNoSpace)

@@ -90,6 +90,10 @@ func newBench(t testing.TB) *bench {
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = members.Close() })
+	bucket, err := json.Marshal(api.Bucket{Name: "b", Mirror: 1})
+	require.NoError(t, err)
+	_, err = members.KV("buckets").Put(t.Context(), "b", bucket)
+	require.NoError(t, err)
 	s, err := store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: t.TempDir()}}, Logger: log})
 	require.NoError(t, err)
 	b := &bench{t: t, kept: t.TempDir(), url: "http://" + listener.Addr().String()}

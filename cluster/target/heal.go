@@ -40,8 +40,8 @@ func NewHeal(t *Target, c HealConfig) (*Heal, error) {
 	h := &Heal{target: t, board: board}
 	h.healer = heal.New(heal.Config{
 		Self: t.id, Store: t.store, Peers: h, Board: board, Gate: &t.gate, Slices: t.slices, Deletes: t.deletes,
-		State:   func(round int64) heal.State { return heal.StateOf(t.members.View(), round) },
-		Leased:  t.members.Leased, Busy: t.busy, Logger: t.log,
+		State:  func(round int64) heal.State { return heal.StateOf(t.members.View(), round) },
+		Leased: t.members.Leased, Busy: t.busy, Logger: t.log,
 		Observe:   func(c heal.Counts) { meter.Add(c.Moved, c.Bytes, c.Deleted, c.Failed) },
 		HealAfter: c.HealAfter, DeleteGrace: c.DeleteGrace, TombstoneGrace: c.TombstoneGrace, Rate: c.Rate,
 	})

@@ -14,8 +14,8 @@ import (
 )
 
 func newNode(a *app) *cobra.Command {
-	command := &cobra.Command{Use: "node", Short: "Run and list nodes"}
-	command.AddCommand(newNodeRun(a), newNodeLs(a))
+	command := &cobra.Command{Use: "node", Short: "Run and list nodes, and change their disks"}
+	command.AddCommand(newNodeRun(a), newNodeLs(a), newDisk(a))
 	return command
 }
 

@@ -128,7 +128,9 @@ var changes = []change{
 	{"open with debris", func(c *changer) {
 		c.put("o", 1, false)
 		for p, d := range c.m.disk {
-			for _, i := range maps.Clone(d.now) { // as if a crash had kept an old file from being removed
+			var old []*inode // as if a crash had kept it from being removed
+			d.now.each(func(_ string, i *inode) { old = append(old, i) })
+			for _, i := range old {
 				c.m.write(p, "data/00/00112233445566778899aabbccddeeff", i.now)
 			}
 		}

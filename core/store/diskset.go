@@ -162,7 +162,7 @@ func (k *disk) usage() DiskUsage {
 		ID: k.ID, Path: k.Path, State: c.state, Reason: c.reason, Since: c.since,
 		Used: k.lastUsed.Load(), Capacity: k.lastCapacity.Load(), Reserved: k.room.kept(forUsers),
 	}
-	if c.state == DiskOK && free >= 0 && free < u.Reserved {
+	if c.state == DiskOK && free >= 0 && free < u.Reserved+BlockSize {
 		u.State, u.Reason = DiskFull, fmt.Sprintf("%d bytes are free, of which %d are reserved", free, u.Reserved)
 	}
 	return u

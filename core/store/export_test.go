@@ -39,3 +39,18 @@ func Index(s *Store, infos []Info) error {
 	}
 	return nil
 }
+
+// FlushMeta has a disk's metadata engine write out what it has in memory, as it does by itself now and then.
+func FlushMeta(s *Store, id string) error {
+	k, err := s.disk(id)
+	if err != nil {
+		return err
+	}
+	return k.guard(func(db *pebble.DB) error { return db.Flush() })
+}
+
+// RoomOf is what is kept free on a disk of that capacity: from users' objects, and from all.
+func RoomOf(capacity int64) (users, cluster int64) {
+	r := roomOf(capacity)
+	return r.kept(forUsers), r.kept(forCluster)
+}

@@ -38,7 +38,7 @@ func (s *Store) keepDisks(ctx context.Context) {
 		case <-tick:
 			s.probeAll(ctx)
 		case <-sweep:
-			if _, err := s.CleanStrays(ctx, false); err != nil && ctx.Err() == nil {
+			if _, err := s.CleanStrays(ctx, s.o.StrayGrace, false); err != nil && ctx.Err() == nil {
 				s.log.Warn("files that no object claims could not all be looked for", "error", err)
 			}
 		}

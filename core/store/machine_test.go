@@ -35,12 +35,35 @@ type machine struct {
 type machineDisk struct {
 	store.FS
 	m         *machine
-	now, safe map[string]*inode // by name
-	dirs      []fs.DirEntry     // below data
+	now, safe tree
+	dirs      []fs.DirEntry // below data
 }
 
 // inode is a file: what it holds, and what of that is safe.
 type inode struct{ now, safe []byte }
+
+// tree is files by directory and name.
+type tree map[string]map[string]*inode
+
+func (t tree) at(name string) *inode { return t[path.Dir(name)][path.Base(name)] }
+
+func (t tree) put(name string, i *inode) {
+	dir := path.Dir(name)
+	if t[dir] == nil {
+		t[dir] = map[string]*inode{}
+	}
+	t[dir][path.Base(name)] = i
+}
+
+func (t tree) remove(name string) { delete(t[path.Dir(name)], path.Base(name)) }
+
+func (t tree) each(visit func(name string, i *inode)) {
+	for dir, files := range t {
+		for base, i := range files {
+			visit(dir+"/"+base, i)
+		}
+	}
+}
 
 // image is what the disks hold after a crash.
 type image struct {
@@ -60,7 +83,7 @@ func newMachine(t testing.TB) *machine {
 	m := &machine{t: t, paths: []string{t.TempDir(), t.TempDir()}, disk: map[string]*machineDisk{}, meta: map[string]*vfs.MemFS{}}
 	for _, p := range m.paths {
 		m.meta[p] = vfs.NewCrashableMem()
-		m.disk[p] = &machineDisk{m: m, now: map[string]*inode{}, safe: map[string]*inode{}}
+		m.disk[p] = &machineDisk{m: m, now: tree{}, safe: tree{}}
 	}
 	return m
 }
@@ -89,15 +112,16 @@ func (m *machine) openFS(p string) (store.FS, error) {
 // write makes a file, safe.
 func (m *machine) write(p, name string, data []byte) {
 	i := &inode{data, data}
-	m.disk[p].now[name], m.disk[p].safe[name] = i, i
+	m.disk[p].now.put(name, i)
+	m.disk[p].safe.put(name, i)
 }
 
 // files counts data files and temporary ones.
 func (m *machine) files() (n int) {
 	for _, d := range m.disk {
-		for name := range d.now {
-			if !strings.HasPrefix(name, "quarantine/") {
-				n++
+		for dir, files := range d.now {
+			if dir != "quarantine" {
+				n += len(files)
 			}
 		}
 	}
@@ -115,12 +139,8 @@ func (m *machine) crash() *crashed {
 	}
 	for p, d := range m.disk {
 		c.kept[p], c.safe[p] = map[string][]byte{}, map[string][]byte{}
-		for name, i := range d.now {
-			c.kept[p][name] = slices.Clone(i.now)
-		}
-		for name, i := range d.safe {
-			c.safe[p][name] = i.safe
-		}
+		d.now.each(func(name string, i *inode) { c.kept[p][name] = slices.Clone(i.now) })
+		d.safe.each(func(name string, i *inode) { c.safe[p][name] = i.safe })
 		c.metaSafe[p] = m.meta[p].CrashClone(vfs.CrashCloneCfg{})
 		c.metaKept[p] = m.meta[p].CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
 	}
@@ -178,12 +198,12 @@ func (d *machineDisk) OpenFile(name string, flag int, perm fs.FileMode) (f store
 	}
 	err = d.do(func() error {
 		if flag&os.O_CREATE != 0 {
-			d.now[name] = &inode{}
+			d.now.put(name, &inode{})
 		}
-		if d.now[name] == nil {
+		if d.now.at(name) == nil {
 			return fs.ErrNotExist
 		}
-		f = &machineFile{d: d, i: d.now[name]}
+		f = &machineFile{d: d, i: d.now.at(name)}
 		return nil
 	})
 	return f, err
@@ -194,11 +214,11 @@ func (d *machineDisk) Rename(from, to string) error {
 		return d.FS.Rename(from, to)
 	}
 	return d.do(func() error {
-		if d.now[from] == nil {
+		if d.now.at(from) == nil {
 			return fs.ErrNotExist
 		}
-		d.now[to] = d.now[from]
-		delete(d.now, from)
+		d.now.put(to, d.now.at(from))
+		d.now.remove(from)
 		return nil
 	})
 }
@@ -208,10 +228,10 @@ func (d *machineDisk) Remove(name string) error {
 		return d.FS.Remove(name)
 	}
 	return d.do(func() error {
-		if d.now[name] == nil {
+		if d.now.at(name) == nil {
 			return fs.ErrNotExist
 		}
-		delete(d.now, name)
+		d.now.remove(name)
 		return nil
 	})
 }
@@ -228,10 +248,8 @@ func (d *machineDisk) ReadDir(dir string) (out []fs.DirEntry, err error) {
 	}
 	err = d.do(func() error {
 		files := fstest.MapFS{}
-		for name, i := range d.now {
-			if path.Dir(name) == dir {
-				files[path.Base(name)] = &fstest.MapFile{Data: i.now}
-			}
+		for name, i := range d.now[dir] {
+			files[name] = &fstest.MapFile{Data: i.now}
 		}
 		out, err = files.ReadDir(".")
 		return err
@@ -241,12 +259,7 @@ func (d *machineDisk) ReadDir(dir string) (out []fs.DirEntry, err error) {
 
 func (d *machineDisk) SyncDir(dir string) error {
 	return d.do(func() error {
-		maps.DeleteFunc(d.safe, func(name string, _ *inode) bool { return path.Dir(name) == dir })
-		for name, i := range d.now {
-			if path.Dir(name) == dir {
-				d.safe[name] = i
-			}
-		}
+		d.safe[dir] = maps.Clone(d.now[dir])
 		return nil
 	})
 }

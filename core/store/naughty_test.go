@@ -56,6 +56,13 @@ func (n *naughty) arm(op string, nth int, err error) {
 	n.op, n.nth, n.err, n.hits, n.calls = op, nth, err, 0, nil
 }
 
+// heard are the operations since arm, and how many of them failed.
+func (n *naughty) heard() (calls string, hits int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return strings.Join(n.calls, " "), n.hits
+}
+
 func (n *naughty) open(path string) (store.FS, error) {
 	inner, err := store.DirFS(path)
 	return &naughtyFS{inner, n}, err

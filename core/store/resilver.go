@@ -177,6 +177,9 @@ func (s *Store) move(ctx context.Context, k *disk, key []byte, r *record) error 
 		next.file = to.newFileID()
 		defer to.done(next.file)
 		if err := s.duplicate(ctx, copyOf{record: r, disk: k}, copyOf{record: &next, disk: to}); err != nil {
+			if now, lost := k.record(key); lost == nil && (now == nil || now.file != r.file) {
+				return nil // it was overwritten or deleted meanwhile
+			}
 			return err
 		}
 	}

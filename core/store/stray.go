@@ -7,12 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
-// CleanStrays removes files that no object claims, and that are older than the grace: what unfinished writes have left,
+// CleanStrays removes files that no object claims, and that are older than grace: what unfinished writes have left,
 // and old versions that could not be unlinked. Names that the store does not give, and files of a disk of which not all
 // metadata can be read, stay. A dry run removes nothing, and finds the same.
-func (s *Store) CleanStrays(ctx context.Context, dryRun bool) ([]Finding, error) {
+func (s *Store) CleanStrays(ctx context.Context, grace time.Duration, dryRun bool) ([]Finding, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
@@ -23,7 +24,7 @@ func (s *Store) CleanStrays(ctx context.Context, dryRun bool) ([]Finding, error)
 		if k.isOut() || k.cond.Load().state == DiskReadOnly {
 			continue
 		}
-		found, err := s.cleanDisk(ctx, k, dryRun)
+		found, err := s.cleanDisk(ctx, k, grace, dryRun)
 		out = append(out, found...)
 		if err != nil && !k.isOut() {
 			errs = append(errs, fmt.Errorf("disk %s: %w", k.ID, err))
@@ -32,14 +33,14 @@ func (s *Store) CleanStrays(ctx context.Context, dryRun bool) ([]Finding, error)
 	return out, errors.Join(errs...)
 }
 
-func (s *Store) cleanDisk(ctx context.Context, k *disk, dryRun bool) ([]Finding, error) {
+func (s *Store) cleanDisk(ctx context.Context, k *disk, grace time.Duration, dryRun bool) ([]Finding, error) {
 	claimed, err := k.claimed(ctx)
 	if err != nil {
 		return nil, err
 	}
 	suspects := map[fileID]string{}
 	err = k.eachFile(func(path string, id fileID, ok bool) error {
-		if _, used := claimed[id]; ok && !k.isBusy(id) && (!used || isTmp(path)) && k.old(path, s) {
+		if _, used := claimed[id]; ok && !k.isBusy(id) && (!used || isTmp(path)) && k.olderThan(grace, path) {
 			suspects[id] = path
 		}
 		return cancelled(ctx, "look for stray files")
@@ -82,15 +83,15 @@ func (k *disk) claimed(ctx context.Context) (map[fileID]struct{}, error) {
 	return files, err
 }
 
-// old says whether a file was last changed before the grace.
-func (k *disk) old(path string, s *Store) bool {
+// olderThan says whether a file was last changed longer ago.
+func (k *disk) olderThan(grace time.Duration, path string) bool {
 	f, err := k.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = f.Close() }() // nothing was done with it
 	info, err := f.OS().Stat()
-	return err == nil && s.o.Now().Sub(info.ModTime()) > max(s.o.StrayGrace, 0)
+	return err == nil && k.now().Sub(info.ModTime()) > grace
 }
 
 func isTmp(path string) bool { return strings.HasPrefix(path, tmpDir+"/") }
