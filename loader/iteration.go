@@ -367,12 +367,15 @@ func (it *iteration) signal() {
 	}
 }
 
-// completed is called by a puller that filled the last place of a batch.
+// completed is called by whoever settled the last place of a batch.
 func (it *iteration) completed(index int64, node string) {
 	it.mu.Lock()
 	first := index == it.deliver || it.hungry
 	if b := it.window[index]; b != nil {
-		if b.by = node; b.repair {
+		if node != "" {
+			b.by = node
+		}
+		if b.repair {
 			it.cond.Broadcast() // it waits for its turn, and has nothing to do any more
 		}
 	}

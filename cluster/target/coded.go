@@ -250,22 +250,6 @@ func (t *Target) superseded(bucket, key string) (told func()) {
 	return func() { t.slices.Superseded(bucket, key) }
 }
 
-// streamed is what streams read: what lies here, and what is in slices where this node is to answer for it. The stub of
-// another's object is no object to a stream, as that one sends it.
-type streamed struct{ t *Target }
-
-func (s streamed) Open(bucket, key string) (*store.Object, error) {
-	object, err := s.t.store.Open(bucket, key)
-	if !errors.Is(err, store.ErrStub) {
-		return object, err
-	}
-	p, placing := s.t.place(s.t.ctx, bucket, key)
-	if placing == nil && p.primary.ID != s.t.id {
-		return nil, store.ErrNotFound
-	}
-	return s.t.Open(s.t.ctx, bucket, key)
-}
-
 // locateSlices says where this node's slices of an object lie.
 func (t *Target) locateSlices(bucket, key string) ([]api.Copy, error) {
 	infos, err := t.store.HaveSlices(bucket, key, 0)
