@@ -123,9 +123,6 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	if err != nil {
 		return err
 	}
-	if p.bucket.Deleting {
-		return bucketEnded(a.bucket)
-	}
 	if own.Version == a.state.Version && a.replace != nil {
 		return t.commitAt(p, a.version, a.replace)
 	}
@@ -151,7 +148,7 @@ func (t *Target) commitAt(p placed, version int64, commit func() error) error {
 		return err
 	}
 	// A bucket that came to its end meanwhile may have been cleared before the commit.
-	if b, ok := t.members.View().Bucket(p.bucket.Name); ok && b.Deleting {
+	if t.ended(&p) {
 		if own, err := t.own(p.bucket.Name, p.key); err == nil {
 			_ = t.store.Drop(t.ctx, p.bucket.Name, p.key, own.Version) // else it is a stray
 		}
