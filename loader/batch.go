@@ -71,8 +71,10 @@ type batch struct {
 	ncols    int
 	failures []failure
 	bytes    int64
-	repair   bool   // a repair of holes is under way
-	tainted  bool   // a target may still write to places that it was given once: they are not given again
+	repair   bool // a repair of holes is under way
+	tainted  bool // a target may still write to places that it was given once: they are not given again
+	doubted  []failure
+	resigned bool   // those doubted are believed: all targets were asked
 	unused   []span // memory of frames whose payload did not arrive
 
 	by   string // the target that filled the last place
@@ -89,9 +91,9 @@ func (b *batch) reset(index int64, spec sampler.Batch, s *slot, padTo int) {
 	defer b.mu.Unlock()
 	n := int(spec.Count + spec.Pad)
 	b.index, b.spec, b.n, b.slot = index, spec, n, s
-	b.missing, b.bytes, b.repair, b.tainted, b.ncols = n, 0, false, false, 0
+	b.missing, b.bytes, b.repair, b.tainted, b.resigned, b.ncols = n, 0, false, false, false, 0
 	b.size, b.pad, b.by = max(n, padTo), padTo > 0, ""
-	b.keys, b.failures, b.unused = b.keys[:0], b.failures[:0], b.unused[:0]
+	b.keys, b.failures, b.doubted, b.unused = b.keys[:0], b.failures[:0], b.doubted[:0], b.unused[:0]
 	b.state, b.keyAt = resize(b.state, n), resize(b.keyAt, n)
 	clear(b.state)
 	clear(b.keyAt)
@@ -319,6 +321,9 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 		case s.Slot == nowhere:
 		case damaged[i]:
 			b.state[s.Slot] = placeEmpty
+		case s.Failed && !b.resigned && unreadable(string(s.Code)):
+			b.state[s.Slot] = placeEmpty
+			b.doubted = append(b.doubted, failure{s.Slot, string(s.Key), string(s.Code), string(s.Message)})
 		case s.Failed:
 			b.settle(s.Slot, placeFailed)
 			b.failures = append(b.failures, failure{s.Slot, string(s.Key), string(s.Code), string(s.Message)})
@@ -342,6 +347,28 @@ func (b *batch) commit(f *wire.Batch, dst []int64, damaged []bool) (complete boo
 		c.entries[at] = entry{off: dst[i], size: it.Size, ndim: it.NDim, dims: it.Dims}
 		b.bytes += it.Size
 	}
+	return b.missing == 0
+}
+
+// unreadable says that a failure is the target's: another one may have a sound copy, so all are asked before the sample
+// is given up.
+func unreadable(code string) bool { return code == api.CodeCorrupt || code == api.CodeInternal }
+
+// resign gives those samples up that some target could not read, and nobody else sent. It reports whether the batch is
+// now complete.
+func (b *batch) resign(index int64) (complete bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.slot == nil || b.index != index {
+		return false
+	}
+	for _, f := range b.doubted {
+		if b.state[f.place] == placeEmpty {
+			b.settle(f.place, placeFailed)
+			b.failures = append(b.failures, f)
+		}
+	}
+	b.resigned, b.doubted = true, b.doubted[:0]
 	return b.missing == 0
 }
 

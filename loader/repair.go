@@ -156,6 +156,10 @@ func (it *iteration) repair(ctx context.Context, b *batch, index int64) error {
 			it.renewMap(ctx)
 			return nil
 		}
+		if b.resign(index) {
+			it.completed(index, "")
+			return nil
+		}
 		var answered bool
 		if retry.since, answered = it.missed(index, began); !answered {
 			return nil // a target is back, and at it

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/zeebo/xxh3"
+
 	"github.com/shardstream/shardstream/cluster/placement"
 )
 
@@ -72,6 +74,18 @@ func (p *Placer) Plan(bucket, key string, copies int, was ...int) placement.Plan
 func (p *Placer) Primary(bucket, key string, copies int) (Node, bool) {
 	n, ok := p.nodes[p.layout.Primary(placement.Key(bucket, key), copies)]
 	return n, ok
+}
+
+// Ring tells the sets of targets apart that objects with so many copies are placed on: as long as it is the same, each
+// object has the same primary.
+func (p *Placer) Ring(copies int) string {
+	h := xxh3.New()
+	for _, n := range p.Map.Nodes {
+		if n.Role == RoleTarget && !n.Draining && (copies <= 1 || !n.Away) {
+			_, _ = fmt.Fprintf(h, "%q %g\n", n.ID, n.Weight) // a hash takes everything
+		}
+	}
+	return fmt.Sprintf("%016x", h.Sum64())
 }
 
 // Node finds a member by its id.

@@ -140,10 +140,10 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 // addKeys asks every target for the keys of the samples whose shards it has. Those of a target that can't
 // say keep an error in their place: the plan holds without it.
 func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects bool, samples []api.ExplainedSample) error {
-	view := g.members.View()
-	placer := view.Placer
 	query := api.KeyQuery{Objects: objects}
-	var members [][]int // of each shard of the query, in samples
+	var members [][]int    // of each shard of the query, in samples
+	var primaries []string // likewise, the targets that send them
+	view := g.members.View()
 	at := map[string]int{}
 	for i := range samples {
 		s := &samples[i]
@@ -155,19 +155,20 @@ func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects b
 			at[shard.Name] = n
 			query.Shards = append(query.Shards, api.ShardSamples{Name: shard.Name, Version: shard.Version, Samples: shard.Samples})
 			members = append(members, nil)
+			bucket, key, _ := strings.Cut(shard.Name, "/")
+			b, _ := view.Bucket(bucket)
+			primary, _ := view.Placer.Primary(bucket, key, b.Copies())
+			primaries = append(primaries, primary.ID)
 		}
 		query.Shards[n].Indexes = append(query.Shards[n].Indexes, s.Index)
 		members[n] = append(members[n], i)
-		bucket, key, _ := strings.Cut(shard.Name, "/")
-		b, _ := view.Bucket(bucket)
-		owner, _ := placer.Primary(bucket, key, b.Copies())
-		s.Target, s.Error = owner.ID, "no target has the shard; was it deleted?"
+		s.Target, s.Error = primaries[n], "no target has the shard; was it deleted?"
 	}
 	body, err := json.Marshal(&query)
 	if err != nil {
 		return err
 	}
-	targets := placer.Map.Targets()
+	targets := view.Map().Targets()
 	answers, errs := make([]api.KeyAnswer, len(targets)), make([]error, len(targets))
 	group := errgroup.Group{}
 	for i, n := range targets {
@@ -182,29 +183,29 @@ func (g *Gateway) addKeys(ctx context.Context, snap *sampler.Snapshot, objects b
 	_ = group.Wait() // the errors are in errs
 	for i, n := range targets {
 		for shard := range members {
-			note(samples, members[shard], n.ID, errs[i], answers[i].Shards, shard)
+			note(samples, members[shard], primaries[shard], n.ID, errs[i], answers[i].Shards, shard)
 		}
 	}
 	return nil
 }
 
-// note enters what a target said of one shard. Where two have it, after a join, the version tells.
-func note(samples []api.ExplainedSample, members []int, target string, err error, shards []api.ShardKeys, shard int) {
+// note enters what a target said of one shard. Where several have it, its primary's word counts, if that knows.
+func note(samples []api.ExplainedSample, members []int, primary, target string, err error, shards []api.ShardKeys, shard int) {
 	if err == nil && (len(shards) <= shard || shards[shard].Absent) {
 		return
 	}
 	for k, i := range members {
 		s := &samples[i]
 		switch {
+		case err == nil && k < len(shards[shard].Keys) && (s.Error != "" || target == primary):
+			s.Target, s.Key, s.Error = target, string(shards[shard].Keys[k]), ""
 		case s.Error == "":
 		case err != nil:
 			if s.Target == target {
 				s.Error = err.Error()
 			}
-		case shards[shard].Error != "" || k >= len(shards[shard].Keys):
-			s.Target, s.Error = target, shards[shard].Error
 		default:
-			s.Target, s.Key, s.Error = target, string(shards[shard].Keys[k]), ""
+			s.Target, s.Error = target, shards[shard].Error
 		}
 	}
 }

@@ -117,7 +117,9 @@ func (r *jobRun) load(ctx context.Context) error {
 	return err
 }
 
-// work counts the objects, then has every target do its part, those that join meanwhile included.
+// work counts the objects, then has every target do its part. A part is all objects that a target is the primary of, so
+// the parts are of one ring (see api.Placer.Ring); when that changes, they begin anew: what was stored until then is
+// found by the marks of the outputs, and counts as done.
 func (r *jobRun) work(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	working, finished := context.WithCancel(ctx)
@@ -127,35 +129,9 @@ func (r *jobRun) work(ctx context.Context) error {
 		if err := r.count(ctx); err != nil {
 			return err
 		}
-		for {
-			targets := r.unfinished()
-			if len(targets) == 0 {
-				return nil
-			}
-			parts, ctx := errgroup.WithContext(ctx)
-			for _, id := range targets {
-				parts.Go(func() error { return r.follow(ctx, id) })
-			}
-			if err := parts.Wait(); err != nil {
-				return err
-			}
-		}
+		return r.rounds(ctx)
 	})
 	return group.Wait()
-}
-
-func (r *jobRun) unfinished() (list []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, n := range r.coordinator.gateway.members.View().Map().Targets() {
-		if r.transform == nil && n.Away {
-			continue // what it had is on others by now, or not to be had
-		}
-		if !r.progress.Parts[n.ID].Done {
-			list = append(list, n.ID)
-		}
-	}
-	return list
 }
 
 // count lists the source before anything is done: a job that can't be done as a whole is not begun.
@@ -237,9 +213,9 @@ func (r *jobRun) ask(ctx context.Context, id, run string, seen int) (*jobs.PartR
 		return nil, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "target %s is down; its objects wait for it", id)
 	}
 	r.mu.Lock()
-	from := r.progress.Parts[id]
+	from, ring := r.progress.Parts[id], r.progress.Ring
 	r.mu.Unlock()
-	body, err := json.Marshal(jobs.PartRequest{Spec: r.job.JobSpec, ETLVersion: r.job.ETLVersion, From: from, Run: run, Seen: seen})
+	body, err := json.Marshal(jobs.PartRequest{Spec: r.job.JobSpec, ETLVersion: r.job.ETLVersion, Ring: ring, From: from, Run: run, Seen: seen})
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +279,7 @@ func (r *jobRun) write(ctx context.Context) (size int, err error) {
 	}
 	dirty, list := r.dirty || r.rate.moving(), []api.JobFailure(nil)
 	if r.unwritten {
-		list = slices.Clone(r.failures.List)
+		list = append([]api.JobFailure{}, r.failures.List...) // perhaps none any more
 	}
 	r.dirty, r.unwritten = false, false
 	r.mu.Unlock()

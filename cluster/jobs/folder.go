@@ -42,6 +42,7 @@ type Progress struct {
 	Counted    bool            `json:"counted"`
 	Total      int64           `json:"total"`
 	TotalBytes int64           `json:"total_bytes"`
+	Ring       string          `json:"ring,omitempty"`  // that the parts are of
 	Parts      map[string]Part `json:"parts,omitempty"` // by target
 	Rate       api.JobRate     `json:"rate,omitzero"`
 	Waiting    []string        `json:"waiting,omitempty"`

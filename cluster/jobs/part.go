@@ -9,8 +9,8 @@ const (
 	maxFailureReason = 2 << 10   // of one
 )
 
-// Part is how far a target is with the objects that lie on it. All names up to and with the cursor are dealt with,
-// and counted; what is beyond is not counted, even where it is done.
+// Part is how far a target is with the objects that it is the primary of under one ring (see api.Placer.Ring). All
+// names up to and with the cursor are dealt with, and counted; what is beyond is not counted, even where it is done.
 type Part struct {
 	Cursor   string `json:"cursor,omitempty"`
 	Done     bool   `json:"done,omitempty"`
@@ -28,6 +28,7 @@ type Part struct {
 type PartRequest struct {
 	Spec       api.JobSpec `json:"spec"`
 	ETLVersion int64       `json:"etl_version"`
+	Ring       string      `json:"ring"` // whose part it is about; a target that goes by another map has none
 	From       Part        `json:"from"` // where to begin, if the target is not at work on it
 	// Run is the report's that came last, Seen how many of its failures the caller has.
 	Run  string `json:"run,omitempty"`

@@ -32,16 +32,17 @@ type segment struct {
 
 // job is one batch's part on this target, from plan to payload. Jobs are reused.
 type job struct {
-	frame wire.Batch
-	head  []byte
-	segs  []segment // of frame.Items
-	pins  []*shard
-	data  []byte // holds what was read for verification or transformation
-	now   time.Time
-	clock clock
-	work  wire.Work // of preparing the batch
-	claim int64     // bytes of the budget that a transformed batch takes
-	kept  int64     // bytes of the budget that large descriptions take, as long as the stream is open
+	frame   wire.Batch
+	head    []byte
+	segs    []segment // of frame.Items
+	pins    []*shard
+	data    []byte // holds what was read for verification or transformation
+	now     time.Time
+	clock   clock
+	work    wire.Work // of preparing the batch
+	claim   int64     // bytes of the budget that a transformed batch takes
+	damaged func(*store.CorruptError)
+	kept    int64 // bytes of the budget that large descriptions take, as long as the stream is open
 
 	found  []found
 	items  []wire.Item
@@ -70,13 +71,14 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 	j.clock, j.work = startClock(), wire.Work{}
 	j.frame.Reset(index)
 	j.now = time.Now()
+	r.shards.follow(j.now)
 	j.segs, j.found, j.tasks = j.segs[:0], j.found[:0], j.tasks[:0]
 	j.values.reset()
 	spec := r.view.Batch(index)
 	n := int(spec.Count + spec.Pad)
 	if r.places == nil {
 		for at := range n {
-			if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+			if err := r.find(ctx, j, at, spec.Start+int64(at)); err != nil {
 				return err
 			}
 		}
@@ -85,7 +87,7 @@ func (r *Reader) fill(ctx context.Context, j *job, index int64) error {
 		if at >= n {
 			return api.Errorf(400, api.CodeBadRequest, "place %d in a batch of %d", at, n)
 		}
-		if err := r.find(j, at, spec.Start+int64(at)); err != nil {
+		if err := r.find(ctx, j, at, spec.Start+int64(at)); err != nil {
 			return err
 		}
 	}
@@ -125,10 +127,10 @@ func (r *Reader) finish(ctx context.Context, j *job) error {
 	return nil
 }
 
-func (r *Reader) find(j *job, place int, pos int64) error {
+func (r *Reader) find(ctx context.Context, j *job, place int, pos int64) error {
 	draw := r.order.Draw(pos)
 	at, index := r.order.Snapshot().Locate(draw.Sample)
-	sh := r.shards.get(at)
+	sh := r.shards.get(ctx, at)
 	switch {
 	case sh == nil:
 		return nil
@@ -220,6 +222,10 @@ func (j *job) failSample(sample int, err error) {
 	s := &j.frame.Samples[sample]
 	if s.Failed {
 		return
+	}
+	var damage *store.CorruptError
+	if j.damaged != nil && errors.As(err, &damage) {
+		j.damaged(damage)
 	}
 	code, message := failureOf(err)
 	s.Failed, s.Code, s.Message = true, []byte(code), []byte(message)

@@ -45,9 +45,9 @@ func TestObjectsAreCompressedByTheBlock(t *testing.T) {
 	require.NoError(t, err)
 	snap, err := sampler.NewSnapshot([]sampler.Shard{{Name: "b/x.txt", Version: info.Version, Samples: 1}})
 	require.NoError(t, err)
-	open := newShards(s, snap, true, newNumberSet(1), &pinners{})
+	open := (&Server{Objects: s}).newShards(snap, true, false)
 	defer open.close()
-	sh := open.get(0)
+	sh := open.get(t.Context(), 0)
 	require.NoError(t, sh.err)
 
 	here, there := net.Pipe()

@@ -1,12 +1,14 @@
 package stream
 
 import (
+	"context"
+
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/sampler"
 )
 
 // Keys finds the keys of samples in the shards that this node has.
-func (s *Server) Keys(q *api.KeyQuery) (*api.KeyAnswer, error) {
+func (s *Server) Keys(ctx context.Context, q *api.KeyQuery) (*api.KeyAnswer, error) {
 	answer := &api.KeyAnswer{Shards: make([]api.ShardKeys, len(q.Shards))}
 	for i, want := range q.Shards {
 		// The order of what is asked is nobody's plan: each shard is a data set of its own here.
@@ -14,15 +16,16 @@ func (s *Server) Keys(q *api.KeyQuery) (*api.KeyAnswer, error) {
 		if err != nil {
 			return nil, api.Errorf(400, api.CodeBadRequest, "%v", err)
 		}
-		answer.Shards[i] = s.keysOf(snap, q.Objects, want.Indexes)
+		answer.Shards[i] = s.keysOf(ctx, snap, q.Objects, want.Indexes)
 	}
 	return answer, nil
 }
 
-func (s *Server) keysOf(snap *sampler.Snapshot, objects bool, indexes []int64) (keys api.ShardKeys) {
-	open := newShards(s.Objects, snap, objects, newNumberSet(snap.NumShards()), &s.pinners)
+func (s *Server) keysOf(ctx context.Context, snap *sampler.Snapshot, objects bool, indexes []int64) (keys api.ShardKeys) {
+	open := s.newShards(snap, objects, true)
+	open.lean = true
 	defer open.close()
-	sh := open.get(0)
+	sh := open.get(ctx, 0)
 	if sh == nil {
 		return api.ShardKeys{Absent: true}
 	}

@@ -51,7 +51,7 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	depth := r.depth()
 	free, ready := make(chan *job, depth), make(chan *job, depth)
 	for range depth {
-		free <- &job{}
+		free <- &job{damaged: r.srv.Damaged}
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

@@ -1,9 +1,11 @@
 package stream
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +46,7 @@ type shard struct {
 	index  *archive.Index
 	err    error  // every sample of the shard fails with it
 	absent bool   // another target's
+	share  *Share // under which it is this node's to send
 	mem    []byte // the payload, mapped when the first small item is sent; the sender's
 	refs   int    // jobs that still read from it
 	used   bool   // since the clock hand last passed
@@ -80,14 +83,15 @@ func cached(fd int, size int64) bool {
 	return int64(stat.Cache) >= (size+page-1)/page
 }
 
-// shards opens and pins the snapshot's shards as the plan reaches them.
+// shards opens and pins the snapshot's shards as the plan reaches them. One goroutine gets them.
 type shards struct {
-	objects Objects
+	server  *Server
 	snap    *sampler.Snapshot
-	absent  *numberSet // shared with other streams
-	pinners *pinners
-	plain   bool   // the shards are objects that are one sample each
-	scratch []byte // where small ones of these are read to
+	known   *knowledge // shared with other streams
+	any     bool       // whatever is here is wanted: nobody sent it who should have
+	lean    bool       // what is in slices is put together by its primary only
+	plain   bool       // the shards are objects that are one sample each
+	scratch []byte     // where small ones of these are read to
 
 	mu     sync.Mutex
 	open   map[int]*shard
@@ -95,37 +99,83 @@ type shards struct {
 	hand   int
 }
 
-func newShards(objects Objects, snap *sampler.Snapshot, plain bool, absent *numberSet, all *pinners) *shards {
-	return &shards{objects: objects, snap: snap, plain: plain, absent: absent, pinners: all, open: make(map[int]*shard)}
+// newShards are those that the node sends of a snapshot; or any that it has, for which it looks anew.
+func (s *Server) newShards(snap *sampler.Snapshot, plain, whatever bool) *shards {
+	sh := &shards{server: s, snap: snap, plain: plain, any: whatever, open: make(map[int]*shard)}
+	if whatever {
+		sh.known = newKnowledge(s.share(), snap)
+	} else {
+		sh.follow(time.Now())
+	}
+	return sh
+}
+
+// follow goes by the map of now.
+func (s *shards) follow(now time.Time) {
+	if s.any {
+		return
+	}
+	if share := s.server.share(); s.known == nil || share.Map != s.known.share.Map || now.After(s.known.until) {
+		s.known = s.server.known.of(s.snap, share, now)
+	}
 }
 
 // get returns a shard with a reference that release gives back; nil where it is another target's.
-func (s *shards) get(number int) *shard {
+func (s *shards) get(ctx context.Context, number int) *shard {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sh := s.open[number]; sh != nil {
+	sh := s.open[number]
+	if sh != nil && sh.share.Map != s.known.share.Map && !s.any {
+		if s.known.role(s.snap, number) == Other {
+			s.giveUp(sh)
+			s.mu.Unlock()
+			return nil
+		}
+		sh.share = s.known.share
+	}
+	if sh != nil {
 		sh.refs++
 		sh.used = true
+	}
+	s.mu.Unlock()
+	if sh != nil {
 		return sh
 	}
-	if s.absent.has(number) {
+	role := s.known.role(s.snap, number)
+	if role == Other && !s.any || s.known.absent.has(number) {
 		return nil
 	}
-	sh := s.load(number)
+	sh = s.load(ctx, number, role) // which may take long: the sender goes on
 	if sh.absent {
-		s.absent.add(number)
+		s.known.absent.add(number)
 		return nil
 	}
-	sh.refs, sh.used = 1, true
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh.refs, sh.used, sh.share = 1, true, s.known.share
 	s.open[number] = sh
 	if sh.object != nil {
 		if s.pinned == nil {
-			s.pinners.count.Add(1)
+			s.server.pinners.count.Add(1)
 		}
 		s.pinned = append(s.pinned, sh)
 		s.evict()
 	}
 	return sh
+}
+
+// giveUp closes a shard that is another target's by now, if no job reads it: its file shall not stay for it.
+func (s *shards) giveUp(sh *shard) {
+	if sh.refs > 0 {
+		return
+	}
+	if sh.object == nil {
+		delete(s.open, sh.number)
+		return
+	}
+	i := slices.Index(s.pinned, sh)
+	s.pinned[i] = s.pinned[len(s.pinned)-1]
+	s.pinned = s.pinned[:len(s.pinned)-1]
+	s.drop(sh)
 }
 
 func (s *shards) release(sh *shard) {
@@ -134,19 +184,29 @@ func (s *shards) release(sh *shard) {
 	s.mu.Unlock()
 }
 
-// load opens a shard at the snapshot's version. A store of another version is not an absent one: its
-// samples fail, as the order they were planned in is gone.
-func (s *shards) load(number int) *shard {
+// load opens a shard at the snapshot's version. An older version than that is as good as none: the newer is with
+// another target. A newer one is not: its samples fail, as the order they were planned in is gone; unless the primary
+// may know better.
+func (s *shards) load(ctx context.Context, number int, role Role) *shard {
+	decides := role == Primary || s.any
 	want := s.snap.Shard(number)
 	sh := &shard{number: number}
 	bucket, name, _ := strings.Cut(want.Name, "/")
-	object, err := s.objects.Open(bucket, name)
-	if errors.Is(err, store.ErrNotFound) {
+	object, err := s.server.Objects.Open(bucket, name)
+	if errors.Is(err, store.ErrStub) && (role == Primary || s.any && !s.lean) && s.server.Rebuild != nil {
+		object, err = s.server.Rebuild(ctx, bucket, name)
+	}
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrStub) {
 		sh.absent = true
 		return sh
 	}
 	if err != nil {
 		sh.err = err
+		return sh
+	}
+	if version := object.Info().Version; version < want.Version || version > want.Version && !decides {
+		_ = object.Close()
+		sh.absent = true
 		return sh
 	}
 	var index *archive.Index
@@ -219,7 +279,7 @@ func (sh *shard) sample(index int, buf []byte) (span []byte, base int64, err err
 
 // evict closes shards that no job reads and that were not used lately (a clock, second chance).
 func (s *shards) evict() {
-	most := s.pinners.share()
+	most := s.server.pinners.share()
 	for tries := maxTries; len(s.pinned) > most && tries > 0; tries-- {
 		s.hand %= len(s.pinned)
 		sh := s.pinned[s.hand]
@@ -250,7 +310,7 @@ func (s *shards) close() {
 		s.drop(sh)
 	}
 	if s.pinned != nil {
-		s.pinners.count.Add(-1)
+		s.server.pinners.count.Add(-1)
 	}
 	s.pinned = nil
 }

@@ -22,7 +22,8 @@ import (
 
 // Objects is what a stream reads from: the node's store.
 type Objects interface {
-	// Open pins one version of an object; errors.Is(err, store.ErrNotFound) where it is not on this node.
+	// Open pins one version of an object; errors.Is(err, store.ErrNotFound) where it is not on this node, and
+	// store.ErrStub where all but its bytes is.
 	Open(bucket, name string) (*store.Object, error)
 }
 
@@ -40,8 +41,15 @@ type Meter interface {
 
 // Server serves streams from one node's store. All fields are set before the first Open.
 type Server struct {
-	Node      string
-	Objects   Objects
+	Node    string
+	Objects Objects
+	// Share is what the node has to send under the map that it goes by; nil: all that it has.
+	Share func() *Share
+	// Rebuild makes an object whole of which the node has but the description (store.ErrStub), and pins it. It is asked for
+	// where the node is its primary, or nobody else sent what is missing; nil: there are no such objects.
+	Rebuild func(ctx context.Context, bucket, name string) (*store.Object, error)
+	// Damaged is told of what a stream can't read, so that it may be mended; it does not block. nil: nobody is.
+	Damaged   func(*store.CorruptError)
 	ETLs      ETLs
 	Snapshots *Snapshots
 	Meter     func() Meter
@@ -52,7 +60,7 @@ type Server struct {
 	ioOnce   sync.Once
 	io       *nodeIO // made with the first stream
 	orders   orderCache
-	absence  absenceCache
+	known    knowledgeCache
 	pinners  pinners
 	decoders decoders
 }
@@ -100,12 +108,7 @@ func (s *Server) Open(ctx context.Context, snapshot string, req wire.ReadRequest
 		return nil, api.Errorf(400, api.CodeBadRequest, "batch %d of a view of %d batches", req.To, view.Batches())
 	}
 	r := &Reader{srv: s, req: req, view: view, order: order, places: req.Slots, growth: 1}
-	// A repair looks for itself: what it asks for was not where it should have been.
-	absent := newNumberSet(snap.NumShards())
-	if req.Slots == nil {
-		absent = s.absence.of(snap)
-	}
-	r.shards = newShards(s.Objects, snap, req.Objects, absent, &s.pinners)
+	r.shards = s.newShards(snap, req.Objects, req.Slots != nil)
 	if r.etls, err = s.transformations(&req); err != nil {
 		return nil, err
 	}

@@ -72,11 +72,20 @@ func (t *Target) stageSlices(ctx context.Context, p placed, nodes []api.Node, bo
 		err = writing.Stage()
 	}
 	if err != nil {
-		parts.discard()
+		parts.discard() //nolint:contextcheck // it is done even where the write was given up
 		return nil, t.sliceError(err)
 	}
 	parts.about = parts.local.Info()
 	return parts, nil
+}
+
+// takingPart are the other targets that take part in a write: those that are to have copies, and those that may get
+// slices.
+func (t *Target) takingPart(p *placed, nodes []api.Node) []api.Node {
+	if p.bucket.EC == nil {
+		return nodes
+	}
+	return slices.DeleteFunc(slicing.List(p.placer, p.bucket.Name, p.key, p.bucket.Width()), func(n api.Node) bool { return n.ID == t.id })
 }
 
 // sliceError is the error for slices that could not be made.
@@ -248,22 +257,6 @@ func (t *Target) superseded(bucket, key string) (told func()) {
 		return func() {}
 	}
 	return func() { t.slices.Superseded(bucket, key) }
-}
-
-// streamed is what streams read: what lies here, and what is in slices where this node is to answer for it. The stub of
-// another's object is no object to a stream, as that one sends it.
-type streamed struct{ t *Target }
-
-func (s streamed) Open(bucket, key string) (*store.Object, error) {
-	object, err := s.t.store.Open(bucket, key)
-	if !errors.Is(err, store.ErrStub) {
-		return object, err
-	}
-	p, placing := s.t.place(s.t.ctx, bucket, key)
-	if placing == nil && p.primary.ID != s.t.id {
-		return nil, store.ErrNotFound
-	}
-	return s.t.Open(s.t.ctx, bucket, key)
 }
 
 // locateSlices says where this node's slices of an object lie.

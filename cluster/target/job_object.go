@@ -33,7 +33,7 @@ const (
 // outcome.
 func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	t := p.jobs.target
-	object, err := t.Open(ctx, p.transform.Pattern.Bucket, it.name)
+	object, err := t.openNewest(ctx, p.transform.Pattern.Bucket, it.name)
 	if errors.Is(err, store.ErrNotFound) {
 		return &outcome{result: telemetry.JobObjectSkipped}, nil // deleted since it was listed
 	}
@@ -42,9 +42,6 @@ func (p *part) do(ctx context.Context, it *item) (*outcome, error) {
 	}
 	defer object.Close()
 	info := object.Info()
-	if newer, err := p.isOlder(ctx, info); newer || err != nil {
-		return &outcome{}, err
-	}
 	rt, err := p.runtime(ctx)
 	if err != nil {
 		return nil, err
@@ -137,23 +134,6 @@ func (p *part) runtime(ctx context.Context) (etl.Runtime, error) {
 			"etl %s was deployed anew (version %d) while the job ran version %d; start the job again", name, v, p.version)
 	}
 	return rt, nil
-}
-
-// isOlder says whether what lies here is but an older copy of an object that its owner of today has.
-func (p *part) isOlder(ctx context.Context, info store.Info) (bool, error) {
-	t := p.jobs.target
-	at, err := t.place(ctx, info.Bucket, info.Name)
-	if err != nil || at.primary.ID == t.id {
-		return false, err
-	}
-	if at.primary.State != api.StateOK {
-		return false, away(at.primary)
-	}
-	o, err := t.lookUp(ctx, info.Bucket, info.Name)
-	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
-	}
-	return err == nil && o.Version > info.Version, err
 }
 
 func away(node api.Node) error {

@@ -97,6 +97,9 @@ func (j *Jobs) part(id string, request *jobs.PartRequest) (*part, error) {
 		return nil, unavailable("target %s is stopping", j.target.id)
 	}
 	if p := j.parts[id]; p != nil {
+		if p.ring != request.Ring {
+			p.cancel(errPartStopped)
+		}
 		if p.ctx.Err() != nil {
 			return nil, unavailable("target %s is bringing its part of job %s to an end; try again", j.target.id, id)
 		}

@@ -35,7 +35,8 @@ type part struct {
 	jobs      *Jobs
 	id        string
 	transform *jobs.Transform
-	version   int64 // of the transformation
+	version   int64  // of the transformation
+	ring      string // that the part is of
 	args      etl.Args
 
 	ctx    context.Context //nolint:containedctx // the part's own: it outlives the request that began it
@@ -87,7 +88,7 @@ func newPart(j *Jobs, id string, request *jobs.PartRequest) (*part, error) {
 		return nil, err
 	}
 	p := &part{
-		jobs: j, id: id, transform: transform, version: request.ETLVersion, runID: newRun(), at: request.From,
+		jobs: j, id: id, transform: transform, version: request.ETLVersion, ring: request.Ring, runID: newRun(), at: request.From,
 		ended: make(chan struct{}), work: make(chan *item), again: make(chan *item), complete: make(chan struct{}),
 		slots: make(chan struct{}, partWindow), asked: time.Now(),
 	}
@@ -187,12 +188,11 @@ func (p *part) bringUp(ctx context.Context) (etl.Runtime, error) {
 	}
 }
 
-// list begins the objects that lie here, in the order of their names.
+// list begins the objects that this target is the primary of, in the order of their names.
 func (p *part) list(ctx context.Context) error {
-	pattern := p.transform.Pattern
 	after, since := p.at.Cursor, time.Now()
-	for {
-		infos, more, err := p.jobs.target.store.List(pattern.Bucket, pattern.Prefix, after, partPage)
+	for more := true; more; {
+		page, err := p.page(ctx, after)
 		if err != nil {
 			p.setStuck("target " + p.jobs.target.id + " can't list its objects: " + err.Error())
 			if time.Since(since) > p.transform.Patience() || !sleepFor(ctx, lastRetry) {
@@ -201,24 +201,20 @@ func (p *part) list(ctx context.Context) error {
 			continue
 		}
 		p.setStuck("")
-		for i := range infos {
-			after, since = infos[i].Name, time.Now()
-			if !pattern.Match(after) {
-				continue
-			}
-			it := &item{name: after, archived: infos[i].Archive != ""}
+		since = time.Now()
+		for i := range page.entries {
+			e := &page.entries[i]
+			it := &item{name: e.name, archived: e.archived}
 			if it.out, err = p.transform.Output(it.name, it.archived); err != nil {
 				if answer := jobs.AsError(err); answer.Code != api.CodeBadName {
 					return err
 				}
 			}
-			if !p.begin(ctx, it, err, infos[i].Size) {
+			if !p.begin(ctx, it, err, e.size) {
 				return ctx.Err()
 			}
 		}
-		if !more {
-			break
-		}
+		after, more = page.last, page.more
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/stream"
+	"github.com/shardstream/shardstream/core/store"
 	"github.com/shardstream/shardstream/core/wire"
 )
 
@@ -27,19 +28,21 @@ type Streams struct {
 	stopped bool
 	active  int
 	running sync.WaitGroup
+	mending map[string]bool // objects whose copies are being mended
 }
 
 // NewStreams adds the routes of streams and snapshots; snapshots are kept under dir, and streams take
 // at most the given memory. Call it before Serve, and Wait after it, while the store is still open.
 func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams, error) {
-	s := &Streams{target: t}
+	s := &Streams{target: t, mending: map[string]bool{}}
 	snapshots, err := stream.NewSnapshots(dir, s.fetchSnapshot)
 	if err != nil {
 		return nil, err
 	}
 	snapshots.FetchPages = s.fetchPages
+	part := &shares{target: t}
 	s.server = &stream.Server{
-		Node: t.id, Objects: streamed{t}, ETLs: etls, Snapshots: snapshots,
+		Node: t.id, Objects: held{t}, Share: part.now, Rebuild: t.Open, Damaged: s.mend, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
 	}
 	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {
@@ -119,13 +122,56 @@ func (s *Streams) read(r *Request) error {
 	return nil
 }
 
+// maxMending bounds the copies that are mended at a time for streams.
+const maxMending = 2
+
+// mend has a copy mended that a stream found damaged, beside the stream: its loader asks the others meanwhile.
+func (s *Streams) mend(damage *store.CorruptError) {
+	t := s.target
+	t.metrics.CorruptRead(damage.Disk)
+	bucket, key := damage.Bucket, damage.Name
+	if b, ok := t.members.View().Bucket(bucket); !ok || b.Copies() == 1 {
+		return // there is nothing to mend it by
+	}
+	about := keyOf(bucket, key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.mending[about] || len(s.mending) >= maxMending {
+		return // the next read that meets the damage comes back
+	}
+	s.mending[about] = true
+	s.running.Go(func() {
+		own, err := t.own(bucket, key)
+		if err == nil {
+			err = t.Mend(t.Context(), bucket, key, own.Version)
+		}
+		if err != nil {
+			t.log.WarnContext(t.Context(), "a damaged copy could not be mended", "object", api.Address(bucket, key), "error", err)
+		}
+		s.mu.Lock()
+		delete(s.mending, about)
+		s.mu.Unlock()
+	})
+}
+
+// held is what lies here of objects, for streams.
+type held struct{ t *Target }
+
+func (h held) Open(bucket, key string) (*store.Object, error) {
+	object, err := h.t.store.Open(bucket, key)
+	if err == nil && object.Info().Data > 0 {
+		h.t.slices.Touch(bucket, key)
+	}
+	return object, err
+}
+
 // postKeys says which samples a gateway means by their numbers.
 func (s *Streams) postKeys(r *Request) error {
 	var q api.KeyQuery
 	if err := r.JSON(maxReadRequest, &q); err != nil {
 		return err
 	}
-	answer, err := s.server.Keys(&q)
+	answer, err := s.server.Keys(r.Context(), &q)
 	if err != nil {
 		return err
 	}

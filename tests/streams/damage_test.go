@@ -85,8 +85,11 @@ func TestFlippedBytesOnTheWireNeverArrive(t *testing.T) {
 // damage flips a byte in the middle of a member and returns the block that it lies in.
 func (c *cluster) damage(t testing.TB, shard int, member string) (block int64) {
 	t.Helper()
-	tg := c.targets[shard%len(c.targets)]
-	name := fmt.Sprintf("train-%04d.tar", shard)
+	return damageOn(t, c.targets[shard%len(c.targets)], fmt.Sprintf("train-%04d.tar", shard), member)
+}
+
+func damageOn(t testing.TB, tg *target, name, member string) (block int64) {
+	t.Helper()
 	o, err := tg.store.Open("b", name)
 	require.NoError(t, err)
 	defer o.Close()

@@ -68,8 +68,9 @@ type cluster struct {
 	maxItem int64
 	mixture *api.MixtureInfo // what a gateway would make of the description of a mixture
 
-	mu        sync.Mutex // of targets too, once loaders run
-	onRefresh func()     // called when a loader asks for the map
+	mu        sync.Mutex  // of targets too, once loaders run
+	onRefresh func()      // called when a loader asks for the map
+	placer    *api.Placer // of mirrored shards; nil: each shard is sent by whoever has it (see mirror_test.go)
 }
 
 // pools are a target's transformations; tests replace them between streams.
@@ -307,8 +308,16 @@ func (c *cluster) nodes() api.Map {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := api.Map{Version: 1, Cluster: c.id}
+	if c.placer != nil {
+		m.Version, m.Since, m.Former = c.placer.Map.Version, c.placer.Map.Since, c.placer.Map.Former
+	}
 	for _, tg := range c.targets {
-		m.Nodes = append(m.Nodes, api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), PID: c.pid, Weight: 1})
+		n := api.Node{ID: tg.id, Role: api.RoleTarget, State: api.StateOK, Addr: tg.addr(), PID: c.pid, Weight: 1}
+		if c.placer != nil {
+			in, _ := c.placer.Node(tg.id)
+			n.Away = in.Away
+		}
+		m.Nodes = append(m.Nodes, n)
 	}
 	return m
 }
