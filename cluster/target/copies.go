@@ -224,7 +224,7 @@ func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader)
 		return t.store.StageStub(ctx, info)
 	}
 	o := info.PutOptions()
-	if info.Version == 0 {
+	if o.Internal = info.Version != 0; !o.Internal { // else it heals, or is small: the primary found room for it
 		o.XXH3, o.CRC32 = nil, nil
 	}
 	return t.store.Stage(ctx, info.Bucket, info.Name, body, o)

@@ -170,7 +170,7 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 			return kept{}, err
 		}
 	}
-	down, cancel := t.whileUp(ctx, nodes)
+	down, cancel := t.whileUp(ctx, t.takingPart(&p, nodes))
 	defer cancel()
 	parts, err := t.stage(down, p, nodes, body, o)
 	if err != nil {
