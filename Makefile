@@ -18,6 +18,8 @@ PYTEST ?=
 # How long `make fuzz` lets each fuzzer run; FUZZ="FuzzLoader" runs only those.
 FUZZTIME ?= 5m
 FUZZ     ?= .
+# How often `make test-soak` makes each fault.
+ROUNDS   ?= 20
 # How many seeds `make test-simulation` runs.
 SEEDS    ?= 5000
 
@@ -64,6 +66,14 @@ test-go: install ## Go tests, with the race detector
 .PHONY: test-simulation
 test-simulation: ## The protocol in simulated clusters: SEEDS of them (5000), and what mistakes in it lead to
 	go test -count=1 -timeout 2h $(GOTEST) ./tests/simulation -seeds $(SEEDS)
+
+.PHONY: test-mutations
+test-mutations: ## Faults put into our own code, one at a time: each must make a test fail (some minutes)
+	go test -count=1 -v -timeout 1h $(GOTEST) ./tests/mutations -full
+
+.PHONY: test-soak
+test-soak: install ## Each fault of processes, hosts and networks ROUNDS times (20), under clients whose histories are checked
+	go test -count=1 -v -timeout 4h $(GOTEST) ./tests/faults -rounds $(ROUNDS)
 
 .PHONY: test-scale
 test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
