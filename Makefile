@@ -18,6 +18,10 @@ PYTEST ?=
 # How long `make fuzz` lets each fuzzer run; FUZZ="FuzzLoader" runs only those.
 FUZZTIME ?= 5m
 FUZZ     ?= .
+# How often `make test-soak` makes each fault.
+ROUNDS   ?= 20
+# How many seeds `make test-simulation` runs.
+SEEDS    ?= 5000
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -57,11 +61,26 @@ test: install ## All tests: Go with the race detector, then Python
 .PHONY: test-go
 test-go: install ## Go tests, with the race detector
 	go test -race -timeout 15m $(GOTEST) ./...
+	go test -timeout 5m $(GOTEST) ./tests/simulation
+
+.PHONY: test-simulation
+test-simulation: ## The protocol in simulated clusters: SEEDS of them (5000), and what mistakes in it lead to
+	go test -count=1 -timeout 2h $(GOTEST) ./tests/simulation -seeds $(SEEDS)
+
+.PHONY: test-mutations
+test-mutations: ## Faults put into our own code, one at a time: each must make a test fail (some minutes)
+	go test -count=1 -v -timeout 1h $(GOTEST) ./tests/mutations -full
+
+.PHONY: test-soak
+test-soak: install ## Each fault of processes, hosts and networks ROUNDS times (20), under clients whose histories are checked
+	go test -count=1 -v -timeout 4h $(GOTEST) ./tests/faults -rounds $(ROUNDS)
 
 .PHONY: test-scale
-test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md (some minutes)
+test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
 	go test -count=1 -v -timeout 30m $(GOTEST) ./tests/scale -run Scale -full
 	go test -count=1 -v -timeout 30m ./tests/scale -run MemoryOf
+	go test -count=1 -v -timeout 30m ./core/store -run ManyNames -names 200000
+	go test -run '^$$' -bench List ./core/store
 
 .PHONY: test-python
 test-python: install ## Python tests, the documentation's examples and the notebooks
@@ -111,6 +130,10 @@ bench: install ## Streams beside this machine's own limits and beside other load
 .PHONY: bench-publish
 bench-publish: venv ## Put the last run of bench into docs/benchmarks.md, with its plot
 	$(PY) tests/bench/publish.py build/bench/raw.jsonl
+
+.PHONY: bench-erasure
+bench-erasure: ## Encoding and rebuilding of slices beside the library's own rate, about 20 seconds
+	go test -run '^$$' -bench Erasure -benchtime 0.5s ./core/erasure
 
 .PHONY: bench-etl
 bench-etl: install ## What transformations cost, and augmentation beside webdataset's workers, about 5 minutes

@@ -153,3 +153,21 @@ func BenchmarkOwner(b *testing.B) {
 		})
 	}
 }
+
+// TestHundredTargets: load is within 5 % of even over 100 targets, and one that joins takes its share and nothing besides.
+func TestHundredTargets(t *testing.T) {
+	const targets, objects = 100, 500_000
+	before, after := placement.NewRing(nodes(targets)), placement.NewRing(nodes(targets+1))
+	load, moved := make([]int, targets), 0
+	for i := range objects {
+		owner := before.Owner(key(i))
+		load[owner]++
+		if after.Owner(key(i)) != owner {
+			moved++
+		}
+	}
+	for i, n := range load {
+		assert.InEpsilon(t, objects/targets, n, 0.05, "target %d", i)
+	}
+	assert.LessOrEqual(t, float64(moved), 1.1*objects/targets)
+}

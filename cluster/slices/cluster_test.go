@@ -1,6 +1,7 @@
 package slices_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"io"
@@ -88,12 +89,31 @@ func TestObjectsAreInSlices(t *testing.T) {
 	o, err := c.Client.StatObject(t.Context(), "e", "large")
 	require.NoError(t, err)
 	require.EqualValues(t, len(data), o.Size)
+	require.Zero(t, kinds(t, c, "large")[api.KindCache], "telling of an object does not take its bytes")
 	r, err := c.Client.GetObject(t.Context(), "e", "large", api.GetOptions{Offset: 1_000_000, Length: 500_000})
 	require.NoError(t, err)
 	part, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(data[1_000_000:1_500_000], part))
 	require.Equal(t, map[string]int{api.KindCache: 1, api.KindStub: 2, api.KindSlice: 6}, kinds(t, c, "large"))
+
+	var shard bytes.Buffer
+	tape := tar.NewWriter(&shard)
+	for i := range 20 {
+		require.NoError(t, tape.WriteHeader(&tar.Header{Name: fmt.Sprintf("%02d.bin", i), Mode: 0o600, Size: 20_000}))
+		_, err := tape.Write(random(20_000, byte(i)))
+		require.NoError(t, err)
+	}
+	require.NoError(t, tape.Close())
+	put(t, c, "shard.tar", shard.Bytes())
+	_, err = c.Client.Evict(t.Context(), "e", "shard")
+	require.NoError(t, err)
+	r, err = c.Client.GetObject(t.Context(), "e", "shard.tar", api.GetOptions{Member: "07.bin"})
+	require.NoError(t, err)
+	part, err = io.ReadAll(r)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(random(20_000, 7), part))
+	require.NoError(t, c.Client.DeleteObject(t.Context(), "e", "shard.tar"))
 
 	newer := random(500_000, 3)
 	put(t, c, "large", newer)
@@ -133,10 +153,10 @@ func TestTwoTargetsAreLost(t *testing.T) {
 		})
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
-	new := want["00"]
-	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
+	more := want["00"]
+	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(more), int64(len(more)), api.PutOptions{})
 	require.ErrorContains(t, err, "takes 6 targets and 4 are up")
-	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
+	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(more), int64(len(more)), api.PutOptions{})
 	require.NoError(t, err)
 	slices := func() (n int) {
 		location, err := c.Client.Locate(t.Context(), "degraded", "new")
@@ -257,6 +277,9 @@ func TestDamagedSlices(t *testing.T) {
 		}
 	}
 	require.Equal(t, 2, damaged)
+	report, err := c.Client.Fsck(t.Context())
+	require.NoError(t, err)
+	require.Len(t, report.Corrupt, 2)
 	require.True(t, bytes.Equal(data, get(t, c, "x")))
 	c.Await("there are six slices again", func() bool { return kinds(t, c, "x")[api.KindSlice] == 6 })
 	evict()

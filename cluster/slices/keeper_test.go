@@ -471,3 +471,24 @@ func TestEvictNeedsAllSlices(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, api.Evicted{Objects: 1, Bytes: i.Size}, done)
 }
+
+// TestEvictionAboveTheWatermark: what is read least makes room where a disk fills up.
+func TestEvictionAboveTheWatermark(t *testing.T) {
+	c := newMachines(t, 6)
+	i := c.write("x", random(300_000, 1), 10)
+	list := sliced.List(c.state().Placer, "bucket", "x", 6)
+	s := c.stores[list[0].ID]
+	config := c.keepers[list[0].ID].Config
+	config.EvictAbove = 1e-12 // any disk is fuller
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- sliced.New(config).Run(ctx) }()
+	require.Eventually(t, func() bool {
+		info, err := s.Stat("bucket", "x")
+		require.NoError(t, err)
+		return info.Kind == store.Stub
+	}, 20*time.Second, grace)
+	cancel()
+	require.NoError(t, <-ended)
+	require.NoError(t, c.keepers[list[0].ID].Rebuild(t.Context(), i))
+}

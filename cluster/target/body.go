@@ -15,6 +15,10 @@ import (
 // becomes an error that names it. Damage in a larger one can only cut the answer short.
 const maxWhole = 4 << 20
 
+// maxWholes bounds the bodies that are in memory at a time: slow clients may hold them for long. Those beyond it are sent in
+// pieces, as larger ones are.
+const maxWholes = 32
+
 // firstPiece is what is verified of a larger body before its status is sent: at least as much as the
 // store reads and verifies at once.
 const firstPiece = 1 << 20
@@ -41,9 +45,9 @@ type sectionBody struct {
 // newSectionBody prepares a body; a small one is read here. On an error the object stays open.
 func newSectionBody(r *Request, object *store.Object, off, n int64) (*sectionBody, error) {
 	b := &sectionBody{object: object, off: off, n: n, conn: r.Conn(), target: r.Target}
-	if n > maxWhole {
+	if n > maxWhole || !r.Target.takeWhole() {
 		// The head leaves with the first piece: damage in that would otherwise be an answer without one.
-		if err := object.VerifyRange(off, firstPiece); err != nil {
+		if err := object.VerifyRange(off, min(n, firstPiece)); err != nil {
 			return nil, err
 		}
 		// The server's limit for whole answers would end a slow download; each piece gets its own.
@@ -52,10 +56,25 @@ func newSectionBody(r *Request, object *store.Object, off, n int64) (*sectionBod
 	b.pooled = wholePool.Get().(*[]byte) //nolint:forcetypeassert // the pool's own
 	b.data = (*b.pooled)[:n]
 	if err := readFull(object, b.data, off); err != nil {
-		wholePool.Put(b.pooled)
+		b.giveBack()
 		return nil, err
 	}
 	return b, nil
+}
+
+// takeWhole says that there is room for one more body in memory; giveBack makes it.
+func (t *Target) takeWhole() bool {
+	if t.wholes.Add(1) <= maxWholes {
+		return true
+	}
+	t.wholes.Add(-1)
+	return false
+}
+
+func (b *sectionBody) giveBack() {
+	wholePool.Put(b.pooled)
+	b.pooled, b.data = nil, nil
+	b.target.wholes.Add(-1)
 }
 
 // sum is the checksum of a small body, or the known one.
@@ -112,8 +131,7 @@ func (b *sectionBody) whenDone(f func(out int64, err error)) { b.done = f }
 func (b *sectionBody) release() {
 	b.once.Do(func() {
 		if b.pooled != nil {
-			wholePool.Put(b.pooled)
-			b.pooled, b.data = nil, nil
+			b.giveBack()
 		}
 		if err := b.object.Close(); err != nil {
 			b.target.log.Warn("closing an object failed", "error", err)

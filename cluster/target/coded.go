@@ -72,11 +72,20 @@ func (t *Target) stageSlices(ctx context.Context, p placed, nodes []api.Node, bo
 		err = writing.Stage()
 	}
 	if err != nil {
-		parts.discard()
+		parts.discard(ctx)
 		return nil, t.sliceError(err)
 	}
 	parts.about = parts.local.Info()
 	return parts, nil
+}
+
+// takingPart are the other targets that take part in a write: those that are to have copies, and those that may get
+// slices.
+func (t *Target) takingPart(p *placed, nodes []api.Node) []api.Node {
+	if p.bucket.EC == nil {
+		return nodes
+	}
+	return slices.DeleteFunc(slicing.List(p.placer, p.bucket.Name, p.key, p.bucket.Width()), func(n api.Node) bool { return n.ID == t.id })
 }
 
 // sliceError is the error for slices that could not be made.

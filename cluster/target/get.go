@@ -75,6 +75,11 @@ func (t *Target) getObject(r *Request) error {
 
 // getHere answers a read with what this target has, as its primary.
 func (t *Target) getHere(r *Request, p placed) error {
+	if r.IsHead() && r.Query("member") == "" && r.Query("etl") == "" {
+		if info, err := t.store.Stat(p.bucket.Name, p.key); err == nil && info.Kind == store.Stub {
+			return tell(r, info)
+		}
+	}
 	object, err := t.open(r.Context(), p)
 	if errors.Is(err, store.ErrNotFound) {
 		return t.absent(r.Context(), p.bucket.Name, p.key)
@@ -131,6 +136,19 @@ func (t *Target) answer(r *Request, object *store.Object) error {
 	}
 	kept, err = t.send(r, section, sum)
 	return err
+}
+
+// tell answers a HEAD without the object's bytes.
+func tell(r *Request, info store.Info) error {
+	if err := errors.Join(checkPlain(r), checkConditions(r, info)); err != nil {
+		return err
+	}
+	setObjectHeader(r, info)
+	r.Response.Header.Set("Accept-Ranges", "bytes")
+	r.SetContentType(contentType(info, ""))
+	r.Response.Header.SetContentLength(int(info.Size))
+	r.Response.SkipBody = true
+	return nil
 }
 
 // sectionOf finds what a request is about, and its checksum where the index knows it.

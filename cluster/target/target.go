@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -80,6 +81,7 @@ type Target struct {
 	stages   stages
 	suspects suspects
 	users    users
+	wholes   atomic.Int64                                   // bodies of answers that are in memory
 	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
 	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
