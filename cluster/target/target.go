@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -82,7 +83,8 @@ type Target struct {
 	users    users
 	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
-	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
+	told atomic.Uint64   // losses of the store that the map shows, as it says that this node is bare
+	ctx  context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
 
 // Transform answers GET ?etl=: it reads what the object (or the section of it that ?member= names)
