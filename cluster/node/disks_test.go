@@ -229,3 +229,50 @@ func fileExists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
+
+// TestMirroredDiskLoss: a disk vanishes under a running target, in a bucket of two copies. All reads succeed all the
+// time, and each object has two copies again on disks that are there.
+func TestMirroredDiskLoss(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{
+		Targets: 3, Disks: 2, Settings: node.Settings{ProbeEvery: 50 * time.Millisecond, HealAfter: time.Second},
+	})
+	mirror := 2
+	_, err := c.Client.CreateBucketWith(t.Context(), "data", api.BucketChange{Mirror: &mirror})
+	require.NoError(t, err)
+	const objects = 30
+	name := func(i int) string { return fmt.Sprintf("o%02d", i) }
+	for i := range objects {
+		_, err := c.Client.PutObject(t.Context(), "data", name(i), bytes.NewReader([]byte(name(i))), 3, api.PutOptions{})
+		require.NoError(t, err)
+	}
+	victim := c.Targets[1]
+	lost := victim.Config.DataDirs[1]
+	require.NoError(t, os.Rename(lost, filepath.Join(t.TempDir(), "elsewhere")))
+	c.Await("each object has two copies again", func() bool {
+		whole := 0
+		for i := range objects {
+			_, err := c.Client.StatObject(t.Context(), "data", name(i))
+			require.NoError(t, err, "reads go on")
+			at, err := c.Client.Locate(t.Context(), "data", name(i))
+			if err != nil {
+				return false
+			}
+			nodes := map[string]bool{}
+			for _, copied := range at.Copies {
+				if len(copied.Files) == 1 && fileExists(copied.Files[0]) {
+					nodes[copied.Node] = true
+				}
+			}
+			if len(nodes) >= mirror {
+				whole++
+			}
+		}
+		return whole == objects
+	})
+	disks, err := c.Client.Disks(t.Context(), victim.ID)
+	require.NoError(t, err)
+	require.Equal(t, api.DiskFailed, disks[1].State)
+	list, err := c.Client.ListObjects(t.Context(), "data", api.ListOptions{})
+	require.NoError(t, err)
+	require.Len(t, list.Objects, objects)
+}

@@ -73,8 +73,11 @@ func (k *Keeper) Sweep(ctx context.Context) (misplaced int, err error) {
 func (k *Keeper) Holds() (bool, error) {
 	for _, b := range k.State().Buckets {
 		infos, _, err := k.Store.ListSlices(b.Name, store.SliceKey{}, 1)
-		if err != nil || len(infos) > 0 {
+		if err != nil && !errors.Is(err, store.ErrDiskFailed) {
 			return true, err
+		}
+		if len(infos) > 0 {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -149,7 +149,7 @@ func down(n api.Node) error { return fmt.Errorf("target %s is down", n.ID) }
 // Own is which slices of a version are on this target.
 func (k *Keeper) Own(bucket string, object copies.ObjectVersion) ([]int, error) {
 	infos, err := k.Store.HaveSlices(bucket, object.Name, object.Version)
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrDiskFailed) { // what a disk out of use has is as good as lost
 		return nil, err
 	}
 	own := make([]int, len(infos))

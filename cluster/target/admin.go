@@ -44,11 +44,12 @@ func (t *Target) locate(r *Request, bucket, key string) error {
 	case err == nil:
 		location.Version = info.Version
 		location.Copies = append(location.Copies, api.Copy{Node: t.id, Disk: info.Disk, Kind: kindOf(info), Files: files, Version: info.Version})
+	case errors.Is(err, store.ErrDiskFailed) && p.bucket.Copies() > 1: // what it has lies elsewhere, too
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
 	slices, err := t.locateSlices(bucket, key)
-	if err != nil {
+	if err != nil && !errors.Is(err, store.ErrDiskFailed) {
 		return err
 	}
 	location.Copies = append(location.Copies, slices...)

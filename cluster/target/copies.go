@@ -79,11 +79,18 @@ func (t *Target) own(bucket, key string) (copies.State, error) {
 	info, ok, err := t.store.State(bucket, key)
 	switch {
 	case errors.Is(err, store.ErrDiskFailed):
-		return copies.State{Unknown: true}, nil
+		return copies.State{Unknown: !t.knownLoss(bucket)}, nil
 	case err != nil || !ok:
 		return copies.State{}, err
 	}
 	return copies.StateOf(info), nil
+}
+
+// knownLoss says that the cluster knows of all that this node has lost, and has copies of it elsewhere: what is on none of
+// the disks in use is not here then, whatever the others had.
+func (t *Target) knownLoss(bucket string) bool {
+	b, ok := t.members.View().Bucket(bucket)
+	return ok && b.Copies() > 1 && len(b.Was) == 0 && t.told.Load() == t.store.Losses()
 }
 
 // arrival is a copy, or a deletion, that another target gives this one.

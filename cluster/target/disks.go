@@ -68,6 +68,7 @@ func (k *DiskKeeper) Run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	wait.Go(func() { k.moveAll(ctx) })
+	k.t.told.Store(k.told.Losses)
 	for {
 		now := ToldDisks{Losses: k.t.store.Losses()}
 		now.Disks = k.t.Disks()
@@ -75,6 +76,7 @@ func (k *DiskKeeper) Run(ctx context.Context) error {
 		if lost := now.Losses != k.told.Losses; lost || usable(now.Disks) != usable(k.told.Disks) {
 			if err := k.t.members.Update(ctx, now.Disks, lost); err == nil {
 				k.told = now
+				k.t.told.Store(now.Losses)
 			} else {
 				k.t.log.WarnContext(ctx, "the cluster could not be told yet that disks have changed", "error", err)
 				again = time.After(updatePause)
@@ -90,6 +92,28 @@ func (k *DiskKeeper) Run(ctx context.Context) error {
 }
 
 const updatePause = time.Second
+
+// awaitTold waits until the map shows what the node has lost. Before that, what a disk had must not be taken for what
+// never was.
+func (k *DiskKeeper) awaitTold(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, toldPatience)
+	defer cancel()
+	k.Changed()
+	for k.t.told.Load() != k.t.store.Losses() {
+		select {
+		case <-ctx.Done():
+			return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+				"the cluster does not know yet that the disk is out of use: nothing was changed; try again")
+		case <-time.After(toldPoll):
+		}
+	}
+	return nil
+}
+
+const (
+	toldPatience = 10 * time.Second
+	toldPoll     = 10 * time.Millisecond
+)
 
 // usable names the disks and says which are in use: that they are full or not is of no interest to the map.
 func usable(disks []api.Disk) string {
@@ -285,6 +309,11 @@ func (k *DiskKeeper) patch(r *Request) error {
 			err = k.t.store.DisableDisk(id)
 		}
 	case api.StateOK:
+		if in.Anew && d.Out() {
+			if err := k.awaitTold(r.Context()); err != nil {
+				return err
+			}
+		}
 		if err = k.t.store.EnableDisk(id, in.Anew); err != nil {
 			return refused(err)
 		}
@@ -323,6 +352,9 @@ func (k *DiskKeeper) remove(r *Request) error {
 		if err := k.t.store.DisableDisk(id); err != nil {
 			return err
 		}
+	}
+	if err := k.awaitTold(r.Context()); err != nil {
+		return err
 	}
 	if err := k.t.store.ForgetDisk(id); err != nil {
 		return err

@@ -84,7 +84,8 @@ type Target struct {
 	wholes   atomic.Int64                                   // bodies of answers that are in memory
 	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
-	ctx context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
+	told atomic.Uint64   // losses of the store that the map shows, as it says that this node is bare
+	ctx  context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
 }
 
 // Transform answers GET ?etl=: it reads what the object (or the section of it that ?member= names)

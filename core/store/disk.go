@@ -41,6 +41,8 @@ type disk struct {
 	unlocked chan struct{} // closed once it is out of use and can be opened anew
 	closed   chan struct{} // closed once nothing of it is open any more
 
+	losses *atomic.Uint64 // of the store
+
 	cond      atomic.Pointer[condition]
 	gone      chan struct{} // closed once it is out of use
 	uses      atomic.Int64  // calls that are at the metadata engine
@@ -59,15 +61,15 @@ type disk struct {
 // errInUse is the error for a disk that another process has open.
 var errInUse = errors.New("in use by another process")
 
-func newDisk(d Disk, o Options, tell func(*disk)) *disk {
+func (s *Store) newDisk(d Disk) *disk {
 	if d.Weight <= 0 {
 		d.Weight = 1
 	}
 	k := &disk{
-		Disk: d, now: o.Now, tell: tell, busy: map[fileID]int{}, unreadable: map[string]time.Time{},
+		Disk: d, now: s.o.Now, tell: s.diskOut, losses: &s.disks.losses, busy: map[fileID]int{}, unreadable: map[string]time.Time{},
 		gone: make(chan struct{}), opened: make(chan struct{}), unlocked: make(chan struct{}), closed: make(chan struct{}), idle: make(chan struct{}, 1),
 	}
-	k.cond.Store(&condition{state: DiskOK, since: o.Now()})
+	k.cond.Store(&condition{state: DiskOK, since: s.o.Now()})
 	return k
 }
 

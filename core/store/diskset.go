@@ -93,7 +93,7 @@ func (s *Store) openDisks() error {
 
 // openFirst opens a disk when the store opens. Of a known disk the error is told by its state.
 func (s *Store) openFirst(d Disk) (*disk, error) {
-	k := newDisk(d, s.o, s.diskOut)
+	k := s.newDisk(d)
 	if d.State == DiskDisabled {
 		close(k.opened)
 		k.takeOut(DiskDisabled, "disabled by hand", nil)
@@ -128,7 +128,6 @@ func (s *Store) usable() error {
 // diskOut is told once of each disk that goes out of use.
 func (s *Store) diskOut(k *disk) {
 	c := k.cond.Load()
-	s.disks.losses.Add(1)
 	s.log.Error("a disk is out of use; objects that only it has can't be read", "disk", k.ID, "path", k.Path, "state", c.state, "reason", c.reason)
 	s.disks.retired.Go(k.retire)
 	select {

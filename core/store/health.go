@@ -43,6 +43,9 @@ func (k *disk) outError() error {
 // takeOut puts the disk out of use, once: calls under way are given up, and nothing is written to it any more.
 func (k *disk) takeOut(state, reason string, cause error) {
 	next := &condition{state: state, reason: reason, cause: cause, since: k.now()}
+	if !k.isOut() {
+		k.losses.Add(1) // before anybody can miss what the disk has
+	}
 	for {
 		c := k.cond.Load()
 		if c.out() {

@@ -202,7 +202,7 @@ func (s *Store) mount(old *disk, d Disk, readOnly bool) error {
 			return fmt.Errorf("disk %s still hangs: %w", old.ID, ErrDiskFailed)
 		}
 	}
-	k := newDisk(d, s.o, s.diskOut)
+	k := s.newDisk(d)
 	late := time.AfterFunc(reopenPatience, func() { k.takeOut(DiskFailed, "it does not answer", unix.ETIMEDOUT) })
 	err := k.open(s.o, s.engine, readOnly)
 	late.Stop()
