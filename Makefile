@@ -18,6 +18,8 @@ PYTEST ?=
 # How long `make fuzz` lets each fuzzer run; FUZZ="FuzzLoader" runs only those.
 FUZZTIME ?= 5m
 FUZZ     ?= .
+# How many seeds `make test-simulation` runs.
+SEEDS    ?= 5000
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -57,11 +59,18 @@ test: install ## All tests: Go with the race detector, then Python
 .PHONY: test-go
 test-go: install ## Go tests, with the race detector
 	go test -race -timeout 15m $(GOTEST) ./...
+	go test -timeout 5m $(GOTEST) ./tests/simulation
+
+.PHONY: test-simulation
+test-simulation: ## The protocol in simulated clusters: SEEDS of them (5000), and what mistakes in it lead to
+	go test -count=1 -timeout 2h $(GOTEST) ./tests/simulation -seeds $(SEEDS)
 
 .PHONY: test-scale
-test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md (some minutes)
+test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
 	go test -count=1 -v -timeout 30m $(GOTEST) ./tests/scale -run Scale -full
 	go test -count=1 -v -timeout 30m ./tests/scale -run MemoryOf
+	go test -count=1 -v -timeout 30m ./core/store -run ManyNames -names 200000
+	go test -run '^$$' -bench List ./core/store
 
 .PHONY: test-python
 test-python: install ## Python tests, the documentation's examples and the notebooks

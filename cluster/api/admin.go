@@ -52,6 +52,13 @@ func (c *Client) Drain(ctx context.Context, id string, draining bool) (Node, err
 	return n, err
 }
 
+// NewToken makes a token that one new node can join the cluster with; 0: it is valid for an hour.
+func (c *Client) NewToken(ctx context.Context, valid time.Duration) (JoinToken, error) {
+	var t JoinToken
+	err := c.call(ctx, http.MethodPost, "/v1/cluster/tokens", nil, TokenRequest{ValidS: int64(valid / time.Second)}, &t)
+	return t, err
+}
+
 // RemoveNode takes a node out of the cluster. A target that is not drained is refused with CodeNotDrained, unless
 // forced: then what only it has is lost.
 func (c *Client) RemoveNode(ctx context.Context, id string, force bool) error {

@@ -35,7 +35,9 @@ const (
 
 // Options configure a Client.
 type Options struct {
-	Endpoint string        // of a gateway; "": SHARDSTREAM_ENDPOINT, else DefaultEndpoint
+	// Endpoint is the URL of a gateway, or of several, separated by commas: another is spoken to where one does not answer.
+	// "": SHARDSTREAM_ENDPOINT, else DefaultEndpoint.
+	Endpoint string
 	Token    string        // "": SHARDSTREAM_TOKEN; sent to the endpoint only
 	Timeout  time.Duration // of one request for a document, and of a body without progress
 	RetryFor time.Duration // how long calls that may be repeated are repeated; negative: never
@@ -49,7 +51,7 @@ type Options struct {
 // methods are safe for concurrent use; errors that a node reported are *Error.
 type Client struct {
 	options   Options
-	endpoint  *url.URL
+	endpoints *endpoints
 	documents *http.Client // of gateways, and what is transformed; each request has a limit of its own
 	data      *http.Client // to and from targets; a body may take long, an answer not
 
@@ -74,11 +76,11 @@ func NewClient(o Options) (*Client, error) {
 	if o.RetryFor == 0 {
 		o.RetryFor = DefaultRetryFor
 	}
-	endpoint, err := url.Parse(o.Endpoint)
-	if err != nil || (endpoint.Scheme != "http" && endpoint.Scheme != "https") || endpoint.Host == "" {
-		return nil, fmt.Errorf("endpoint %q is not a URL of a gateway, such as %s", o.Endpoint, DefaultEndpoint)
+	endpoints, err := parseEndpoints(o.Endpoint)
+	if err != nil {
+		return nil, err
 	}
-	c := &Client{options: o, endpoint: endpoint}
+	c := &Client{options: o, endpoints: endpoints}
 	c.documents, c.data = httpClient(o.Transport, 0), httpClient(o.Transport, answerTimeout)
 	return c, nil
 }
@@ -107,8 +109,11 @@ func newTransport(answer time.Duration) *http.Transport {
 	}
 }
 
-// Endpoint is the gateway that the client speaks to.
-func (c *Client) Endpoint() string { return strings.TrimSuffix(c.endpoint.String(), "/") }
+// Endpoint is the gateway that the client speaks to now.
+func (c *Client) Endpoint() string {
+	u, _ := c.endpoints.current()
+	return strings.TrimSuffix(u.String(), "/")
+}
 
 // Close gives up idle connections.
 func (c *Client) Close() {
@@ -173,7 +178,11 @@ func (c *Client) forgetMap() {
 
 // get fetches a document from the gateway, again and again where the gateway can't just now.
 func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
-	return c.retry(ctx, func() error { return c.call(ctx, http.MethodGet, path, query, nil, out) })
+	limit := c.options.Timeout
+	if c.endpoints.several() {
+		limit = min(limit, otherPatience)
+	}
+	return c.retry(ctx, func() error { return c.callFor(ctx, limit, http.MethodGet, path, query, nil, out) })
 }
 
 // call makes one request for a document to the gateway.
@@ -181,7 +190,19 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	return c.callFor(ctx, c.options.Timeout, method, path, query, in, out)
 }
 
+// callFor goes through the gateways until one is there.
 func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path string, query url.Values, in, out any) error {
+	for tried := 1; ; tried++ {
+		_, at := c.endpoints.current()
+		err := c.callOnce(ctx, limit, method, path, query, in, out)
+		c.endpoints.next(at, err)
+		if err == nil || !unsent(err) || tried >= len(c.endpoints.urls) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) callOnce(ctx context.Context, limit time.Duration, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStalled)
 	defer cancel()
 	var body io.Reader
@@ -234,7 +255,7 @@ func (c *Client) sign(r *http.Request) {
 	if c.options.RequestID != "" {
 		r.Header.Set(HeaderRequestID, c.options.RequestID)
 	}
-	if c.options.Token != "" && r.URL.Host == c.endpoint.Host {
+	if c.options.Token != "" && c.endpoints.has(r.URL.Host) {
 		r.Header.Set("Authorization", "Bearer "+c.options.Token)
 	}
 }
@@ -262,8 +283,12 @@ func (c *Client) retry(ctx context.Context, call func() error) error {
 }
 
 func (c *Client) isEndpoint(err error) bool {
-	var at *url.Error
-	return errors.As(err, &at) && strings.HasPrefix(at.URL, c.Endpoint())
+	var request *url.Error
+	if !errors.As(err, &request) {
+		return false
+	}
+	at, parsed := url.Parse(request.URL)
+	return parsed == nil && c.endpoints.has(at.Host)
 }
 
 // passing tells errors after which the same request may succeed: the connection failed, or a node

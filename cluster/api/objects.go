@@ -294,6 +294,9 @@ func (c *Client) do(request *http.Request, owner Node, slow bool) (*http.Respons
 		return nil, Errorf(http.StatusServiceUnavailable, CodeUnavailable, "%s (%s) does not answer: %v", owner.ID, owner.Addr, unwrapURL(err))
 	}
 	c.noteMap(response.Header)
+	if response.StatusCode == http.StatusServiceUnavailable { // others may have taken over from it
+		c.forgetMap()
+	}
 	return response, nil
 }
 

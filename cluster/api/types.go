@@ -274,6 +274,17 @@ type NodeList struct {
 	Nodes []Node `json:"nodes"`
 }
 
+// TokenRequest is POST /v1/cluster/tokens.
+type TokenRequest struct {
+	ValidS int64 `json:"valid_s,omitempty"` // seconds; 0: an hour
+}
+
+// JoinToken lets one new node join the cluster, once.
+type JoinToken struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
 // BucketList is GET /v1/buckets, sorted by name.
 type BucketList struct {
 	Buckets []Bucket `json:"buckets"`

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -96,6 +97,34 @@ func allUp(nodes []api.Node) bool {
 // Endpoint is the URL of the first gateway.
 func (c *Cluster) Endpoint() string { return "http://" + c.Gateways[0].Addr() }
 
+// Endpoints are the URLs of all gateways, separated by commas.
+func (c *Cluster) Endpoints() string {
+	urls := make([]string, len(c.Gateways))
+	for i, g := range c.Gateways {
+		urls[i] = "http://" + g.Addr()
+	}
+	return strings.Join(urls, ",")
+}
+
+// AwaitEtcd waits until so many gateways hold etcd, and all nodes know of them.
+func (c *Cluster) AwaitEtcd(members int) {
+	c.t.Helper()
+	c.Await(fmt.Sprintf("%d gateways hold etcd", members), func() bool {
+		for _, g := range c.Gateways {
+			client, err := api.NewClient(api.Options{Endpoint: "http://" + g.Addr(), RetryFor: -1})
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			endpoints, err := client.ControlPlane(context.Background())
+			client.Close()
+			if err != nil || len(endpoints) != members {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // NewClient makes a client of the first gateway.
 func (c *Cluster) NewClient(o api.Options) *api.Client {
 	c.t.Helper()
@@ -115,7 +144,10 @@ func (c *Cluster) addGateway() {
 	config := c.config(fmt.Sprintf("gateway-%d", len(c.Gateways)+1), api.RoleGateway)
 	config.DataDirs = []string{filepath.Join(c.dir, config.ID)}
 	if len(c.Gateways) > 0 {
-		config.Join = c.Endpoint()
+		config.Join = c.Endpoints()
+	}
+	if c.options.Gateways >= 3 {
+		config.EtcdMembers = 3
 	}
 	n := &Node{ID: config.ID, Config: config, t: c.t}
 	n.Start()
@@ -127,7 +159,7 @@ func (c *Cluster) addGateway() {
 func (c *Cluster) AddTarget() *Node {
 	c.t.Helper()
 	config := c.config(fmt.Sprintf("target-%d", len(c.Targets)+1), api.RoleTarget)
-	config.Join = c.Endpoint()
+	config.Join = c.Endpoints()
 	for d := range c.options.Disks {
 		config.DataDirs = append(config.DataDirs, filepath.Join(c.dir, config.ID, fmt.Sprintf("disk-%d", d+1)))
 	}

@@ -12,8 +12,8 @@ const PathList = "/v1/internal/copies/list/"
 // PathStat describes named objects of a bucket, whose name follows, as PathList does.
 const PathStat = "/v1/internal/copies/stat/"
 
-// ListAll, as the query's "all", asks for everything that a target has, deletions included; otherwise it lists what it
-// is the primary of.
+// ListAll is the query's parameter that asks for everything that a target has, deletions included; otherwise it lists
+// what it is the primary of.
 const ListAll = "all"
 
 // Listed is a line of a target's listing.

@@ -105,6 +105,7 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("GET /v1/cluster/nodes", g.getNodes)
 	g.Handle("GET /v1/cluster/nodes/{id}", g.getNode)
 	g.Handle("DELETE /v1/cluster/nodes/{id}", g.deleteNode)
+	g.Handle("POST /v1/cluster/tokens", g.postToken)
 	g.Handle("POST /v1/cluster/nodes/{id}/drain", g.postDrain)
 	g.Handle("DELETE /v1/cluster/nodes/{id}/drain", g.deleteDrain)
 	g.diskRoutes()

@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,9 +17,37 @@ import (
 // errOtherRing ends a round: other targets are primaries of some objects by now.
 var errOtherRing = errors.New("the set of targets has changed")
 
+// rounds has the targets do their parts until all is done.
+func (r *jobRun) rounds(ctx context.Context) error {
+	since := time.Now()
+	for {
+		ring, targets := r.begin(ctx)
+		switch {
+		case len(targets) > 0:
+			err := r.round(ctx, ring, targets)
+			if errors.Is(err, errOtherRing) {
+				r.stop(ctx)
+			} else if err != nil {
+				return err
+			}
+			since = time.Now()
+		case !r.stranded():
+			return nil
+		case time.Since(since) > r.patience || !pauseFor(ctx, retryJob):
+			return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "no target is up for %v", r.patience)
+		}
+	}
+}
+
+// stranded says that there is something to do and nobody to do it.
+func (r *jobRun) stranded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.transform != nil && r.progress.Total > 0 && len(r.progress.Parts) == 0
+}
+
 // round has the targets of one ring do their parts.
-func (r *jobRun) round(ctx context.Context) error {
-	ring, targets := r.begin(ctx)
+func (r *jobRun) round(ctx context.Context, ring string, targets []string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
@@ -76,5 +106,5 @@ func (r *jobRun) takesPart(view *membership.View, n api.Node) bool {
 		return !n.Away // what it had is on others by now, or not to be had
 	}
 	b, _ := view.Bucket(r.transform.Pattern.Bucket)
-	return !n.Draining && (b.Copies() <= 1 || !n.Away)
+	return !n.Draining && (b.Copies() <= 1 || !n.Away) // one that is away is waited for where nobody else has what it has
 }

@@ -129,13 +129,7 @@ func (r *jobRun) work(ctx context.Context) error {
 		if err := r.count(ctx); err != nil {
 			return err
 		}
-		for {
-			err := r.round(ctx)
-			if !errors.Is(err, errOtherRing) {
-				return err
-			}
-			r.stop(ctx)
-		}
+		return r.rounds(ctx)
 	})
 	return group.Wait()
 }

@@ -144,6 +144,29 @@ func (g *Gateway) awaitMap(ctx context.Context, version int64) {
 	_, _ = g.members.Until(ctx, func(v *membership.View) bool { return v.Map().Version > version }) // it is tried again in any case
 }
 
+// ask asks one target, as long as it is up.
+func (l *listing) ask(ctx context.Context, n api.Node, method, path string, query url.Values, in io.Reader, out any) error {
+	up, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with the request
+		_, err := l.g.members.Until(up, func(v *membership.View) bool {
+			now, ok := v.Placer.Node(n.ID)
+			return !ok || now.State != api.StateOK
+		})
+		if err == nil {
+			cancel()
+		}
+	}()
+	err := l.g.askBy(up, l.version, pageTimeout, n, method, path, query, in, out)
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // the failure of another, not this one's
+	}
+	if err != nil {
+		return l.failed(n, err)
+	}
+	return nil
+}
+
 // askAll makes the same request to all targets that are asked, with in as its body, and gives their answers.
 func askAll[T any](ctx context.Context, l *listing, method, path string, query url.Values, in []byte) ([]T, error) {
 	answers := make([]T, len(l.targets))
@@ -154,13 +177,7 @@ func askAll[T any](ctx context.Context, l *listing, method, path string, query u
 			if in != nil {
 				body = bytes.NewReader(in)
 			}
-			if err := l.g.askBy(ctx, l.version, pageTimeout, node, method, path, query, body, &answers[i]); err != nil {
-				if ctx.Err() != nil {
-					return ctx.Err() // the others' failure, not this one's
-				}
-				return l.failed(node, err)
-			}
-			return nil
+			return l.ask(ctx, node, method, path, query, body, &answers[i])
 		})
 	}
 	return answers, group.Wait()

@@ -3,8 +3,10 @@ package gateway
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/membership"
 )
 
 func (g *Gateway) getNodes(w http.ResponseWriter, r *http.Request) error {
@@ -52,6 +54,31 @@ func (g *Gateway) deleteNode(w http.ResponseWriter, r *http.Request) error {
 	g.log.InfoContext(r.Context(), "node removed", "removed", id, "force", force)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+const maxTokenTTL = 30 * 24 * time.Hour
+
+// postToken makes a token that one new node can join with.
+func (g *Gateway) postToken(w http.ResponseWriter, r *http.Request) error {
+	var wanted api.TokenRequest
+	if r.ContentLength != 0 {
+		if err := ReadKnownJSON(w, r, maxDocument, &wanted); err != nil {
+			return err
+		}
+	}
+	valid := membership.DefaultTokenTTL
+	if wanted.ValidS != 0 {
+		if wanted.ValidS < 1 || wanted.ValidS > int64(maxTokenTTL/time.Second) {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "a token is valid for 1 second to 30 days")
+		}
+		valid = time.Duration(wanted.ValidS) * time.Second
+	}
+	token, err := g.members.NewToken(r.Context(), valid)
+	if err != nil {
+		return err
+	}
+	g.log.InfoContext(r.Context(), "token for a new node", "expires", token.Expires)
+	return WriteJSON(w, http.StatusOK, token)
 }
 
 // leased refuses to answer for the cluster while this gateway is cut off from it: what it knows may be old by any time.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/gateway"
+	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 )
 
@@ -28,6 +29,7 @@ func TestOpenAPIDescribesTheRoutes(t *testing.T) {
 	})
 	g.ServeETLs()
 	g.ServeStreams(nil)
+	g.ServeRebalance(heal.NewOverseer(nil, slog.Default()))
 	g.ServeJobs()
 	recorder := httptest.NewRecorder()
 	g.ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/openapi.yaml", nil))

@@ -77,11 +77,8 @@ func (l *listing) listTarget(ctx context.Context, n api.Node, prefix, after stri
 	for {
 		var page copies.Page
 		path := copies.PathList + url.PathEscape(l.bucket.Name)
-		if err := l.g.askBy(ctx, l.version, pageTimeout, n, http.MethodGet, path, query, http.NoBody, &page); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err() // somebody else's failure
-			}
-			return l.failed(n, err)
+		if err := l.ask(ctx, n, http.MethodGet, path, query, http.NoBody, &page); err != nil {
+			return err
 		}
 		select {
 		case pages <- page.Objects:

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/membership"
 )
 
 const (
@@ -36,7 +38,8 @@ type child struct {
 	forker *forker
 	log    *slog.Logger
 
-	exited chan error // the first process's end, for whoever waits for it to become ready
+	removed func(context.Context) bool // from the cluster, says the cluster
+	exited  chan error                 // the first process's end, for whoever waits for it to become ready
 }
 
 // nodeArgs is the command line of a node; `shardstream node run` is its other side.
@@ -51,13 +54,20 @@ func nodeArgs(layout Layout, spec Spec, node NodeSpec, extra []string) []string 
 		}
 		args = append(args, "--data", strings.Join(disks, ","))
 	}
-	if node.ID != spec.Nodes[0].ID {
-		args = append(args, "--join", spec.Endpoint())
+	// The first gateway begins the cluster, once; if it has lost its data later, it joins the others.
+	if join := spec.others(node.ID); len(join) > 0 && (node.ID != spec.Nodes[0].ID || spec.Begun) {
+		args = append(args, "--join", strings.Join(join, ","))
+	}
+	if node.Role == api.RoleGateway && spec.count(api.RoleGateway) >= membership.DefaultEtcdMembers {
+		args = append(args, "--etcd-members", strconv.Itoa(membership.DefaultEtcdMembers))
 	}
 	return append(args, extra...)
 }
 
-// run keeps the node running until the context ends, then stops it within grace.
+// errRemoved is the end of a node that was taken out of the cluster.
+var errRemoved = errors.New("removed from the cluster")
+
+// run keeps the node running until the context ends, then stops it within grace; or until it was removed from the cluster.
 func (c *child) run(ctx context.Context, grace time.Duration) error {
 	output, err := openLog(c.layout.log(c.spec.ID), maxLog)
 	if err != nil {
@@ -83,6 +93,9 @@ func (c *child) run(ctx context.Context, grace time.Duration) error {
 		select {
 		case c.exited <- err:
 		default: // only the first end is asked for
+		}
+		if err == nil && c.removed(ctx) {
+			return errRemoved
 		}
 		if time.Since(started) >= steadyRun {
 			backoff = 0

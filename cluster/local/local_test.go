@@ -257,13 +257,11 @@ func TestSecondUpIsRefused(t *testing.T) {
 	require.True(t, listens(strings.TrimPrefix(report.Endpoint, "http://")))
 }
 
-func TestAClusterKeepsItsSize(t *testing.T) {
+func TestAClusterDoesNotShrink(t *testing.T) {
 	o := options(t)
 	mustUp(t, o)
 	require.NoError(t, local.Down(t.Context(), o.Dir))
-	for name, size := range map[string]local.Size{
-		"targets": {Targets: 3}, "disks": {Disks: 1}, "gateways": {Gateways: 2},
-	} {
+	for name, size := range map[string]local.Size{"targets": {Targets: 1}, "disks": {Disks: 1}} {
 		other := o
 		other.Size = size
 		_, err := up(t, other)
@@ -272,6 +270,32 @@ func TestAClusterKeepsItsSize(t *testing.T) {
 	o.Size = local.Size{}
 	mustUp(t, o)
 	require.Len(t, nodes(t, o.Dir), 3)
+}
+
+func TestAClusterGrows(t *testing.T) {
+	o := options(t)
+	mustUp(t, o)
+	before := nodes(t, o.Dir)
+	_, err := local.Grow(t.Context(), o.Dir, local.Size{Targets: 2})
+	var running *local.RunningError
+	require.ErrorAs(t, err, &running, "it has as many")
+	spec, err := local.Grow(t.Context(), o.Dir, local.Size{Targets: 3, Gateways: 2}) // while it runs
+	require.NoError(t, err)
+	require.Equal(t, spec.Nodes, nodes(t, o.Dir))
+	var ids []string
+	for _, n := range spec.Nodes {
+		ids = append(ids, n.ID)
+		require.True(t, listens(n.Addr()), n.ID)
+	}
+	require.Equal(t, []string{"gateway-1", "gateway-2", "target-1", "target-2", "target-3"}, ids)
+	require.Subset(t, spec.Nodes, before, "ports stay")
+	require.NoError(t, local.Down(t.Context(), o.Dir))
+	for _, n := range spec.Nodes {
+		require.False(t, listens(n.Addr()), n.ID)
+	}
+	o.Size = local.Size{Targets: 4} // while it does not
+	mustUp(t, o)
+	require.Len(t, nodes(t, o.Dir), 6)
 }
 
 func TestTakenPort(t *testing.T) {

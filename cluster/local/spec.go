@@ -33,6 +33,8 @@ type Spec struct {
 	Version int        `json:"version"`
 	Disks   int        `json:"disks"` // of each target
 	Nodes   []NodeSpec `json:"nodes"` // gateways, then targets
+	// Begun says that the cluster was ready once: from then on no gateway begins another one.
+	Begun bool `json:"begun,omitempty"`
 }
 
 // NodeSpec is one node with its port. It is kept, so that a restarted node is found where it was.
@@ -47,6 +49,19 @@ func (n NodeSpec) Addr() string { return loopback(n.Port) }
 
 // Endpoint is the URL of the first gateway.
 func (s Spec) Endpoint() string { return "http://" + s.Nodes[0].Addr() }
+
+// Endpoints are the URLs of all gateways.
+func (s Spec) Endpoints() []string { return s.others("") }
+
+// others are the URLs of the gateways but one.
+func (s Spec) others(id string) (urls []string) {
+	for _, n := range s.Nodes {
+		if n.Role == api.RoleGateway && n.ID != id {
+			urls = append(urls, "http://"+n.Addr())
+		}
+	}
+	return urls
+}
 
 func (s Spec) count(role string) (n int) {
 	for _, node := range s.Nodes {
@@ -98,7 +113,7 @@ func resolve(layout Layout, want Size, port int) (Spec, error) {
 	case errors.Is(err, ErrNoCluster):
 		spec, err = plan(want, port)
 	case err == nil:
-		err = spec.accept(layout, want)
+		spec, err = spec.grow(layout, want)
 		if err == nil && port > 0 {
 			spec.Nodes[0].Port = port // only the first gateway's port is the user's to choose
 		}
@@ -112,25 +127,6 @@ func (s Spec) save(layout Layout) error {
 		return err
 	}
 	return writeFile(layout.spec(), append(content, '\n'))
-}
-
-// accept refuses a size that is not the existing cluster's: objects would be looked for in places
-// where they are not.
-func (s Spec) accept(layout Layout, want Size) error {
-	for _, c := range []struct {
-		name       string
-		want, have int
-	}{
-		{"targets", want.Targets, s.count(api.RoleTarget)},
-		{"gateways", want.Gateways, s.count(api.RoleGateway)},
-		{"disks", want.Disks, s.Disks},
-	} {
-		if c.want != 0 && c.want != c.have {
-			return fmt.Errorf("the cluster in %s has %d %s, not %d, and can't be resized yet: leave out --%s, or choose another --dir",
-				layout.Dir, c.have, c.name, c.want, c.name)
-		}
-	}
-	return nil
 }
 
 // plan lays out a new cluster: the first gateway takes the given port (if that is in use, the user

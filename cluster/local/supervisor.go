@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/shardstream/shardstream/cluster/api"
 )
@@ -52,7 +56,7 @@ func Up(ctx context.Context, o Options, ready func(Spec)) error {
 	if err := spec.save(layout); err != nil { // not before: a first up that fails must leave the choice open
 		return err
 	}
-	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(), nodeArgs: o.NodeArgs}
+	s := &supervisor{layout: layout, spec: spec, log: o.Logger, forker: newForker(), nodeArgs: o.NodeArgs, gone: make(chan string)}
 	defer s.forker.close()
 	return s.run(ctx, ready)
 }
@@ -96,6 +100,7 @@ type supervisor struct {
 	log      *slog.Logger
 	forker   *forker
 	nodeArgs []string
+	gone     chan string // ids of nodes that were removed from the cluster
 }
 
 // run starts all nodes, reports them ready, and stops them when the context ends: targets first, as
@@ -106,26 +111,48 @@ func (s *supervisor) run(ctx context.Context, ready func(Spec)) error {
 	defer gateways.stop()
 	defer targets.stop()
 
+	grow := make(chan os.Signal, 1)
+	signal.Notify(grow, unix.SIGHUP)
+	defer signal.Stop(grow)
 	if err := s.awaitReady(ctx, append(gateways.children, targets.children...)); err != nil {
 		return err
 	}
 	if ctx.Err() == nil {
+		s.begun()
 		ready(s.spec)
 	}
 	defer s.log.Info("stopping the cluster", "dir", s.layout.Dir)
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-gateways.failed:
-		return err
-	case err := <-targets.failed:
-		return err
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-grow:
+			s.reload(map[string]*group{api.RoleGateway: gateways, api.RoleTarget: targets})
+		case id := <-s.gone:
+			s.drop(id)
+		case err := <-gateways.failed:
+			return err
+		case err := <-targets.failed:
+			return err
+		}
+	}
+}
+
+// begun notes that the cluster exists.
+func (s *supervisor) begun() {
+	if s.spec.Begun {
+		return
+	}
+	s.spec.Begun = true
+	if err := s.spec.save(s.layout); err != nil {
+		s.log.Error("cluster.json could not be written", "error", err)
 	}
 }
 
 // group is the nodes of one role.
 type group struct {
 	children []*child
+	ctx      context.Context //nolint:containedctx // the nodes' life, which ends with stop
 	cancel   context.CancelFunc
 	wait     sync.WaitGroup
 	failed   chan error
@@ -134,23 +161,35 @@ type group struct {
 // startAll starts the nodes of a role; they run until the group's stop, whatever becomes of ctx.
 func (s *supervisor) startAll(ctx context.Context, role string) *group {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	g := &group{cancel: cancel, failed: make(chan error, len(s.spec.Nodes))}
+	g := &group{ctx: ctx, cancel: cancel, failed: make(chan error, 2*maxNodes)}
 	for _, node := range s.spec.Nodes {
-		if node.Role != role {
-			continue
+		if node.Role == role {
+			s.startNode(g, s.spec, node)
 		}
-		c := &child{
-			spec: node, layout: s.layout, args: nodeArgs(s.layout, s.spec, node, s.nodeArgs),
-			forker: s.forker, log: s.log, exited: make(chan error, 1),
-		}
-		g.children = append(g.children, c)
-		g.wait.Go(func() {
-			if err := c.run(ctx, nodeGrace); err != nil {
-				g.failed <- err
-			}
-		})
 	}
 	return g
+}
+
+// startNode adds a node to its group.
+func (s *supervisor) startNode(g *group, spec Spec, node NodeSpec) {
+	c := &child{
+		spec: node, layout: s.layout, args: nodeArgs(s.layout, spec, node, s.nodeArgs),
+		forker: s.forker, log: s.log, exited: make(chan error, 1),
+		removed: func(ctx context.Context) bool { return removed(ctx, spec.others(node.ID), node.ID) },
+	}
+	g.children = append(g.children, c)
+	g.wait.Go(func() {
+		err := c.run(g.ctx, nodeGrace)
+		switch {
+		case errors.Is(err, errRemoved):
+			select {
+			case s.gone <- node.ID:
+			case <-g.ctx.Done():
+			}
+		case err != nil:
+			g.failed <- err
+		}
+	})
 }
 
 func (g *group) stop() {

@@ -10,6 +10,8 @@
 //	/shardstream/etcd/<id>        a gateway's offer to be one of etcd's members
 //	/shardstream/endpoints        where etcd's members are, once there is more than one
 //	/shardstream/leader           the gateway that leads, bound to its lease
+//	/shardstream/tokens/<hash>    a token that a new node may join with, bound to the time that it is valid for
+//	/shardstream/guarded          there where new nodes need one
 //	/shardstream/buckets/<name>   a bucket
 //	/shardstream/etls/<name>      and other small definitions, through KV
 //

@@ -16,6 +16,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
@@ -320,12 +321,30 @@ func (e *Etcd) stop() {
 	e.quiet.Store(true)
 	select {
 	case <-e.server.Server.ReadyNotify():
-		_ = e.server.Server.TryTransferLeadershipOnShutdown() // the others elect one otherwise
-		e.served.stop()                                       // Close would wait for its clients' watches
+		handOver(e.server.Server)
+		e.served.stop() // Close would wait for its clients' watches
 	default: // it serves nobody, and Close would wait until it does
-		e.server.Server.HardStop()
 	}
+	e.server.Server.HardStop()
 	e.server.Close()
 	<-e.ended
 	e.server = nil
+}
+
+// handOverTime bounds handing over to a member that is stopping as well. Without it the others elect one.
+const handOverTime = 500 * time.Millisecond
+
+// handOver makes another member lead etcd, where this one does.
+func handOver(server *etcdserver.EtcdServer) {
+	if server.Leader() != server.MemberID() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTime)
+	defer cancel()
+	for _, m := range server.Cluster().Members() {
+		if m.ID != server.MemberID() && !m.IsLearner {
+			_ = server.MoveLeader(ctx, server.Lead(), uint64(m.ID)) // else they elect one
+			return
+		}
+	}
 }

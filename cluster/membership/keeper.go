@@ -60,7 +60,7 @@ func (k *Keeper) wait(ctx context.Context) {
 	}
 	limited, cancel := context.WithTimeout(ctx, calmPause)
 	defer cancel()
-	_ = k.members.await(limited, func(v *View) bool { return v.Placer != k.seen }) // else the time is over
+	_, _ = k.members.Until(limited, func(v *View) bool { return v.Placer != k.seen }) // else the time is over
 }
 
 // step looks at etcd's members once. An error ends the node.

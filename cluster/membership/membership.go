@@ -35,6 +35,10 @@ type Config struct {
 	Hold bool
 	// Fresh says that the node comes with empty disks: under an id that is known, what was on them before is lost.
 	Fresh bool
+	// Token is what the node was given to join with, "" for none.
+	Token string
+	// Guard says, of a gateway, that new nodes need a token from now on. The one that begins the cluster needs none.
+	Guard bool
 }
 
 // Membership is a node's part in the cluster.
@@ -147,27 +151,7 @@ func (m *Membership) KV(folder string) *KV {
 
 // Wait returns the first view at or after a revision. The context bounds the wait.
 func (m *Membership) Wait(ctx context.Context, revision int64) (*View, error) {
-	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
-		return nil, err
-	}
-	return m.View(), nil
-}
-
-// await waits for a view.
-func (m *Membership) await(ctx context.Context, holds func(*View) bool) error {
-	for {
-		m.mu.Lock()
-		changed := m.changed
-		m.mu.Unlock()
-		if holds(m.View()) {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return &UnavailableError{Err: ctx.Err()}
-		}
-	}
+	return m.Until(ctx, func(v *View) bool { return v.Revision >= revision })
 }
 
 func (m *Membership) publish(t *table) {
@@ -313,7 +297,7 @@ func (m *Membership) renew(ctx context.Context) error {
 func (m *Membership) renewedAt(ctx context.Context, asked time.Time, revision int64) error {
 	ctx, cancel := context.WithTimeout(ctx, m.config.LeaseTTL/attemptParts)
 	defer cancel()
-	if err := m.await(ctx, func(v *View) bool { return v.Revision >= revision }); err != nil {
+	if _, err := m.Wait(ctx, revision); err != nil {
 		select {
 		case m.afresh <- struct{}{}:
 		default:

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -79,10 +78,8 @@ func (m *Membership) grant(ctx context.Context) (clientv3.LeaseID, error) {
 func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	read, err := m.client.Txn(ctx).Then(append(mapReads(),
-		clientv3.OpGet(root+"cluster"),
-		clientv3.OpGet(root+"removed/"+m.self.ID),
-	)...).Commit()
+	reads := mapReads()
+	read, err := m.client.Txn(ctx).Then(append(reads, m.admissionReads()...)...).Commit()
 	if err != nil {
 		return 0, unavailable(err)
 	}
@@ -90,31 +87,23 @@ func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) (i
 	if err != nil {
 		return 0, err
 	}
-	newCluster := len(read.Responses[2].GetResponseRange().Kvs) == 0
-	removed := len(read.Responses[3].GetResponseRange().Kvs) > 0
-	if removed && !m.config.Fresh {
-		return 0, fmt.Errorf("%s %s: it can join again with empty data directories, or under another id: %w", m.self.Role, m.self.ID, ErrRemoved)
+	p := proposal{ifs: d.unchanged()}
+	if err := admissionOf(read, len(reads)).enter(m, indexOf(d.current, m.self.ID) >= 0, &p); err != nil {
+		return 0, err
 	}
 	next, self, err := admit(d.current, m.self, m.config.Fresh && !m.registered, d.pristine)
 	if err != nil {
 		return 0, err
 	}
-	conditions, record := d.unchanged(), mustJSON(self)
-	writes := []clientv3.Op{
+	record := mustJSON(self)
+	p.writes = append(p.writes,
 		clientv3.OpPut(root+"members/"+self.ID, record),
 		clientv3.OpPut(root+"live/"+self.ID, record, clientv3.WithLease(lease)),
-	}
+	)
 	if next.Version != d.current.Version {
-		writes = append(writes, clientv3.OpPut(root+"map", mustJSON(next)))
+		p.writes = append(p.writes, clientv3.OpPut(root+"map", mustJSON(next)))
 	}
-	if removed {
-		writes = append(writes, clientv3.OpDelete(root+"removed/"+self.ID))
-	}
-	if newCluster {
-		writes = append(writes, clientv3.OpPut(root+"cluster", newClusterID()))
-		conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(root+"cluster"), "=", 0))
-	}
-	done, err := m.client.Txn(ctx).If(conditions...).Then(writes...).Commit()
+	done, err := m.client.Txn(ctx).If(p.ifs...).Then(p.writes...).Commit()
 	if err != nil {
 		return 0, unavailable(err)
 	}

@@ -3,6 +3,8 @@ package membership_test
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,4 +226,56 @@ func TestALeaseIsWorthNothingWithoutTheNewestMap(t *testing.T) {
 	assert.True(t, m.Leased())
 	member(t, e, target(2)) // m does not run, and so does not see it, nor renew its lease
 	assert.Eventually(t, func() bool { return !m.Leased() }, patience, 10*time.Millisecond)
+}
+
+func TestNewNodesSpendTokens(t *testing.T) {
+	e := etcd(t, t.TempDir())
+	join := func(n api.Node, edit func(*membership.Config)) error {
+		c := membership.Config{Endpoints: e.Endpoints(), Self: n, LeaseTTL: 2 * time.Second, Logger: slog.New(slog.DiscardHandler)}
+		edit(&c)
+		m, err := membership.Join(t.Context(), c)
+		if err == nil {
+			t.Cleanup(func() { assert.NoError(t, m.Close()) })
+		}
+		return err
+	}
+	guard := func(c *membership.Config) { c.Guard = true }
+	with := func(token string) func(*membership.Config) {
+		return func(c *membership.Config) { c.Token = token }
+	}
+	require.NoError(t, join(gateway("gateway-1"), guard), "the first needs none")
+	g, _ := member(t, e, gateway("gateway-1"))
+	require.ErrorIs(t, join(target(1), with("")), membership.ErrToken)
+	require.ErrorIs(t, join(target(1), with("made-up")), membership.ErrToken)
+	token, err := g.NewToken(t.Context(), time.Minute)
+	require.NoError(t, err)
+	entries, err := g.KV("tokens").List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	assert.NotContains(t, entries[0].Name, token.Token, "the hash only")
+
+	var joined atomic.Int32
+	var race sync.WaitGroup
+	for i := 1; i <= 8; i++ { // all with the same token
+		race.Go(func() {
+			if err := join(target(i), with(token.Token)); err == nil {
+				joined.Add(1)
+			} else {
+				assert.ErrorIs(t, err, membership.ErrToken)
+			}
+		})
+	}
+	race.Wait()
+	assert.Equal(t, int32(1), joined.Load())
+	await(t, g, "one joined", func(v *membership.View) bool { return len(v.Map().Targets()) == 1 })
+	known := g.View().Map().Targets()[0]
+	require.NoError(t, join(known, with("")), "a member needs none")
+	require.ErrorIs(t, join(target(9), with(token.Token)), membership.ErrToken)
+	short, err := g.NewToken(t.Context(), time.Second)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		list, err := g.KV("tokens").List(t.Context())
+		return err == nil && len(list) == 0
+	}, patience, 50*time.Millisecond, "its time is over")
+	require.ErrorIs(t, join(target(9), with(short.Token)), membership.ErrToken)
 }

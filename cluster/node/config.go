@@ -32,8 +32,11 @@ type Config struct {
 	Etcd []string
 	// EtcdMembers is how many gateways are to hold etcd, if there are that many: 1, 3 or 5; 0: membership.DefaultEtcdMembers.
 	EtcdMembers int
-	Weight      float64 // a target's share of the objects; 0: 1. Counts on the first start only
-	Insecure    bool    // listen on addresses that others can reach, without TLS or credentials
+	Token       string // for a new node to join with
+	// RequireToken makes new nodes need a token, as they do in any case where the cluster is not on loopback only.
+	RequireToken bool
+	Weight       float64 // a target's share of the objects; 0: 1. Counts on the first start only
+	Insecure     bool    // listen on addresses that others can reach, without TLS or credentials
 	// StreamMemory is how many bytes a target's streams may take; 0: a quarter of the machine's memory.
 	StreamMemory int64
 	// ETLWait is how long a target waits for its transformations to be ready before it takes traffic; 0: five minutes

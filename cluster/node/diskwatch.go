@@ -5,7 +5,9 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/shardstream/shardstream/cluster/audit"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -15,7 +17,8 @@ var errWorkDisk = errors.New("the disk with the node's own files is out of use")
 
 // diskWatch passes on what the store tells of its disks.
 type diskWatch struct {
-	gone chan struct{} // closed once the work disk is out of use
+	gone  chan struct{} // closed once the work disk is out of use
+	audit atomic.Pointer[audit.Log]
 
 	mu      sync.Mutex
 	store   *store.Store
@@ -81,9 +84,18 @@ func inUse(d store.DiskUsage) bool {
 	return d.State == store.DiskOK || d.State == store.DiskFull || d.State == store.DiskLeaving
 }
 
+// removes writes down that the store is about to remove a file that no object claims.
+func (w *diskWatch) removes(disk, file string) error {
+	log := w.audit.Load()
+	if log == nil {
+		return errors.New("the audit log is not open yet")
+	}
+	return log.Record(audit.Entry{Action: audit.DropFile, Reason: "no object claims it, on disk " + disk, File: file})
+}
+
 func (c *Config) storeOptions(disks []store.Disk, watch *diskWatch) store.Options {
 	return store.Options{
 		Disks: disks, Logger: c.Logger, OnDiskChange: watch.onChange, StrayGrace: c.StrayGrace,
-		ProbeEvery: c.ProbeEvery, ProbeTimeout: c.ProbeTimeout,
+		ProbeEvery: c.ProbeEvery, ProbeTimeout: c.ProbeTimeout, Audit: watch.removes,
 	}
 }

@@ -1,24 +1,15 @@
 package node
 
 import (
-	"errors"
 	"path/filepath"
 
 	"github.com/shardstream/shardstream/cluster/audit"
 	"github.com/shardstream/shardstream/cluster/target"
 )
 
-// openAudit opens the log of background deletes, on the first disk that takes it.
+// openAudit opens the log of background deletes, where the node's own files are.
 func (c *Config) openAudit() (*audit.Log, error) {
-	var faults []error
-	for _, dir := range c.DataDirs {
-		log, err := audit.Open(filepath.Join(dir, "audit"), c.ID)
-		if err == nil {
-			return log, nil
-		}
-		faults = append(faults, err)
-	}
-	return nil, errors.Join(faults...)
+	return audit.Open(filepath.Join(c.work, "audit"), c.ID)
 }
 
 // heal is how a target looks after its copies.

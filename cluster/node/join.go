@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -65,7 +66,8 @@ const (
 func connect(ctx context.Context, c Config, self api.Node, dirs *directories, endpoints []string) (*membership.Membership, error) {
 	config := membership.Config{
 		Endpoints: endpoints, Self: self, LeaseTTL: c.LeaseTTL, Logger: c.Logger,
-		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(),
+		Hold: c.Role == api.RoleTarget, Fresh: dirs.fresh(), Token: c.Token,
+		Guard: c.Role == api.RoleGateway && (c.RequireToken || !onLoopback(self.Addr)),
 	}
 	if c.Join != "" && len(c.Etcd) == 0 {
 		config.Rediscover = func(ctx context.Context) ([]string, error) { return discover(ctx, c.joins()) }
@@ -81,6 +83,16 @@ func connect(ctx context.Context, c Config, self api.Node, dirs *directories, en
 		return err
 	})
 	return members, err
+}
+
+// onLoopback says that an address is of this machine only.
+func onLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // persist repeats a step of joining while the cluster does not answer. Where etcd is elsewhere, its gateway may still

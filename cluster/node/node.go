@@ -152,6 +152,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		return err
 	}
 	defer func() { err = errors.Join(err, deletes.Close()) }()
+	watch.audit.Store(deletes)
 	t := target.New(target.Config{
 		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
 		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,

@@ -144,6 +144,7 @@ func (k *Keeper) copySlice(ctx context.Context, p *api.Placer, i *store.Info, sl
 func (k *Keeper) sliceOf(i *store.Info, slice int, size int64) store.Info {
 	return store.Info{
 		Bucket: i.Bucket, Name: i.Name, Kind: store.Slice, Size: size, Data: i.Data, Parity: i.Parity, Slice: slice, Created: i.Created,
+		Version: i.Version,
 	}
 }
 

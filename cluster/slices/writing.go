@@ -97,7 +97,7 @@ func (k *Keeper) send(ctx context.Context, node api.Node, slice store.Info) *par
 	go func() { // ends with the pipe or the context
 		defer close(p.ended)
 		if node.ID == k.Self {
-			o := store.PutOptions{Size: slice.Size, Data: slice.Data, Parity: slice.Parity}
+			o := store.PutOptions{Size: slice.Size, Data: slice.Data, Parity: slice.Parity, Internal: slice.Version != 0}
 			p.staged, p.err = k.Store.StageSlice(ctx, slice.Bucket, slice.Name, slice.Slice, r, o)
 		} else {
 			p.err = k.Wire.StageSlice(ctx, node, p.stage, slice, r)

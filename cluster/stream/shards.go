@@ -100,9 +100,9 @@ type shards struct {
 }
 
 // newShards are those that the node sends of a snapshot; or any that it has, for which it looks anew.
-func (s *Server) newShards(snap *sampler.Snapshot, plain, any bool) *shards {
-	sh := &shards{server: s, snap: snap, plain: plain, any: any, open: make(map[int]*shard)}
-	if any {
+func (s *Server) newShards(snap *sampler.Snapshot, plain, whatever bool) *shards {
+	sh := &shards{server: s, snap: snap, plain: plain, any: whatever, open: make(map[int]*shard)}
+	if whatever {
 		sh.known = newKnowledge(s.share(), snap)
 	} else {
 		sh.follow(time.Now())

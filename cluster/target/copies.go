@@ -123,9 +123,6 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	if err != nil {
 		return err
 	}
-	if p.bucket.Deleting {
-		return bucketEnded(a.bucket)
-	}
 	if own.Version == a.state.Version && a.replace != nil {
 		return t.commitAt(p, a.version, a.replace)
 	}
@@ -151,7 +148,7 @@ func (t *Target) commitAt(p placed, version int64, commit func() error) error {
 		return err
 	}
 	// A bucket that came to its end meanwhile may have been cleared before the commit.
-	if b, ok := t.members.View().Bucket(p.bucket.Name); ok && b.Deleting {
+	if t.ended(&p) {
 		if own, err := t.own(p.bucket.Name, p.key); err == nil {
 			_ = t.store.Drop(t.ctx, p.bucket.Name, p.key, own.Version) // else it is a stray
 		}
@@ -227,7 +224,7 @@ func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader)
 		return t.store.StageStub(ctx, info)
 	}
 	o := info.PutOptions()
-	if info.Version == 0 {
+	if o.Internal = info.Version != 0; !o.Internal { // else it heals, or is small: the primary found room for it
 		o.XXH3, o.CRC32 = nil, nil
 	}
 	return t.store.Stage(ctx, info.Bucket, info.Name, body, o)

@@ -20,13 +20,22 @@ const mapPatience = 2 * time.Second
 // fence keeps a target from deciding anything by a map that others have left behind.
 type fence struct {
 	told atomic.Int64 // the highest version of the map that another node went by
+	at   atomic.Int64 // when this was heard, in nanoseconds since 1970
 }
+
+// rumour is how long a version that others went by is believed in although this node's lease lives. That proves its
+// own map to be the newest: what it was told of is no more, as after a restore of the control plane, or never was.
+const rumour = time.Minute
 
 // hear notes which version of the map another node goes by.
 func (t *Target) hear(version int64) {
 	for {
 		told := t.fence.told.Load()
-		if version <= told || t.fence.told.CompareAndSwap(told, version) {
+		if version <= told {
+			return
+		}
+		t.fence.at.Store(time.Now().UnixNano())
+		if t.fence.told.CompareAndSwap(told, version) {
 			return
 		}
 	}
@@ -47,8 +56,12 @@ func (t *Target) caughtUp(ctx context.Context) (*membership.View, error) {
 	defer cancel()
 	view, err := t.members.Until(ctx, func(v *membership.View) bool { return v.Map().Version >= t.fence.told.Load() })
 	if err != nil {
+		told := t.fence.told.Load()
+		if t.members.Leased() && time.Since(time.Unix(0, t.fence.at.Load())) > rumour {
+			t.fence.told.CompareAndSwap(told, t.mapVersion())
+		}
 		return nil, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
-			"%s goes by version %d of the cluster map and others by %d: it does not hear from the control plane", t.id, t.mapVersion(), t.fence.told.Load())
+			"%s goes by version %d of the cluster map and others by %d: it does not hear from the control plane", t.id, t.mapVersion(), told)
 	}
 	return view, nil
 }
@@ -98,17 +111,22 @@ func (t *Target) place(ctx context.Context, bucket, key string) (placed, error) 
 	if err != nil {
 		return placed{}, err
 	}
-	b, ok := view.Bucket(bucket)
-	if !ok {
-		if b, err = t.members.FindBucket(ctx, bucket); err != nil {
-			return placed{}, err
-		}
+	b, err := t.members.FindBucket(ctx, bucket)
+	if err != nil {
+		return placed{}, err
 	}
 	p := placed{bucket: b, key: key, placer: view.Placer, version: view.Map().Version}
+	var ok bool
 	if p.primary, ok = view.Placer.Primary(bucket, key, b.Copies()); !ok {
 		return p, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the cluster has no target that is up: start one")
 	}
 	return p, nil
+}
+
+// ended says that this node knows of the end of the bucket that an object is in; another of its name may be there.
+func (t *Target) ended(p *placed) bool {
+	b, ok := t.members.View().Bucket(p.bucket.Name)
+	return ok && (b.Identity > p.bucket.Identity || b.Identity == p.bucket.Identity && b.Deleting)
 }
 
 // passOn sends a client on to an object's primary.

@@ -205,7 +205,9 @@ func (r *round) ask(ctx context.Context) {
 			continue
 		}
 		wait.Go(func() {
-			state, err := r.client.Settled(ctx, node, r.p.bucket.Name, r.p.key)
+			up, cancel := r.t.whileUp(ctx, []api.Node{node})
+			defer cancel()
+			state, err := r.client.Settled(up, node, r.p.bucket.Name, r.p.key)
 			if err != nil || state.Unknown {
 				return
 			}
@@ -219,12 +221,14 @@ func (r *round) ask(ctx context.Context) {
 
 // fenced makes sure that all who may have been primary until now know that they are not.
 func (r *round) fenced() error {
+	// Where objects had one copy, their owner answers without a lease: that it is away does not keep it from that.
+	unleased := r.p.bucket.Copies() == 1 || slices.Contains(r.p.bucket.Was, 1)
 	for _, list := range r.plan.Former {
 		if len(list) == 0 || list[0] == r.t.id {
 			continue
 		}
 		node, member := r.p.placer.Node(list[0])
-		if _, answered := r.states[list[0]]; member && !node.Away && !answered {
+		if _, answered := r.states[list[0]]; member && (unleased || !node.Away) && !answered {
 			return r.unsure(list[:1])
 		}
 	}

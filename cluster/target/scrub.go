@@ -20,8 +20,6 @@ const scrubBurst = 4 << 20
 // ScrubConfig says how scrubs go about it here.
 type ScrubConfig struct {
 	Rate int64 // bytes a second; 0: as fast as the disks are
-	// Damaged is told of a damaged slice, and sees to it that it is made anew; nil: nobody does.
-	Damaged func(store.SliceKey, error)
 }
 
 // Scrubs reads and verifies what lies on this target, and replaces what is damaged by good copies of others, for the
@@ -242,10 +240,8 @@ func (p *scrub) repair(s store.Scrubbed) error {
 	switch {
 	case i.Version == 0: // its entry in the index can't be read
 		return s.Err
-	case i.Kind == store.Slice && p.scrubs.config.Damaged == nil:
-		return s.Err
-	case i.Kind == store.Slice:
-		p.scrubs.config.Damaged(sliceKeyOf(i), s.Err)
+	case i.Kind == store.Slice: // made anew of the others in a moment
+		t.slices.Damaged(sliceKeyOf(i), s.Err)
 	case i.Data > 0: // the whole is made of its slices again when it is read
 		err = t.store.Quarantine(p.ctx, i.Bucket, i.Name, i.Version)
 	default:

@@ -70,6 +70,7 @@ func (t *Target) tryPutSlice(r *Request) error {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "a slice comes with stage=ID, and a description that says which one it is: %v", err)
 	}
 	o := store.PutOptions{Size: info.Size, Data: info.Data, Parity: info.Parity, Created: info.Created}
+	o.Internal = info.Version != 0 // of an object that is there: it is made anew
 	staged, err := t.store.StageSlice(r.Context(), bucket, key, info.Slice, &uploadMarker{r.upload()}, o)
 	if err != nil {
 		return err

@@ -44,9 +44,6 @@ func (p *placed) moved() error {
 
 // keep stores an object that this target is the primary of.
 func (t *Target) keep(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
-	if p.bucket.Deleting {
-		return kept{}, fmt.Errorf("bucket %s: %w", p.bucket.Name, membership.ErrNoBucket)
-	}
 	write := t.putCopies
 	if p.bucket.Copies() == 1 && t.isCertain(&p) {
 		write = t.putSole
@@ -74,9 +71,24 @@ func (t *Target) stillThere(ctx context.Context, before membership.Bucket, info 
 
 // putSole stores the only copy of an object.
 func (t *Target) putSole(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
-	o.Admit = func() (func(), error) { return t.enter(ctx, &p) }
+	o.Admit = func() (func(), error) { return t.enterAlone(ctx, &p) }
 	info, err := t.store.Put(ctx, p.bucket.Name, p.key, body, o)
 	return kept{Info: info, made: 1, wanted: 1}, err
+}
+
+// enterAlone begins the commit of a write that no other target takes part in, once it has the object's lock: who asks
+// what is here, to take over, waits for it.
+func (t *Target) enterAlone(ctx context.Context, p *placed) (leave func(), err error) {
+	unlock, err := t.locks.lock(ctx, p.bucket.Name, p.key)
+	if err != nil {
+		return nil, err
+	}
+	left, err := t.enter(ctx, p)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return func() { left(); unlock() }, nil
 }
 
 // enter begins the commit of a write at its primary. Where the map has changed since the object was placed, it goes on
@@ -86,7 +98,7 @@ func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error)
 		at, leave := t.gate.Enter(t.known)
 		if at == p.version {
 			err := t.leased(&p.bucket.Bucket)
-			if b, ok := t.members.View().Bucket(p.bucket.Name); ok && (b.Deleting || b.Identity != p.bucket.Identity) {
+			if t.ended(p) {
 				err = bucketEnded(p.bucket.Name)
 			}
 			if err != nil {
@@ -101,7 +113,7 @@ func (t *Target) enter(ctx context.Context, p *placed) (leave func(), err error)
 		if err != nil {
 			return nil, err
 		}
-		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity && !now.bucket.Deleting &&
+		same := now.primary.ID == t.id && now.bucket.Identity == p.bucket.Identity &&
 			now.bucket.Copies() == p.bucket.Copies() && now.bucket.Width() == p.bucket.Width() && listed(&now, p)
 		if !same || !t.isCertain(&now) || !slices.Equal(now.plan().Copies, p.plan().Copies) {
 			return nil, p.moved()
@@ -164,7 +176,7 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 	if err != nil {
 		return kept{}, err
 	}
-	defer parts.discard(ctx)
+	defer parts.discard() //nolint:contextcheck // it is done even where the write was given up
 	unlock, err := t.locks.lock(down, p.bucket.Name, p.key)
 	if err != nil {
 		return kept{}, err
@@ -213,6 +225,9 @@ var errDown = errors.New("a target that takes part has gone down")
 // until the connection is given up.
 func (t *Target) whileUp(ctx context.Context, nodes []api.Node) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	if len(nodes) == 0 {
+		return ctx, func() { cancel(nil) }
+	}
 	go func() { // ends with the context
 		_, err := t.members.Until(ctx, func(v *membership.View) bool {
 			return slices.ContainsFunc(nodes, func(n api.Node) bool {
@@ -261,7 +276,7 @@ func (t *Target) stageAll(ctx context.Context, p placed, nodes []api.Node, body 
 		err = parts.compare(staged)
 	}
 	if err != nil {
-		parts.discard(ctx)
+		parts.discard() //nolint:contextcheck // it is done even where the write was given up
 		return nil, err
 	}
 	return parts, nil
@@ -311,6 +326,9 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 		return store.Info{}, err
 	}
 	if err := t.commitStaged(parts.local, info.Version, info.Created); err != nil {
+		if len(parts.nodes) > 0 { // the others have it: it may come to light yet
+			err = unavailable("the copy of %s itself could not be made: %v", t.id, err)
+		}
 		return store.Info{}, err
 	}
 	t.certain.add(p.version, p.about())
@@ -329,8 +347,11 @@ func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(contex
 		go func() { failures <- commit(ctx, node) }() // ends with the context
 	}
 	var errs []error
+	committed := false
 	for range nodes {
-		errs = append(errs, <-failures)
+		err := <-failures
+		committed = committed || err == nil
+		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
 	var answer *api.Error
@@ -339,29 +360,28 @@ func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(contex
 		return nil
 	case errors.Is(context.Cause(ctx), errDown):
 		return errDown
-	case errors.As(err, &answer) && answer.Code == api.CodeNoSpace:
+	case !committed && len(nodes) == 1 && errors.As(err, &answer) && answer.Code == api.CodeNoSpace: // it is on none, for sure
 		return answer
 	}
 	return unavailable("not all copies could be made: %v", err)
 }
 
 // discard gives up what was staged and not committed.
-func (r *replicas) discard(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx) // that it ended may be why
+func (r *replicas) discard() {
 	if r.local != nil {
 		if err := r.local.Discard(); err != nil {
 			r.t.log.Warn("a staged body could not be removed; the next start will", "error", err)
 		}
 	}
 	if r.slices != nil {
-		if err := r.slices.Discard(ctx); err != nil {
+		if err := r.slices.Discard(r.t.ctx); err != nil {
 			r.t.log.Warn("a staged slice could not be removed; the next start will", "error", err)
 		}
 	}
 	if r.stage == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, mapPatience)
+	ctx, cancel := context.WithTimeout(r.t.ctx, mapPatience)
 	defer cancel()
 	// Who is not reached discards it by itself after a while.
 	_ = r.t.onAll(ctx, r.nodes, func(ctx context.Context, node api.Node) error { return r.t.copies.Discard(ctx, node, r.stage) })
@@ -370,7 +390,7 @@ func (r *replicas) discard(ctx context.Context) {
 // erase deletes an object that this target is the primary of.
 func (t *Target) erase(ctx context.Context, p placed, c store.Condition) error {
 	if p.bucket.Copies() == 1 && p.settled() {
-		leave, err := t.enter(ctx, &p)
+		leave, err := t.enterAlone(ctx, &p)
 		if err != nil {
 			return err
 		}

@@ -56,8 +56,18 @@ func explain(ctx context.Context, err error, endpoint string) string {
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return "interrupted"
-	case errors.Is(err, syscall.ECONNREFUSED) && errors.As(err, &request) && strings.HasPrefix(request.URL, endpoint):
+	case errors.Is(err, syscall.ECONNREFUSED) && errors.As(err, &request) && startsWithOne(request.URL, endpoint):
 		return fmt.Sprintf("no gateway answers at %s: start a cluster with `shardstream up`, or name another with --endpoint or SHARDSTREAM_ENDPOINT", endpoint)
 	}
 	return strings.TrimRight(err.Error(), "\n")
+}
+
+// startsWithOne says whether a URL is below one of several, separated by commas.
+func startsWithOne(at, endpoints string) bool {
+	for e := range strings.SplitSeq(endpoints, ",") {
+		if strings.HasPrefix(at, strings.TrimSpace(e)) {
+			return true
+		}
+	}
+	return false
 }

@@ -2,20 +2,22 @@ package main
 
 import (
 	"errors"
+	"os"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/etl/engine"
 )
 
 func newNode(a *app) *cobra.Command {
-	command := &cobra.Command{Use: "node", Short: "Run and list nodes, and change their disks"}
-	command.AddCommand(newNodeRun(a), newNodeLs(a), newDisk(a))
+	command := &cobra.Command{Use: "node", Short: "Run, list, drain and remove nodes, and change their disks"}
+	command.AddCommand(newNodeRun(a), newNodeLs(a), newNodeDrain(a), newNodeRm(a), newNodeToken(a), newDisk(a))
 	return command
 }
 
@@ -28,7 +30,8 @@ func newNodeRun(a *app) *cobra.Command {
 		Short: "Run one node of a cluster, until Ctrl-C or SIGTERM",
 		Long: `run runs one node of a cluster: a gateway, which clients talk to, or a target,
 which stores. The first gateway begins a cluster; every other node joins it by
-the URL of any gateway. Logs go to stderr.`,
+the URL of any gateway. Of three gateways or more, three hold etcd, so that any
+one of them may fail. Logs go to stderr.`,
 		Example: `  shardstream node run --role gateway --data /var/lib/shardstream --listen 127.0.0.1:7070
   shardstream node run --role target --join http://127.0.0.1:7070 --data /disk1,/disk2 --listen 127.0.0.1:7071`,
 		Args: cobra.NoArgs,
@@ -36,7 +39,11 @@ the URL of any gateway. Logs go to stderr.`,
 	flags := command.Flags()
 	flags.StringVar(&config.Role, "role", "", "what the node is: gateway or target (required)")
 	flags.StringVar(&config.ID, "id", "", "name of the node; the one in its data directory, or a new one")
-	flags.StringVar(&config.Join, "join", "", "URL of a gateway of the cluster to join")
+	flags.StringVar(&config.Join, "join", "", "URL of a gateway of the cluster to join, or of several, separated by commas")
+	flags.StringVar(&config.Token, "token", os.Getenv("SHARDSTREAM_JOIN_TOKEN"), "token for a new node, from 'shardstream node token' (SHARDSTREAM_JOIN_TOKEN)")
+	flags.BoolVar(&config.RequireToken, "require-token", false, "of a gateway: new nodes need a token, as in any case where it can be reached from other machines")
+	flags.StringSliceVar(&config.Etcd, "etcd", nil, "of a gateway: client URLs of an etcd that runs elsewhere, instead of one on the gateways")
+	flags.IntVar(&config.EtcdMembers, "etcd-members", 0, "how many gateways hold etcd, if there are that many: 1, 3 or 5 (3)")
 	flags.StringSliceVar(&config.DataDirs, "data", nil, "directories of the node's data, one for each disk (required)")
 	flags.StringVar(&config.Listen, "listen", "", "address to listen on, host:port (required)")
 	flags.StringVar(&config.Advertise, "advertise", "", "address at which others reach the node, where it is another one")
@@ -75,6 +82,10 @@ the URL of any gateway. Logs go to stderr.`,
 		config.Logger = logger
 		debug.SetTraceback("all") // a crash must show what every goroutine was at
 		err = node.Run(c.Context(), config)
+		if errors.Is(err, membership.ErrRemoved) && c.Context().Err() == nil {
+			logger.Warn("the node was removed from the cluster: it can join again with empty data directories, or under another id")
+			return nil
+		}
 		if stopped := c.Context().Err(); stopped != nil {
 			if err != nil && !errors.Is(err, stopped) {
 				logger.Warn("the node did not stop cleanly", "error", err)

@@ -51,7 +51,7 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.PersistentFlags().StringVar(&a.endpoint, "endpoint", envOr("SHARDSTREAM_ENDPOINT", api.DefaultEndpoint),
-		"URL of any gateway of the cluster (SHARDSTREAM_ENDPOINT)")
+		"URL of any gateway of the cluster, or of several, separated by commas (SHARDSTREAM_ENDPOINT)")
 	root.AddCommand(
 		newUp(a), newDown(a), newStatus(a), newNode(a),
 		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newObject(a),

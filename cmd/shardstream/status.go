@@ -74,7 +74,7 @@ func withDisks(nodes []api.Node) []api.Node {
 func (a *app) printNodes(nodes []api.Node) error {
 	return a.table("NODE\tROLE\tSTATE\tADDRESS\tPID\tUSED\tCAPACITY", func(w io.Writer) {
 		for _, n := range nodes {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t\t\n", n.ID, n.Role, n.State, n.Addr, n.PID)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t\t\n", n.ID, n.Role, nodeState(n), n.Addr, n.PID)
 			for _, d := range n.Disks {
 				fmt.Fprintf(w, "  %s\t\t%s\t%s\t\t%s\t%s\n", d.ID, d.State, d.Path, size(d.Used), size(d.Capacity))
 			}

@@ -48,10 +48,12 @@ returns when the cluster is ready with --detach.
 
 Everything lies in one directory: data in DIR/data/NODE/DISK, logs in
 DIR/logs/NODE.log, pids in DIR/run. Data survives ` + "`down`" + `; the next up finds the
-same nodes on the same ports. The number of nodes and disks is chosen once, by
-the first up of a directory.`,
+same nodes on the same ports. A later up with more targets or gateways adds
+them, be the cluster up or down; the number of disks is chosen by the first up of
+a directory. With three gateways or more, any one of them may fail.`,
 		Example: `  shardstream up
   shardstream up --targets 3 --disks 2 --dir /data/cluster --detach
+  shardstream up --targets 4 --detach                  # one more, while it runs
   shardstream up --dir /tmp/two --port 7170 --detach   # a second cluster`,
 		Args: cobra.NoArgs,
 	}
@@ -91,12 +93,36 @@ the first up of a directory.`,
 		if f.port == 0 && c.Flags().Changed("port") {
 			f.port = local.AnyPort
 		}
+		if !f.report && f.size != (local.Size{}) {
+			if done, err := a.grow(c.Context(), f); done || err != nil {
+				return err
+			}
+		}
 		if f.detach && !f.report {
 			return a.upDetached(c, f)
 		}
 		return a.upHere(c.Context(), f)
 	}
 	return command
+}
+
+// grow adds nodes to the cluster where it is up already; its supervisor runs them.
+func (a *app) grow(ctx context.Context, f *upFlags) (done bool, err error) {
+	started := time.Now()
+	spec, err := local.Grow(ctx, f.dir, f.size)
+	var running *local.RunningError
+	switch {
+	case errors.Is(err, local.ErrNotRunning), errors.As(err, &running): // to be started, or refused
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if f.json {
+		pid, err := local.Running(f.dir)
+		return true, errors.Join(err, a.printJSON(local.Report{Endpoint: spec.Endpoint(), Dir: f.dir, PID: pid}))
+	}
+	a.announce(spec.Endpoint(), f.dir, time.Since(started))
+	return true, nil
 }
 
 // upHere is the supervisor.

@@ -9,16 +9,21 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/core/store"
+	"github.com/shardstream/shardstream/core/store/failpoint"
 )
 
 // crashDirs makes the test binary a child that puts objects on these disks until it is killed.
 const crashDirs = "SHARDSTREAM_TEST_CRASH_DIRS"
+
+// crashStep is the failpoint, if any, at which the child kills itself.
+const crashStep = "SHARDSTREAM_TEST_CRASH_STEP"
 
 const crashWriters = 4
 
@@ -38,6 +43,12 @@ func putUntilKilled(dirs []string) {
 	if err != nil {
 		fmt.Println("fail", err)
 		os.Exit(1)
+	}
+	if step := os.Getenv(crashStep); step != "" {
+		if err := failpoint.Kill(step); err != nil {
+			fmt.Println("fail", err)
+			os.Exit(1)
+		}
 	}
 	fmt.Println("ready")
 	var mu sync.Mutex
@@ -69,48 +80,71 @@ func putUntilKilled(dirs []string) {
 	wg.Wait()
 }
 
-// TestKilledInMidPut kills a process that puts, again and again: what it acknowledged is there and identical, what it
-// had begun is there whole or not at all, and no debris is left.
+// ledger is what a process that was killed has acknowledged.
+type ledger struct {
+	o     store.Options
+	acked map[string]string // name -> the n that was acknowledged last; "0": deleted
+	total int
+}
+
+// round runs a child until it is killed, after a while or at a step, and looks at what it has left: what it acknowledged
+// is there and identical, what it had begun is there whole or not at all, and no debris is.
+func (l *ledger) round(t *testing.T, life time.Duration, step string) {
+	t.Helper()
+	pending := map[string]string{}
+	l.total += crashRound(t, l.o, life, step, l.acked, pending)
+	s, err := store.Open(l.o)
+	require.NoError(t, err)
+	objects := 0
+	for name, n := range l.acked {
+		allowed := []string{n}
+		if p, ok := pending[name]; ok {
+			allowed = append(allowed, p)
+		}
+		got, exists := held(t, s, name)
+		require.Contains(t, allowed, got, "object %s", name)
+		l.acked[name] = got
+		if exists {
+			objects++
+		}
+	}
+	for name := range pending {
+		if _, known := l.acked[name]; !known {
+			if n, exists := held(t, s, name); exists {
+				l.acked[name] = n
+				objects++
+			}
+		}
+	}
+	clean(t, s, l.o, objects)
+	require.NoError(t, s.Close())
+}
+
+// TestKilledInMidPut kills a process that puts and deletes, again and again.
 func TestKilledInMidPut(t *testing.T) {
 	rounds := 8
 	if testing.Short() {
 		rounds = 2
 	}
-	o := options(t.TempDir(), t.TempDir())
-	acked := map[string]string{} // name -> the n that was acknowledged last; "0": deleted
+	l := &ledger{o: options(t.TempDir(), t.TempDir()), acked: map[string]string{}}
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
-	total := 0
 	for range rounds {
-		pending := map[string]string{}
-		total += crashRound(t, o, time.Duration(20+r.IntN(400))*time.Millisecond, acked, pending)
-		s, err := store.Open(o)
-		require.NoError(t, err)
-		objects := 0
-		for name, n := range acked {
-			allowed := []string{n}
-			if p, ok := pending[name]; ok {
-				allowed = append(allowed, p)
-			}
-			got, exists := held(t, s, name)
-			require.Contains(t, allowed, got, "object %s", name)
-			acked[name] = got
-			if exists {
-				objects++
-			}
-		}
-		for name := range pending {
-			if _, known := acked[name]; !known {
-				if n, exists := held(t, s, name); exists {
-					acked[name] = n
-					objects++
-				}
-			}
-		}
-		clean(t, s, o, objects)
-		require.NoError(t, s.Close())
+		l.round(t, time.Duration(20+r.IntN(400))*time.Millisecond, "")
 	}
-	require.Positive(t, total)
-	t.Logf("%d acknowledged changes over %d kills", total, rounds)
+	require.Positive(t, l.total)
+	t.Logf("%d acknowledged changes over %d kills", l.total, rounds)
+}
+
+// TestKilledAtSteps kills such a process at each step of a put and of a delete.
+func TestKilledAtSteps(t *testing.T) {
+	l := &ledger{o: options(t.TempDir(), t.TempDir()), acked: map[string]string{}}
+	for _, step := range []string{
+		"write/created", "write/payload", "finish/trailer", "finish/synced", "publish/renamed", "publish/synced", "install/recorded",
+		"remove/dropped", "unlink/removed",
+	} {
+		l.round(t, time.Minute, "store/"+step+":9")
+	}
+	require.Positive(t, l.total)
 }
 
 // held says which PUT's body an object has, and checks all of it.
@@ -129,15 +163,15 @@ func held(t *testing.T, s *store.Store, name string) (n string, exists bool) {
 	return fmt.Sprint(number), true
 }
 
-// crashRound runs a child for a while and kills it; it returns how many changes were acknowledged.
-func crashRound(t *testing.T, o store.Options, life time.Duration, acked, pending map[string]string) (acks int) {
+// crashRound runs a child that is killed after a while, or kills itself at a step; it returns how many changes were acknowledged.
+func crashRound(t *testing.T, o store.Options, life time.Duration, step string, acked, pending map[string]string) (acks int) {
 	t.Helper()
 	var dirs []string
 	for _, d := range o.Disks {
 		dirs = append(dirs, d.Path)
 	}
 	child := exec.Command(os.Args[0], "-test.run=^$") // this very binary
-	child.Env = append(os.Environ(), crashDirs+"="+strings.Join(dirs, ","))
+	child.Env = append(os.Environ(), crashDirs+"="+strings.Join(dirs, ","), crashStep+"="+step)
 	out, err := child.StdoutPipe()
 	require.NoError(t, err)
 	child.Stderr = os.Stderr
@@ -159,6 +193,8 @@ func crashRound(t *testing.T, o store.Options, life time.Duration, acked, pendin
 			t.Errorf("child says %q", lines.Text())
 		}
 	}
-	_ = child.Wait() // killed
+	_ = child.Wait()
+	status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, ok && status.Signal() == syscall.SIGKILL, "%v", child.ProcessState)
 	return acks
 }

@@ -120,7 +120,7 @@ func appendInfo(out []byte, i *Info) []byte {
 	for _, k := range slices.Sorted(maps.Keys(i.Meta)) {
 		out = appendString(appendString(out, k), i.Meta[k])
 	}
-	if i.Kind == Whole && i.Data == 0 {
+	if i.Kind == Whole && i.Data|i.Parity|i.Slice == 0 {
 		return out
 	}
 	return append(out, byte(i.Kind), byte(i.Data), byte(i.Parity), byte(i.Slice)) // all small
@@ -144,7 +144,7 @@ func (d *decoder) info(i *Info) {
 	i.ContentType, i.Archive = d.again(i.ContentType), archive.Format(d.again(string(i.Archive)))
 	i.Members, i.Samples, i.MaxSample = d.varint(), d.varint(), d.varint()
 	n := d.uvarint()
-	if n > uint64(len(d.rest)) {
+	if n > uint64(len(d.rest)) || i.Size < 0 {
 		d.bad = true
 	}
 	if d.bad {

@@ -59,8 +59,9 @@ type Options struct {
 	ProbeEvery, ProbeTimeout time.Duration
 	// StrayGrace is how old a file must be that no object claims before it is removed; 0: an hour, negative: never.
 	StrayGrace time.Duration
-	// Audit gets a line for each file that is removed other than by a PUT or DELETE; nil: Logger.
-	Audit *slog.Logger
+	// Audit is told of each file that is removed since no object claims it, before it is; where it fails, the file stays.
+	// nil: it is logged.
+	Audit func(disk, file string) error
 
 	// Seams for tests.
 	FS     func(path string) (FS, error) // opens a disk's directory; nil: DirFS
@@ -206,7 +207,10 @@ func Open(o Options) (*Store, error) {
 		o.Logger = slog.Default()
 	}
 	if o.Audit == nil {
-		o.Audit = o.Logger
+		o.Audit = func(disk, file string) error {
+			o.Logger.Info("a file that no object claims is removed", "disk", disk, "file", file)
+			return nil
+		}
 	}
 	o.CacheBytes = cmp.Or(o.CacheBytes, 128<<20)
 	o.OpenFiles = cmp.Or(o.OpenFiles, 512)

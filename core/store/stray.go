@@ -60,10 +60,13 @@ func (s *Store) cleanDisk(ctx context.Context, k *disk, grace time.Duration, dry
 		}
 		f := Finding{Disk: k.ID, File: filepath.Join(k.Path, filepath.FromSlash(path)), Block: -1, Detail: "no object claims it"}
 		if !dryRun {
-			if err := k.fs.Remove(path); err != nil {
+			err := s.o.Audit(k.ID, f.File)
+			if err == nil {
+				err = k.fs.Remove(path)
+			}
+			if err != nil {
 				return out, err
 			}
-			s.o.Audit.Info("removed a file that no object claims", "disk", k.ID, "file", f.File)
 		}
 		out = append(out, f)
 	}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shardstream as ss
-from clusters import Cluster, payload, shard, tar_of, wait_for
+from clusters import COMMAND, Cluster, payload, shard, tar_of, wait_for
 from conftest import SAMPLES
 from shardstream._dataset import IterableDataset
 
@@ -402,6 +402,44 @@ def test_targets_killed_in_mid_epoch_change_nothing(cluster: Cluster, large: str
     assert got == want
     assert sum(target["reconnects"] for target in stats["targets"].values()) >= 3
     assert stats["samples"] == 768
+
+
+def test_a_mirrored_bucket_outlives_a_target(tmp_path: Path) -> None:
+    """A target dies for good in mid-epoch: the others have copies of what it had."""
+    cluster = Cluster(tmp_path / "cluster", targets=2)
+    command = [
+        str(COMMAND), "node", "run", "--role", "target", "--id", "mortal",
+        "--join", cluster.endpoint, "--data", str(tmp_path / "mortal"), "--listen", "127.0.0.1:0",
+    ]  # fmt: skip
+    mortal = subprocess.Popen(command, env=cluster.environment, stderr=subprocess.DEVNULL)
+    try:
+        with ss.Client(cluster.endpoint) as client:
+            wait_for(lambda: len(client.status()["nodes"]) == 4)
+            bucket = client.bucket("mirrored").create(mirror=2)
+            for number in range(12):
+                block = random.Random(number).randbytes(64 << 10)
+                members = {f"{number:02}-{i:03}.bin": b"%08d" % i + block for i in range(48)}
+                bucket.put(f"{number}.tar", tar_of(members))
+        source = "ss://mirrored/*.tar"
+        want = sums(IterableDataset(source, batch_size=8, endpoint=cluster.endpoint))
+        with IterableDataset(
+            source, batch_size=8, prefetch=2, timeout=30, endpoint=cluster.endpoint
+        ) as ds:
+            it = iter(ds)
+            got = sums(next(it) for _ in range(10))
+            mortal.kill()
+            mortal.wait()
+            got += sums(it)
+            before = ds.stats()["targets"]["mortal"]["samples"]
+        assert got == want
+        assert 0 < before < 12 * 48
+        with IterableDataset(source, batch_size=8, timeout=30, endpoint=cluster.endpoint) as ds:
+            assert sums(ds) == want, "an epoch that begins without it"
+            assert ds.stats()["targets"].get("mortal", {}).get("samples", 0) == 0
+    finally:
+        mortal.kill()
+        mortal.wait()
+        cluster.down()
 
 
 def slow(sample: dict[str, Any]) -> dict[str, Any]:

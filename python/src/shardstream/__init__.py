@@ -59,6 +59,7 @@ from ._models import (
     SampleOrigin,
 )
 from ._parts import Source
+from ._rebalance import Rebalance
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ __all__ = [
     "ObjectInfo",
     "PreconditionError",
     "RangeError",
+    "Rebalance",
     "RequestError",
     "SampleCorruptError",
     "SampleDecodeError",

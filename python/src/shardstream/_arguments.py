@@ -214,21 +214,23 @@ def decoders(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def endpoint_url(value: Any) -> str:
-    """The address of a gateway, without a slash at its end."""
+    """The address of a gateway, or of several with commas between; no slashes at their ends."""
     if not isinstance(value, str):
         raise TypeError(f"endpoint must be a string such as 'http://127.0.0.1:7070', not {value!r}")
     wrong = ValueError(
         f"endpoint {value!r} is not an http://host:port address "
         "(SHARDSTREAM_ENDPOINT, or the argument)"
     )
-    try:
-        parts = urlsplit(value)
-        _ = parts.port  # raises where it is no number
-    except ValueError:
-        raise wrong from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise wrong
-    return value.rstrip("/")
+    gateways = [part.strip().rstrip("/") for part in value.split(",")]
+    for gateway in gateways:
+        try:
+            parts = urlsplit(gateway)
+            _ = parts.port  # raises where it is no number
+        except ValueError:
+            raise wrong from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise wrong
+    return ",".join(gateways)
 
 
 def token_text(value: Any) -> str:

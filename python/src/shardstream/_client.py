@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from ._arguments import erasure_code, flag, integer
+from ._arguments import erasure_code, flag, integer, text
 from ._etls import ETLArgs, ETLs, etl_query
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
-from ._jobs import Jobs
+from ._jobs import Job, Jobs
 from ._models import BucketInfo, Explanation, Location, ObjectInfo, checksums
+from ._rebalance import Rebalance
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
 _CHUNK = 1 << 20
@@ -86,6 +87,19 @@ class Client:
     def jobs(self) -> Jobs:
         """The cluster's jobs."""
         return Jobs(self._http)
+
+    @property
+    def rebalance(self) -> Rebalance:
+        """The movement of objects to where they belong."""
+        return Rebalance(self._http)
+
+    def scrub(self, bucket: str = "") -> Job:
+        """Start to read and verify all copies, and to replace damaged ones by good ones.
+
+        Args:
+            bucket: the one to verify; all by default.
+        """
+        return self.jobs.start("scrub", **({"bucket": text("bucket", bucket)} if bucket else {}))
 
     def bucket(self, name: str) -> Bucket:
         """A handle for a bucket; nothing is asked or made yet."""

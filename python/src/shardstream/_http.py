@@ -34,6 +34,7 @@ BodyFactory = Callable[[], Iterable[bytes | memoryview]]
 _IDLE_PER_HOST = 4
 _MAX_REDIRECTS = 5
 #: A gateway that refuses connections is more likely not there than on its way.
+_OTHER_PATIENCE = 10.0  # for one of several gateways
 _GATEWAY_PATIENCE = 2.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY_STATUS = frozenset({429, 502, 503, 504})
@@ -168,7 +169,8 @@ class Transport:
     """Requests to one cluster.
 
     Args:
-        endpoint: ``http://host:port`` of a gateway.
+        endpoint: ``http://host:port`` of a gateway, or of several with commas between: another is
+            asked where one does not answer.
         token: bearer token, sent to the endpoint's own origin only.
         timeout: seconds of silence after which a request fails; for requests without a large
             body it bounds the whole call, retries included.
@@ -179,8 +181,9 @@ class Transport:
         self.endpoint = endpoint_url(endpoint)
         self.timeout = seconds("timeout", timeout)
         self.retry_for = seconds("retry_for", retry_for, none=True)
-        parts = urlsplit(self.endpoint)
-        self._origin = (parts.scheme, parts.netloc)
+        self._gateways = self.endpoint.split(",")
+        self._at = 0  # the gateway that is asked now, counted on with each that fails
+        self._origins = {urlsplit(gateway)[:2] for gateway in self._gateways}
         self._token = token_text(token)
         self._pool = _Pool()
         self._closed = False
@@ -250,13 +253,20 @@ class Transport:
         """
         began = time.monotonic()
         pause = 0.05
+        left = len(self._gateways) - 1  # others that may be there where one is not
         while True:
+            at = self._at
             try:
                 return self._follow(
                     method, url, dict(headers or {}), body, stream, length, began, retry
                 )
             except (UnavailableError, DeadlineError) as error:
                 now = time.monotonic()
+                if self._at == at:
+                    self._at = (at + 1) % len(self._gateways)
+                if left > 0 and self._refused(error):
+                    left -= 1  # nothing was sent
+                    continue
                 if stream is not None and pause == 0.05:
                     began = now  # the upload itself took its time
                 pause = min(2 * pause, 1.0)
@@ -271,9 +281,15 @@ class Transport:
             return 0.0
         if error.code == "too_few_targets":  # that does not pass by itself
             return 0.0
-        if isinstance(error.__cause__, ConnectionRefusedError) and self.endpoint in str(error):
+        if self._refused(error):
             return min(self.retry_for, _GATEWAY_PATIENCE)
         return min(self.retry_for, self.timeout)
+
+    def _refused(self, error: ShardstreamError) -> bool:
+        """Whether no gateway was there to take the request."""
+        return isinstance(error.__cause__, ConnectionRefusedError) and any(
+            gateway in str(error) for gateway in self._gateways
+        )
 
     def _follow(
         self,
@@ -287,7 +303,7 @@ class Transport:
         retry: bool,
     ) -> Response:
         if url.startswith("/"):
-            url = self.endpoint + url  # as it stands: joining would resolve .. in a key
+            url = self._gateways[self._at] + url  # as it stands: joining would resolve .. in a key
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._send(method, url, headers, body, stream, length, began, retry)
             location = response.headers.get("Location")
@@ -320,12 +336,14 @@ class Transport:
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         sent = {"User-Agent": f"shardstream-python/{__version__}", **headers}
-        if self._token and (parts.scheme, parts.netloc) == self._origin:
+        if self._token and parts[:2] in self._origins:
             sent["Authorization"] = f"Bearer {self._token}"
         if stream is not None and length is not None:
             sent["Content-Length"] = str(length)
         while True:
             silence = self.timeout
+            if method == "GET" and len(self._gateways) > 1 and parts[:2] in self._origins:
+                silence = min(silence, _OTHER_PATIENCE)  # another may answer
             if stream is None:
                 silence = max(0.001, min(silence, began + self.timeout - time.monotonic()))
             connection, used = self._pool.get(url, silence, retry)

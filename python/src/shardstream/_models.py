@@ -233,13 +233,14 @@ class JobStatus:
 
     Attributes:
         id: its name.
-        kind: "transform".
+        kind: "transform" or "scrub".
         state: "queued", "running", "done", "failed" or "aborted".
         spec: what it does, as it was described.
         total: objects, None until they are counted.
         done: outputs that are stored.
         skipped: objects that were up to date, or gone before their turn.
-        failed: objects that it could not deal with.
+        failed: objects that it could not deal with; of a scrub, damaged copies that stay so.
+        repaired: of a scrub, damaged copies that it replaced by good ones.
         bytes_in: bytes of the sources that are dealt with.
         bytes_out: bytes of the outputs.
         rate: objects a second.
@@ -261,6 +262,7 @@ class JobStatus:
     done: int
     skipped: int
     failed: int
+    repaired: int
     bytes_in: int
     bytes_out: int
     rate: float
@@ -297,7 +299,7 @@ class JobStatus:
             total=None if total < 0 else total,
             **{
                 name: int(counts.get(name) or 0)
-                for name in ("done", "skipped", "failed", "bytes_in", "bytes_out")
+                for name in ("done", "skipped", "failed", "repaired", "bytes_in", "bytes_out")
             },
             rate=float(rate.get("objects_per_s") or 0),
             eta=rate.get("eta_s"),
