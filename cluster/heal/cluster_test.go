@@ -218,6 +218,33 @@ func TestAWipedNodeIsFilledAgain(t *testing.T) {
 	f.check("mirrored")
 }
 
+func TestWhatWasOnAWipedDiskIsMadeAnewOnTheOthers(t *testing.T) {
+	f := start(t, 3)
+	require.NoError(t, f.Client.DeleteBucket(t.Context(), "single", true))
+	victim := f.Targets[1]
+	wiped := victim.Config.DataDirs[1]
+	require.Positive(t, f.files(wiped))
+	victim.Stop()
+	entries, err := os.ReadDir(wiped)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NoError(t, os.RemoveAll(filepath.Join(wiped, e.Name())))
+	}
+	victim.Start()
+	f.settled(func(m *api.Map) bool { n, _ := m.Node(victim.ID); return n.State == api.StateOK && !n.Away && !n.Bare })
+	f.Await("both copies of all are on the disks that are left", func() bool {
+		return f.files(victim.Config.DataDirs[0])+f.copies(victim.ID) == 2*few
+	})
+	f.check("mirrored")
+	f.Targets[0].Stop()
+	f.Await("the other one is taken for dead", func() bool {
+		p, err := f.Client.RefreshMap(t.Context())
+		n, _ := p.Map.Node(f.Targets[0].ID)
+		return err == nil && n.Away
+	})
+	f.check("mirrored")
+}
+
 func TestMoreCopiesAreMadeWhenABucketIsToHaveThem(t *testing.T) {
 	f := start(t, 3)
 	three := 3

@@ -36,10 +36,12 @@ func (h *Healer) sweep(ctx context.Context, s State) (clean bool, err error) {
 		clean = clean && len(p.misplaced) == 0 && p.placed()
 	}
 	if h.c.Slices != nil && h.slices != 0 {
-		if h.slices, err = h.c.Slices.Sweep(ctx); err != nil {
+		left, err := h.c.Slices.Sweep(ctx)
+		if err != nil {
 			return false, fmt.Errorf("slices: %w", err)
 		}
-		clean = clean && h.slices == 0
+		h.slices = left
+		clean = clean && left == 0
 	}
 	return clean, nil
 }

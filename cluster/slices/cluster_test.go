@@ -153,10 +153,10 @@ func TestTwoTargetsAreLost(t *testing.T) {
 		})
 		require.True(t, bytes.Equal(data, get(t, c, key)), key)
 	}
-	new := want["00"]
-	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
+	more := want["00"]
+	_, err = c.Client.PutObject(t.Context(), "e", "new", bytes.NewReader(more), int64(len(more)), api.PutOptions{})
 	require.ErrorContains(t, err, "takes 6 targets and 4 are up")
-	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(new), int64(len(new)), api.PutOptions{})
+	_, err = c.Client.PutObject(t.Context(), "degraded", "new", bytes.NewReader(more), int64(len(more)), api.PutOptions{})
 	require.NoError(t, err)
 	slices := func() (n int) {
 		location, err := c.Client.Locate(t.Context(), "degraded", "new")

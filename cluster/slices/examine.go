@@ -63,7 +63,7 @@ func (k *Keeper) examineAll(ctx context.Context, s heal.State) (tally, error) {
 		var start store.SliceKey
 		for more := true; more; {
 			infos, next, err := k.Store.ListSlices(b.Name, start, pageSize)
-			if err != nil {
+			if err != nil && !errors.Is(err, store.ErrDiskFailed) { // what is on a disk that is out does not lie here
 				return all, err
 			}
 			if more = next && len(infos) > 0; more {

@@ -179,7 +179,8 @@ func (w *Writing) Written() int {
 	return n
 }
 
-// Discard gives up what was staged and not committed. Targets that can't be reached forget it by themselves.
+// Discard gives up what was staged and not committed, whatever became of the context that it began with. Targets that
+// can't be reached forget it by themselves.
 func (w *Writing) Discard(ctx context.Context) error {
 	if w.encoder != nil {
 		w.encoder.Abort()

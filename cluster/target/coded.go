@@ -72,7 +72,7 @@ func (t *Target) stageSlices(ctx context.Context, p placed, nodes []api.Node, bo
 		err = writing.Stage()
 	}
 	if err != nil {
-		parts.discard() //nolint:contextcheck // it is done even where the write was given up
+		parts.discard(ctx)
 		return nil, t.sliceError(err)
 	}
 	parts.about = parts.local.Info()

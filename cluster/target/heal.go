@@ -69,9 +69,13 @@ func (h *Heal) Have(ctx context.Context, version int64, node api.Node, bucket st
 	if err != nil {
 		return nil, err
 	}
+	// What a target with a disk that is out does not have elsewhere may be on that disk. Of what is mirrored, the others
+	// have the same, and it gets a copy on its other disks; of what is not, nobody knows.
+	b, known := h.target.members.View().Bucket(bucket)
+	mirrored := known && b.Copies() > 1 && len(b.Was) == 0
 	answers := make([]*heal.Answer, len(states))
 	for i, s := range states {
-		if !s.Unknown {
+		if !s.Unknown || mirrored {
 			answers[i] = &heal.Answer{Version: s.Version, Lost: s.Kind == store.Lost}
 		}
 	}

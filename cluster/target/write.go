@@ -176,7 +176,7 @@ func (t *Target) putCopies(ctx context.Context, p placed, body io.Reader, o stor
 	if err != nil {
 		return kept{}, err
 	}
-	defer parts.discard() //nolint:contextcheck // it is done even where the write was given up
+	defer parts.discard(ctx)
 	unlock, err := t.locks.lock(down, p.bucket.Name, p.key)
 	if err != nil {
 		return kept{}, err
@@ -276,7 +276,7 @@ func (t *Target) stageAll(ctx context.Context, p placed, nodes []api.Node, body 
 		err = parts.compare(staged)
 	}
 	if err != nil {
-		parts.discard() //nolint:contextcheck // it is done even where the write was given up
+		parts.discard(ctx)
 		return nil, err
 	}
 	return parts, nil
@@ -367,21 +367,22 @@ func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(contex
 }
 
 // discard gives up what was staged and not committed.
-func (r *replicas) discard() {
+func (r *replicas) discard(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx) // that it ended may be why
 	if r.local != nil {
 		if err := r.local.Discard(); err != nil {
 			r.t.log.Warn("a staged body could not be removed; the next start will", "error", err)
 		}
 	}
 	if r.slices != nil {
-		if err := r.slices.Discard(r.t.ctx); err != nil {
+		if err := r.slices.Discard(ctx); err != nil {
 			r.t.log.Warn("a staged slice could not be removed; the next start will", "error", err)
 		}
 	}
 	if r.stage == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.t.ctx, mapPatience)
+	ctx, cancel := context.WithTimeout(ctx, mapPatience)
 	defer cancel()
 	// Who is not reached discards it by itself after a while.
 	_ = r.t.onAll(ctx, r.nodes, func(ctx context.Context, node api.Node) error { return r.t.copies.Discard(ctx, node, r.stage) })
