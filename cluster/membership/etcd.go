@@ -158,7 +158,7 @@ func (e *Etcd) Start(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	e.stop()
+	e.stop() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 	return fmt.Errorf("start etcd in %s: %w", e.config.Dir, err)
 }
 
@@ -193,7 +193,7 @@ func (e *Etcd) launch(others map[string]string) error {
 		defer close(ended)
 		select {
 		case <-server.Server.StopNotify():
-		case <-server.Err():
+		case <-server.Err(): //nolint:errcheck // that it ended is all that counts here: why is in the log
 		}
 	}()
 	return nil
@@ -239,7 +239,7 @@ func (e *Etcd) note(ctx context.Context, members int) error {
 	if err != nil || !hurried {
 		return err
 	}
-	e.stop()
+	e.stop() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 	return e.Start(ctx)
 }
 

@@ -107,7 +107,7 @@ func (k *Keeper) self(ctx context.Context, list []*etcdserverpb.Member, running,
 	switch {
 	case running && at < 0:
 		log.InfoContext(ctx, "this gateway holds etcd no longer")
-		return k.etcd.Leave()
+		return k.etcd.Leave() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 	case running && ended:
 		return errors.New("etcd ended")
 	case running:
@@ -117,7 +117,7 @@ func (k *Keeper) self(ctx context.Context, list []*etcdserverpb.Member, running,
 	case list[at].Name != "" || k.etcd.Exists():
 		// What it promised the others as that member is lost.
 		log.WarnContext(ctx, "this gateway has lost its part of etcd, and offers to take a new one")
-		return k.etcd.Leave()
+		return k.etcd.Leave() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 	}
 	log.InfoContext(ctx, "this gateway becomes one of etcd's members", "members", len(list))
 	others := map[string]string{}

@@ -53,7 +53,7 @@ func (c *Config) joinAgain(ctx context.Context, etcd *membership.Etcd, cause err
 		return errors.Join(cause, err)
 	}
 	c.Logger.WarnContext(ctx, "etcd goes on without this gateway, which joins it again")
-	return etcd.Leave()
+	return etcd.Leave() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 }
 
 // Pauses between attempts to join.

@@ -86,7 +86,7 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 		return err
 	}
 	if etcd != nil {
-		defer etcd.Close()
+		defer etcd.Close() //nolint:contextcheck // it takes its own time, which is short, also where a context has ended
 	}
 	members, err := connect(ctx, c, self, dirs, endpoints)
 	if err != nil {

@@ -97,9 +97,15 @@ func (s *Settings) check() error {
 func (s Settings) Complete() Settings {
 	d := DefaultSettings()
 	for _, field := range []struct{ value, otherwise *time.Duration }{
-		{&s.LeaseTTL, &d.LeaseTTL}, {&s.HealAfter, &d.HealAfter}, {&s.DeleteGrace, &d.DeleteGrace},
-		{&s.TombstoneGrace, &d.TombstoneGrace}, {&s.StrayGrace, &d.StrayGrace}, {&s.ScrubEvery, &d.ScrubEvery},
-		{&s.CommitTimeout, &d.CommitTimeout}, {&s.ProbeEvery, &d.ProbeEvery}, {&s.ProbeTimeout, &d.ProbeTimeout},
+		{&s.LeaseTTL, &d.LeaseTTL},
+		{&s.HealAfter, &d.HealAfter},
+		{&s.DeleteGrace, &d.DeleteGrace},
+		{&s.TombstoneGrace, &d.TombstoneGrace},
+		{&s.StrayGrace, &d.StrayGrace},
+		{&s.ScrubEvery, &d.ScrubEvery},
+		{&s.CommitTimeout, &d.CommitTimeout},
+		{&s.ProbeEvery, &d.ProbeEvery},
+		{&s.ProbeTimeout, &d.ProbeTimeout},
 	} {
 		if *field.value == 0 {
 			*field.value = *field.otherwise

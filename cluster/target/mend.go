@@ -62,6 +62,9 @@ func (t *Target) open(ctx context.Context, p placed) (*store.Object, error) {
 
 // mended says whether damage that a read met has been mended, so that it may be tried again.
 func (t *Target) mended(ctx context.Context, p placed, err error) bool {
+	if err == nil {
+		return false
+	}
 	var corrupt *store.CorruptError
 	if !errors.As(err, &corrupt) && !errors.Is(err, store.ErrLost) {
 		return false

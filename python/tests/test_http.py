@@ -118,6 +118,21 @@ def test_what_passes_is_tried_again(server: Server) -> None:
     http.close()
 
 
+def test_another_gateway_is_asked(server: Server) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    http = Transport(f"{gone}, {server.url}/", "secret", 5.0, 4.0)
+    response = http.request("POST", "/x", retry=False)  # nothing was sent to the one that is gone
+    assert response.read() == b'{"ok": true}'
+    assert server.requests[0].headers["Authorization"] == "Bearer secret"
+    assert http.json("GET", "/x") == {"ok": True}
+    assert http.endpoint == f"{gone},{server.url}"
+    http.close()
+    with pytest.raises(ValueError, match="nonsense"):
+        Transport(f"{server.url},nonsense", "", 5.0, 4.0)
+
+
 def test_retries_end(server: Server) -> None:
     server.replies = [error(503, "unavailable", "a node is away")]
     with pytest.raises(ss.UnavailableError, match="a node is away"):
