@@ -98,8 +98,10 @@ func (f *fleet) add(id, role, addr, space string, flags ...string) *machine {
 	for i := range disks {
 		m.dirs = append(m.dirs, filepath.Join(f.dir, id, fmt.Sprintf("disk-%d", i+1)))
 	}
-	m.args = append([]string{"node", "run", "--role", role, "--id", id, "--listen", addr, "--data", strings.Join(m.dirs, ","),
-		"--config", filepath.Join(f.dir, "settings.yaml"), "--etl-engine", "none"}, flags...)
+	m.args = append([]string{
+		"node", "run", "--role", role, "--id", id, "--listen", addr, "--data", strings.Join(m.dirs, ","),
+		"--config", filepath.Join(f.dir, "settings.yaml"), "--etl-engine", "none",
+	}, flags...)
 	if len(f.gateways) > 0 {
 		m.args = append(m.args, "--join", f.gateways[0])
 	}
@@ -167,13 +169,6 @@ func (f *fleet) end() {
 			f.t.Logf("--- %s\n%s", m.id, strings.Join(lines[max(0, len(lines)-15):], "\n"))
 		}
 	}
-}
-
-func (f *fleet) node(id string) *machine {
-	f.t.Helper()
-	at := slices.IndexFunc(f.nodes, func(m *machine) bool { return m.id == id })
-	require.GreaterOrEqual(f.t, at, 0, id)
-	return f.nodes[at]
 }
 
 func (f *fleet) targets() []*machine {

@@ -394,11 +394,11 @@ func ledgerOf(t *testing.T, path string) []entry {
 	var entries []entry
 	for decoder := json.NewDecoder(file); ; {
 		var e entry
-		if err := decoder.Decode(&e); errors.Is(err, io.EOF) {
+		err := decoder.Decode(&e)
+		if errors.Is(err, io.EOF) {
 			return entries
-		} else {
-			require.NoError(t, err)
 		}
+		require.NoError(t, err)
 		entries = append(entries, e)
 	}
 }

@@ -130,7 +130,7 @@ var mutations = []mutation{
 		name: "a replica is not told of a deletion",
 		file: "cluster/target/write.go",
 		from: "		return t.copies.With(p.version).Bury(ctx, node, p.bucket.Name, p.key, version)", to: "		return nil",
-		pkg: "cluster/copies", test: "TestWritesAreOnAllTargetsOfTheList",
+		pkg: "cluster/heal", test: "TestTombstonesGoOnceAllKnowOfTheDeletion",
 	},
 	{
 		name: "a client does not verify what it reads",

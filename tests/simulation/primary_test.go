@@ -108,9 +108,6 @@ func (t *target) write(o operation) any {
 	if !t.commitOnOthers(version, o.key, r, &plan) {
 		return unknown{}
 	}
-	if t.version() != version || !t.fit() {
-		return unknown{}
-	}
 	t.store(o.key, r)
 	if t.disk[o.key].version != r.version {
 		return unknown{}

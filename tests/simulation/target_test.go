@@ -41,7 +41,6 @@ type target struct {
 	inside   map[int64]int    // commits under way, by the version of the map they go by
 	resolved map[string]int64 // keys that were made sure of, under the set of targets since
 	proofs   map[string]proof // copies that may be dropped after the time of grace
-	staged   int              // for ids
 }
 
 // boot begins a life: it registers, then does all that a target does.
