@@ -398,11 +398,14 @@ func TestRequestIDReachesTargets(t *testing.T) {
 
 func TestStatusHealthAndMetrics(t *testing.T) {
 	cluster := clustertest.Start(t, clustertest.Options{Targets: 2, Disks: 2})
-	status, err := cluster.Client.Status(t.Context())
-	require.NoError(t, err)
+	var status api.Status
+	cluster.Await("all targets have said that nothing is to be moved", func() (idle bool) {
+		var err error
+		status, err = cluster.Client.Status(t.Context())
+		return err == nil && status.Rebalance.State == api.RebalanceIdle
+	})
 	assert.Equal(t, api.StateOK, status.State)
 	assert.Equal(t, cluster.Endpoint(), status.Endpoint)
-	assert.Equal(t, "idle", status.Rebalance.State)
 	assert.NotEmpty(t, status.Cluster)
 	require.Len(t, status.Nodes, 3)
 	for _, n := range status.Nodes {

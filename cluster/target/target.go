@@ -12,6 +12,7 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ type Config struct {
 	Logger  *slog.Logger
 	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
 
-	DeleteGrace, StrayGrace time.Duration // see node.Settings; 0: their defaults
+	DeleteGrace, StrayGrace, CommitTimeout time.Duration // see node.Settings; 0: their defaults
 }
 
 // Target is the data server of one node. Routes are added before Serve.
@@ -74,15 +75,16 @@ type Target struct {
 	slices    *slicing.Keeper
 	deletes   *heal.Deletes
 
-	fence    fence
-	gate     heal.Gate
-	locks    keyLocks
-	certain  certainty
-	stages   stages
-	suspects suspects
-	users    users
-	wholes   atomic.Int64                                   // bodies of answers that are in memory
-	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
+	fence         fence
+	gate          heal.Gate
+	locks         keyLocks
+	certain       certainty
+	stages        stages
+	suspects      suspects
+	users         users
+	commitTimeout time.Duration
+	wholes        atomic.Int64                                   // bodies of answers that are in memory
+	inspect       func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
 	told atomic.Uint64   // losses of the store that the map shows, as it says that this node is bare
 	ctx  context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
@@ -104,7 +106,8 @@ func New(c Config) *Target {
 				MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, DisableCompression: true,
 			},
 		},
-		ctx: context.Background(),
+		commitTimeout: cmp.Or(c.CommitTimeout, defaultCommitTimeout),
+		ctx:           context.Background(),
 	}
 	t.copies = copies.NewClient(c.ID, t.mapVersion)
 	t.deletes = &heal.Deletes{

@@ -20,8 +20,8 @@ import (
 	"github.com/shardstream/shardstream/core/store"
 )
 
-// commitTimeout is how long all others together have to commit what they have staged.
-const commitTimeout = 10 * time.Second
+// defaultCommitTimeout is how long all others together have to commit what they have staged.
+const defaultCommitTimeout = 10 * time.Second
 
 // kept is an object that was written: how many copies were made at once, of how many.
 type kept struct {
@@ -340,7 +340,7 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 // onAll has all others commit a write. Where one fails, what becomes of the write is open: it is not shown here, but may
 // be once another target takes over.
 func (t *Target) onAll(ctx context.Context, nodes []api.Node, commit func(context.Context, api.Node) error) error {
-	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	ctx, cancel := context.WithTimeout(ctx, t.commitTimeout)
 	defer cancel()
 	failures := make(chan error, len(nodes))
 	for _, node := range nodes {
