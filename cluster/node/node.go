@@ -139,6 +139,11 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err := table.Save(disks); err != nil {
 		return err
 	}
+	alive, err := beginLife(c.work)
+	if err != nil {
+		return err
+	}
+	defer alive.end()
 	losses := s.Losses()
 	self.Disks, self.Bare = target.Disks(s), dirs.replaced() || len(s.Lost()) > 0
 	members, err := connect(ctx, c, self, dirs, nil)
@@ -196,7 +201,10 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		if err := c.takePart(ctx, members, transformations); err != nil {
 			return err
 		}
-		return dirs.joined()
+		if err := dirs.joined(); err != nil {
+			return err
+		}
+		return c.persist(ctx, func() error { return alive.lookAgain(ctx, members) })
 	}, keeper.Run)
 }
 

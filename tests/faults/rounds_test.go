@@ -44,12 +44,20 @@ func underFaults(t *testing.T, f *fleet, fault func(*rand.Rand)) {
 	require.NoError(t, err)
 	require.Empty(t, report.Corrupt)
 	require.Empty(t, report.Stray)
-	// What was broken off may be on one target until the next change of the map, or a scrub. What was acknowledged is on all.
+	// What was acknowledged is on all. What was broken off may be on one target until all have looked at what they have.
 	for _, e := range ledgerOf(t, w.path) {
 		for _, m := range report.Missing {
 			require.NotEqual(t, api.Address(workloadTable, e.Key), m.Object, m.Detail)
 		}
 	}
+	_, err = f.client.StartRebalance(t.Context())
+	require.NoError(t, err)
+	f.awaitSettled()
+	report, err = f.client.Fsck(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, report.Missing)
+	require.Empty(t, report.Corrupt)
+	require.Empty(t, report.Stray)
 }
 
 // anyOf draws one of some nodes, twoOf two.
