@@ -265,10 +265,13 @@ func TestCreateBucketOnPut(t *testing.T) {
 
 func TestStatusJSON(t *testing.T) {
 	run := onCluster(t)
-	status := document(t, run("status", "--json"))
+	var status map[string]any
+	require.Eventually(t, func() bool { // targets look after each bucket that a test makes
+		status = document(t, run("status", "--json"))
+		return status["rebalance"].(map[string]any)["state"] == "idle"
+	}, time.Minute, 50*time.Millisecond)
 	require.Equal(t, "ok", status["state"])
 	require.Equal(t, shared.endpoint, status["endpoint"])
-	require.Equal(t, "idle", status["rebalance"].(map[string]any)["state"])
 	nodes := status["nodes"].([]any)
 	require.Len(t, nodes, 3)
 	for _, entry := range nodes {
