@@ -398,6 +398,10 @@ func TestRequestIDReachesTargets(t *testing.T) {
 
 func TestStatusHealthAndMetrics(t *testing.T) {
 	cluster := clustertest.Start(t, clustertest.Options{Targets: 2, Disks: 2})
+	cluster.Await("both targets have found that all is where it belongs", func() bool {
+		rebalance, err := cluster.Client.Rebalance(t.Context())
+		return err == nil && rebalance.State == api.RebalanceIdle
+	})
 	status, err := cluster.Client.Status(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, api.StateOK, status.State)
