@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -94,6 +95,20 @@ func (f *fixture) settled(also func(m *api.Map) bool) {
 
 func always(*api.Map) bool { return true }
 
+// away stops a target and waits until it is taken for dead.
+func (f *fixture) away(target *clustertest.Node) {
+	f.t.Helper()
+	target.Stop()
+	f.Await("it is taken for dead", func() bool {
+		p, err := f.Client.RefreshMap(f.t.Context())
+		if err != nil {
+			return false
+		}
+		n, _ := p.Map.Node(target.ID)
+		return n.Away
+	})
+}
+
 // files counts data files below directories.
 func (f *fixture) files(dirs ...string) (n int) {
 	f.t.Helper()
@@ -134,9 +149,14 @@ func (f *fixture) deletes() (list []audit.Entry) {
 	for _, target := range f.Targets {
 		file, err := os.Open(filepath.Join(target.Config.DataDirs[0], "audit", audit.Name))
 		require.NoError(f.t, err)
-		for lines := bufio.NewScanner(file); lines.Scan(); {
+		for reader := bufio.NewReader(file); ; {
+			line, err := reader.ReadBytes('\n')
+			if errors.Is(err, io.EOF) { // what is there of a line without an end is being written
+				break
+			}
+			require.NoError(f.t, err)
 			var e audit.Entry
-			require.NoError(f.t, json.Unmarshal(lines.Bytes(), &e))
+			require.NoError(f.t, json.Unmarshal(line, &e))
 			list = append(list, e)
 		}
 		require.NoError(f.t, file.Close())
@@ -209,12 +229,7 @@ func TestAWipedNodeIsFilledAgain(t *testing.T) {
 	assert.Equal(t, 2*few, f.copies(), "copies on disk")
 	assert.Positive(t, f.files(victim.Config.DataDirs...))
 	f.sound()
-	f.Targets[2].Stop()
-	f.Await("the other one is taken for dead", func() bool {
-		p, err := f.Client.RefreshMap(t.Context())
-		n, _ := p.Map.Node(f.Targets[2].ID)
-		return err == nil && n.Away
-	})
+	f.away(f.Targets[2])
 	f.check("mirrored")
 }
 
@@ -236,12 +251,7 @@ func TestWhatWasOnAWipedDiskIsMadeAnewOnTheOthers(t *testing.T) {
 		return f.files(victim.Config.DataDirs[0])+f.copies(victim.ID) == 2*few
 	})
 	f.check("mirrored")
-	f.Targets[0].Stop()
-	f.Await("the other one is taken for dead", func() bool {
-		p, err := f.Client.RefreshMap(t.Context())
-		n, _ := p.Map.Node(f.Targets[0].ID)
-		return err == nil && n.Away
-	})
+	f.away(f.Targets[0])
 	f.check("mirrored")
 }
 

@@ -165,6 +165,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err
 	}
+	defer t.Slices().Close() // before the store closes
 	keeper := target.NewDiskKeeper(t, disks, table, target.ToldDisks{Disks: self.Disks, Losses: losses})
 	watch.tell(keeper.Changed)
 	transformations, err := c.transformations(ctx, t, self.Addr)

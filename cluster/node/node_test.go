@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -144,16 +146,19 @@ func TestRestartKeepsDataAndIdentity(t *testing.T) {
 	check()
 }
 
-// A target that joins late takes over names whose objects lie elsewhere: all stay readable, nothing is
-// seen twice, and what is written or deleted now is not contradicted by what was there before.
+// A target that joins late takes over names whose objects lie elsewhere until they have been moved, which is stopped here:
+// all stay readable, nothing is seen twice, and what is written or deleted now is not contradicted by what was there
+// before. Once they are moved, each has one copy, where it belongs.
 func TestJoinWithObjectsInPlace(t *testing.T) {
-	cluster := clustertest.Start(t, clustertest.Options{Targets: 2, Disks: 1})
+	cluster := clustertest.Start(t, clustertest.Options{Targets: 2, Disks: 1, Settings: node.Settings{DeleteGrace: 100 * time.Millisecond}})
 	_, err := cluster.Client.CreateBucket(t.Context(), "b")
 	require.NoError(t, err)
 	const n = 60
 	for i := range n {
 		put(t, cluster, key(i), "old")
 	}
+	_, err = cluster.Client.StopRebalance(t.Context())
+	require.NoError(t, err)
 	joined := cluster.AddTarget()
 	cluster.Await("the gateway has seen it join", func() bool {
 		m, err := cluster.Client.RefreshMap(t.Context())
@@ -166,14 +171,17 @@ func TestJoinWithObjectsInPlace(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(moved), 6)
-	for i := range n {
-		assert.Equal(t, "old", get(t, cluster.Client, key(i)))
-	}
-	assert.Len(t, names(t, cluster.Client), n)
 	location, err := cluster.Client.Locate(t.Context(), "b", moved[0])
 	require.NoError(t, err)
 	require.Len(t, location.Copies, 1)
 	assert.NotEqual(t, joined.ID, location.Copies[0].Node)
+	unread := moved[3:] // what is read has a copy at its new owner from then on
+	for i := range n {
+		if !slices.Contains(unread, key(i)) {
+			assert.Equal(t, "old", get(t, cluster.Client, key(i)))
+		}
+	}
+	assert.Len(t, names(t, cluster.Client), n)
 
 	// The client's map may be old: what it asks of an earlier owner is sent on.
 	response, err := http.Get("http://" + cluster.Targets[0].Addr() + api.ObjectPath("b", moved[0]))
@@ -213,22 +221,40 @@ func TestJoinWithObjectsInPlace(t *testing.T) {
 	away := cluster.Target(location.Copies[0].Node)
 	away.Stop()
 	impatient := cluster.NewClient(api.Options{RetryFor: -1})
-	for _, key := range moved[3:] {
+	refused := 0
+	for _, key := range unread {
 		if cluster.Owner("b", key) != joined {
 			t.Fatal("the owner changed")
 		}
 		var answer *api.Error
 		if _, err := impatient.StatObject(t.Context(), "b", key); err != nil {
+			refused++
 			require.ErrorAs(t, err, &answer)
 			assert.Equal(t, api.CodeUnavailable, answer.Code)
 			require.ErrorAs(t, impatient.DeleteObject(t.Context(), "b", key), &answer)
 			assert.Equal(t, api.CodeUnavailable, answer.Code)
 		}
 	}
+	assert.Positive(t, refused, "of %d that were elsewhere", len(unread))
 	away.Start()
-	for _, key := range moved[3:] {
+	for _, key := range unread {
 		assert.Equal(t, "old", get(t, cluster.Client, key))
 	}
+
+	_, err = cluster.Client.StartRebalance(t.Context())
+	require.NoError(t, err)
+	cluster.Await("all is where it belongs", func() bool {
+		m, err := cluster.Client.RefreshMap(t.Context())
+		return err == nil && len(m.Map.Former) == 0
+	})
+	for _, key := range moved[1:] {
+		location, err := cluster.Client.Locate(t.Context(), "b", key)
+		require.NoError(t, err)
+		require.Len(t, location.Copies, 1, key)
+		assert.Equal(t, joined.ID, location.Copies[0].Node)
+	}
+	gone(t, cluster, moved[0])
+	assert.Len(t, names(t, cluster.Client), n-1)
 }
 
 func gone(t testing.TB, c *clustertest.Cluster, key string) {

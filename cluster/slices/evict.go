@@ -109,16 +109,23 @@ func (k *Keeper) makeRoom(ctx context.Context, bytes int64) (int64, error) {
 	return k.free(ctx, k.State(), bytes, func(*store.Info) bool { return true })
 }
 
-// watchRoom evicts what was used longest ago from disks that fill up.
+// againAfter is how long a disk that fills up is left alone where nothing could be evicted: finding that out means
+// reading the whole index.
+const againAfter = time.Minute
+
+// watchRoom evicts what was used longest ago from disks that fill up. Only Run calls it.
 func (k *Keeper) watchRoom(ctx context.Context, s heal.State) {
 	const slack = 0.05 // below the watermark, so that it is not reached again at once
 	for _, d := range k.Store.Disks() {
 		over := d.Used - int64(k.EvictAbove*float64(d.Capacity))
-		if d.Capacity == 0 || over < 0 {
+		if d.Capacity == 0 || over < 0 || time.Now().Before(k.fruitless[d.ID].Add(againAfter)) {
 			continue
 		}
 		on := func(i *store.Info) bool { return i.Disk == d.ID }
 		n, err := k.free(ctx, s, over+int64(slack*float64(d.Capacity)), on)
+		if err != nil {
+			k.fruitless[d.ID] = time.Now()
+		}
 		if err != nil && !errors.Is(err, errNoRoom) && ctx.Err() == nil {
 			k.Logger.Warn("a disk fills up and whole copies could not be evicted", "disk", d.ID, "error", err)
 		}

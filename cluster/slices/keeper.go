@@ -71,6 +71,8 @@ type Keeper struct {
 	hints    hints
 	proofs   proofs
 	touched  touched
+
+	fruitless map[string]time.Time // when there was last nothing to evict, by disk; Run's
 }
 
 // New makes a Keeper.
@@ -78,7 +80,7 @@ func New(c Config) *Keeper {
 	c.DeleteGrace = cmp.Or(c.DeleteGrace, heal.DefaultDeleteGrace)
 	c.StrayGrace = cmp.Or(c.StrayGrace, DefaultStrayGrace)
 	c.EvictAbove = cmp.Or(c.EvictAbove, DefaultEvictAbove)
-	return &Keeper{Config: c}
+	return &Keeper{Config: c, fruitless: map[string]time.Time{}}
 }
 
 func (k *Keeper) placer() *api.Placer { return k.State().Placer }

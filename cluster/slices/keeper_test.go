@@ -321,6 +321,37 @@ func TestOneRebuildForAll(t *testing.T) {
 	require.NoError(t, errors.Join(object.VerifyRange(0, i.Size), object.Close()))
 }
 
+// TestARebuildEndsWithTheTarget: a target that is to stop does not wait for an object that is being made whole.
+func TestARebuildEndsWithTheTarget(t *testing.T) {
+	c := newMachines(t, 6)
+	i := c.write("x", random(4<<20, 1), 10)
+	primary := sliced.List(c.state().Placer, "bucket", "x", 3)[0].ID
+	require.NoError(t, c.stores[primary].Evict(t.Context(), "bucket", "x", 10))
+	asked := make(chan struct{}, 6)
+	config := c.keepers[primary].Config
+	config.Wire = &hanging{config.Wire, asked}
+	k := sliced.New(config)
+	ended := make(chan error, 1)
+	go func() { ended <- k.Rebuild(t.Context(), i) }()
+	<-asked
+	k.Close()
+	require.Error(t, <-ended)
+	require.Error(t, k.Rebuild(t.Context(), i))
+	require.NoError(t, c.keepers[primary].Rebuild(t.Context(), i))
+}
+
+// hanging is a wire whose slices never come.
+type hanging struct {
+	sliced.Wire
+	asked chan struct{}
+}
+
+func (h *hanging) OpenSlice(ctx context.Context, _ api.Node, _ store.SliceKey, _ int64) (io.ReadCloser, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
 // TestHealMovesAndMakesSlices: what a lost target had is made anew on the one that takes its place, and what a target has
 // that is not to have any goes, by proof.
 func TestHealMovesAndMakesSlices(t *testing.T) {

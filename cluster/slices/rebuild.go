@@ -31,9 +31,15 @@ func (p *patient) Read(b []byte) (int, error) {
 
 // flights lets one work on an object for all who want the same.
 type flights struct {
-	mu   sync.Mutex
-	byID map[store.SliceKey]*flight
+	mu     sync.Mutex
+	byID   map[store.SliceKey]*flight
+	closed bool
+	ctx    context.Context //nolint:containedctx // of all of them: it ends with close
+	cancel context.CancelCauseFunc
+	work   sync.WaitGroup
 }
+
+var errStopping = errors.New("this target is stopping")
 
 type flight struct {
 	done chan struct{}
@@ -44,19 +50,28 @@ type flight struct {
 func (f *flights) do(ctx context.Context, key store.SliceKey, work func(context.Context) error) error {
 	f.mu.Lock()
 	one, running := f.byID[key]
-	if !running {
+	switch {
+	case running:
+	case f.closed:
+		f.mu.Unlock()
+		return errStopping
+	default:
 		one = &flight{done: make(chan struct{})}
 		if f.byID == nil {
 			f.byID = map[store.SliceKey]*flight{}
+			f.ctx, f.cancel = context.WithCancelCause(context.Background())
 		}
 		f.byID[key] = one
-		go func() { // ends with the work, which has its own bounds
-			one.err = work(context.WithoutCancel(ctx))
+		f.work.Go(func() { // ends with the work, or with close
+			ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+			defer cancel(nil)
+			defer context.AfterFunc(f.ctx, func() { cancel(errStopping) })()
+			one.err = work(ctx)
 			f.mu.Lock()
 			delete(f.byID, key)
 			f.mu.Unlock()
 			close(one.done)
-		}()
+		})
 	}
 	f.mu.Unlock()
 	select {
@@ -66,6 +81,21 @@ func (f *flights) do(ctx context.Context, key store.SliceKey, work func(context.
 		return context.Cause(ctx)
 	}
 }
+
+// close gives up what is under way, and returns when all of it has ended. Nothing begins any more.
+func (f *flights) close() {
+	f.mu.Lock()
+	f.closed = true
+	if f.cancel != nil {
+		f.cancel(errStopping)
+	}
+	f.mu.Unlock()
+	f.work.Wait()
+}
+
+// Close gives up what is being made whole. Call it when no requests come any more, while the store is still open: an
+// object may be large, and a target that is to stop does not wait for it.
+func (k *Keeper) Close() { k.rebuilds.close() }
 
 // Rebuild makes an object whole on this target, of which it has a stub of that description, and keeps it so: a cache,
 // which Evict takes away again. However many ask, it is made once.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 )
 
 // A body on its way to other targets is handed on in pieces; a target that is slower than the rest has so many of them
@@ -12,6 +13,10 @@ import (
 const (
 	fanPiece  = 256 << 10
 	fanPieces = 4
+	// fanPause is how long one target may take nothing, and fanEnd how long it may take over the rest once all has been
+	// handed on. A target that the network hides from this one only is not known to be down.
+	fanPause = 30 * time.Second
+	fanEnd   = 90 * time.Second
 )
 
 var fanPool = sync.Pool{New: func() any { b := make([]byte, fanPiece); return &b }}
@@ -22,6 +27,8 @@ type fan struct {
 	cancel context.CancelCauseFunc
 	body   io.Reader
 	legs   []*leg
+	pause  time.Duration
+	last   time.Duration // for the rest
 }
 
 // leg is one of those readers.
@@ -35,7 +42,7 @@ type leg struct {
 }
 
 func newFan(ctx context.Context, body io.Reader) *fan {
-	f := &fan{body: body}
+	f := &fan{body: body, pause: fanPause, last: fanEnd}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	return f
 }
@@ -61,17 +68,40 @@ func (f *fan) Read(p []byte) (int, error) {
 		}
 		piece := fanPool.Get().(*[]byte) //nolint:forcetypeassert // the pool's own
 		*piece = append((*piece)[:0], p[:n]...)
-		select {
-		case l.pieces <- piece:
-		case <-l.done:
+		if err := f.hand(l, piece); err != nil {
 			fanPool.Put(piece)
-			return 0, f.failure(l.err)
-		case <-f.ctx.Done():
-			fanPool.Put(piece)
-			return 0, f.failure(nil)
+			return 0, err
 		}
 	}
 	return n, err
+}
+
+// hand gives a piece to a reader.
+func (f *fan) hand(l *leg, piece *[]byte) error {
+	if f.ctx.Err() != nil {
+		return f.failure(nil)
+	}
+	select {
+	case l.pieces <- piece:
+		return nil
+	default:
+	}
+	late := time.NewTimer(f.pause)
+	defer late.Stop()
+	select {
+	case l.pieces <- piece:
+		return nil
+	case <-l.done:
+		return f.failure(l.err)
+	case <-f.ctx.Done():
+	case <-late.C:
+		f.cancel(f.late(f.pause))
+	}
+	return f.failure(nil)
+}
+
+func (f *fan) late(after time.Duration) error {
+	return unavailable("a target that is to have a copy took nothing for %v", after)
 }
 
 func (f *fan) failure(err error) error {
@@ -92,6 +122,8 @@ func (f *fan) end(err error) error {
 	for _, l := range f.legs {
 		close(l.pieces)
 	}
+	late := time.AfterFunc(f.last, func() { f.cancel(f.late(f.last)) })
+	defer late.Stop()
 	for _, l := range f.legs {
 		<-l.done
 	}
