@@ -138,15 +138,15 @@ func (c *Container) Remove() error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), removeAfterExit)
 		defer cancel()
-		c.err = c.engine.Remove(ctx, c.Name)
+		_ = c.engine.Remove(ctx, c.Name) // the second one tells
 		select {
 		case <-c.exited:
-			return
 		case <-time.After(time.Second):
+			// The engine's client lives on although its container is gone, or was not made yet.
+			_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+			<-c.exited
 		}
-		// The engine's client lives on although its container is gone, or was not made yet.
-		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
-		<-c.exited
+		// One that was being made may have been made since, and never have run.
 		c.err = c.engine.Remove(ctx, c.Name)
 	})
 	return c.err
