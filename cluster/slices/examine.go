@@ -260,6 +260,9 @@ func (e *inquiry) stray(i *store.Info) (heal.Deletion, fate) {
 	if !all || slices.ContainsFunc(states, func(s copies.State) bool { return s.Version >= i.Version }) {
 		return heal.Deletion{}, unsure
 	}
+	if time.Since(i.Created) < e.keeper.StrayGrace { // its write may go on; nothing else is to wait for that
+		return heal.Deletion{}, keep
+	}
 	d := e.deletion(i, reasonStray, members)
 	d.Stray = e.keeper.StrayGrace
 	return d, useless

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"strings"
 	"testing"
 	"time"
 
@@ -480,6 +481,30 @@ func TestStraysGo(t *testing.T) {
 		return slices == 0
 	}, 20*time.Second, grace)
 	slices, _ = c.count("x", 10)
+	require.Equal(t, 6, slices)
+}
+
+// TestAYoungStrayIsNotInTheWay: slices of a write that may go on are kept, and those that are of no use go all the same.
+func TestAYoungStrayIsNotInTheWay(t *testing.T) {
+	c := newMachines(t, 6)
+	c.write("x", random(300_000, 1), 10)
+	c.write("x", random(300_000, 2), 20)
+	for _, id := range c.ids { // as of a write that stands before its last step
+		_, err := c.stores[id].PutSlice(t.Context(), store.SliceKey{Bucket: "bucket", Name: "x", Version: 30}, strings.NewReader("young"),
+			store.PutOptions{Size: 5, Data: 4, Parity: 2, Created: time.Now().Add(time.Hour)})
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool {
+		left := 0
+		for _, id := range c.ids {
+			misplaced, err := c.keepers[id].Sweep(t.Context())
+			require.NoError(t, err)
+			left += misplaced
+		}
+		slices, _ := c.count("x", 10)
+		return slices == 0 && left == 0
+	}, 20*time.Second, grace)
+	slices, _ := c.count("x", 30)
 	require.Equal(t, 6, slices)
 }
 

@@ -209,6 +209,9 @@ func (s *Store) mount(old *disk, d Disk, readOnly bool) error {
 	if err == nil && !readOnly {
 		err = s.prepare(k)
 	}
+	if err == nil && old == nil {
+		err = k.vacant()
+	}
 	if err == nil && k.isOut() {
 		err = k.outError()
 	}

@@ -108,7 +108,20 @@ func (k *disk) eachRecord(visit func(key []byte, r *record, err error) error) (e
 	return it.Error()
 }
 
-// AddDisk begins to use one more disk, which is formatted where it is empty. New objects get their share of it.
+// vacant refuses a disk that comes with objects, as one that was removed by force: they may have been overwritten or
+// deleted since, and nobody remembers that for a disk that is gone.
+func (k *disk) vacant() error {
+	return k.eachRecord(func(_ []byte, r *record, err error) error {
+		if err == nil && r.info.Kind == Tombstone {
+			return nil
+		}
+		return fmt.Errorf("disk %s at %s holds objects already, which may have been deleted or overwritten since it was "+
+			"last in use: give an empty directory: %w", k.ID, k.Path, ErrDiskInUse)
+	})
+}
+
+// AddDisk begins to use one more disk, which is formatted where it is empty; ErrDiskInUse where it comes with objects.
+// New objects get their share of it.
 func (s *Store) AddDisk(d Disk) error {
 	if err := s.enter(); err != nil {
 		return err

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,6 +133,32 @@ func TestDamagedObjectKeepsItsDisk(t *testing.T) {
 	require.NoError(t, s.EmptyDisk(ctx, "disk-1", nil))
 	require.Len(t, s.Disks(), 1)
 	clean(t, s, o, 39)
+}
+
+// TestADiskWithObjectsIsNotAdded: what was deleted while a disk was no part of the store must not come back with it.
+func TestADiskWithObjectsIsNotAdded(t *testing.T) {
+	o := options(t.TempDir(), t.TempDir())
+	s := open(t, o)
+	spread(t, s)
+	require.NoError(t, s.DisableDisk("disk-2"))
+	require.NoError(t, s.ForgetDisk("disk-2"))
+	for i := range 40 {
+		_ = s.Delete(ctx, "b", fmt.Sprint(i), store.Condition{}) // those of the other disk are not found
+	}
+	var err error
+	await(t, "the disk is let go, and refused", func() bool {
+		err = s.AddDisk(o.Disks[1])
+		require.Error(t, err)
+		return errors.Is(err, store.ErrDiskInUse)
+	})
+	require.ErrorContains(t, err, "give an empty directory")
+	infos, _, err := s.List("b", "", "", 0)
+	require.NoError(t, err)
+	require.Empty(t, infos)
+	require.NoError(t, os.RemoveAll(o.Disks[1].Path))
+	require.NoError(t, s.AddDisk(o.Disks[1]))
+	require.NoError(t, s.EmptyDisk(ctx, "disk-2", nil))
+	await(t, "it is let go and added again: it is empty, though not new", func() bool { return s.AddDisk(o.Disks[1]) == nil })
 }
 
 // TestInterruptedMove: a move that is stopped, and a crash after the new record, lose nothing; the next one goes on.
