@@ -155,7 +155,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	watch.audit.Store(deletes)
 	t := target.New(target.Config{
 		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
-		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace,
+		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace, CommitTimeout: c.CommitTimeout,
 	})
 	if err := metrics.WatchDisks(t.Disks); err != nil {
 		return err

@@ -12,6 +12,7 @@
 package target
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ type Config struct {
 	Logger  *slog.Logger
 	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
 
-	DeleteGrace, StrayGrace time.Duration // see node.Settings; 0: their defaults
+	DeleteGrace, StrayGrace, CommitTimeout time.Duration // see node.Settings; 0: their defaults
 }
 
 // Target is the data server of one node. Routes are added before Serve.
@@ -76,6 +77,7 @@ type Target struct {
 
 	fence    fence
 	gate     heal.Gate
+	patience time.Duration // with the others, to commit what they have staged
 	locks    keyLocks
 	certain  certainty
 	stages   stages
@@ -104,7 +106,7 @@ func New(c Config) *Target {
 				MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, DisableCompression: true,
 			},
 		},
-		ctx: context.Background(),
+		ctx: context.Background(), patience: cmp.Or(c.CommitTimeout, defaultCommitTimeout),
 	}
 	t.copies = copies.NewClient(c.ID, t.mapVersion)
 	t.deletes = &heal.Deletes{
