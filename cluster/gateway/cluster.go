@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -40,6 +41,12 @@ func (g *Gateway) getCluster(w http.ResponseWriter, r *http.Request) error {
 		status.Nodes = g.refresh(r.Context(), m.Nodes)
 	}
 	status.State = stateOf(status.Nodes)
+	status.Nodes = slices.Clone(status.Nodes)
+	for i := range status.Nodes {
+		if status.Nodes[i].Disks == nil { // a gateway's: scripts need not tell the roles apart
+			status.Nodes[i].Disks = []api.Disk{}
+		}
+	}
 	return WriteJSON(w, http.StatusOK, status)
 }
 

@@ -260,7 +260,11 @@ func (m *Membership) keepLease(ctx context.Context) error {
 			}
 		default:
 			failures++
-			m.rediscover(ctx, failures)
+			if !errors.Is(err, errTakenOver) {
+				m.rediscover(ctx, failures)
+			} else if failures == 1 {
+				m.log.WarnContext(ctx, "this node is out of the cluster meanwhile", "error", err)
+			}
 		}
 	}
 }
@@ -283,15 +287,27 @@ func (m *Membership) renew(ctx context.Context) error {
 	if _, err := m.client.KeepAliveOnce(limited, clientv3.LeaseID(m.lease.Load())); err != nil {
 		return err
 	}
-	answer, err := m.client.Get(limited, root+"map", clientv3.WithKeysOnly())
+	answer, err := m.client.Txn(limited).Then(
+		clientv3.OpGet(root+"map", clientv3.WithKeysOnly()), clientv3.OpGet(root+"live/"+m.config.Self.ID), // keys alone come without their leases
+	).Commit()
 	if err != nil {
 		return err
 	}
-	if len(answer.Kvs) == 0 {
+	current, own := answer.Responses[0].GetResponseRange().Kvs, answer.Responses[1].GetResponseRange().Kvs
+	switch {
+	case len(current) == 0:
 		return errors.New("the cluster has no map")
+	case len(own) == 0: // another has had this node's id, and is gone; or it got no further than to its lease
+		return rpctypes.ErrLeaseNotFound
+	case own[0].Lease != m.lease.Load():
+		m.leased.Store(0)
+		return errTakenOver
 	}
-	return m.renewedAt(ctx, asked, answer.Kvs[0].ModRevision)
+	return m.renewedAt(ctx, asked, current[0].ModRevision)
 }
+
+// errTakenOver says that another node goes by this one's id: the one that came last has it, while it is up.
+var errTakenOver = errors.New("another node goes by this one's id: end one of the two")
 
 // renewedAt notes a renewal once the view has a revision of the map. Where it does not come, the watch has got stuck.
 func (m *Membership) renewedAt(ctx context.Context, asked time.Time, revision int64) error {

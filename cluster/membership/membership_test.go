@@ -175,6 +175,31 @@ func TestALostLeaseIsReplaced(t *testing.T) {
 	await(t, m, "up again", func(v *membership.View) bool { return state(v, "target-1") == api.StateOK })
 }
 
+// Of two nodes with one id, the one that came last has it; the other is fenced, and comes back when that one has ended.
+func TestTwoNodesWithOneID(t *testing.T) {
+	e := etcd(t, t.TempDir())
+	first, _ := member(t, e, target(1))
+	_, err := membership.Join(t.Context(), membership.Config{
+		Endpoints: e.Endpoints(), Self: target(1), Fresh: true, Logger: slog.New(slog.DiscardHandler),
+	})
+	var answer *api.Error
+	require.ErrorAs(t, err, &answer, "with empty disks it can't be the one that is up")
+	assert.Equal(t, api.CodeUnavailable, answer.Code, "so it waits for that one's end")
+	assert.ErrorContains(t, err, "target-1 is up")
+	assert.True(t, first.Leased())
+
+	moved := target(1)
+	moved.Addr = "127.0.0.1:9999"
+	_, stop := member(t, e, moved)
+	assert.Eventually(t, func() bool { return !first.Leased() }, patience, 10*time.Millisecond)
+	stop()
+	await(t, first, "back", func(v *membership.View) bool {
+		n, _ := v.Map().Node("target-1")
+		return n.State == api.StateOK && n.Addr == target(1).Addr
+	})
+	assert.Eventually(t, first.Leased, patience, 10*time.Millisecond)
+}
+
 func TestRestartOfEtcd(t *testing.T) {
 	dir := t.TempDir()
 	e := etcd(t, dir)

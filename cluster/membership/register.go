@@ -88,11 +88,15 @@ func (m *Membership) tryRegister(ctx context.Context, lease clientv3.LeaseID) (i
 		return 0, err
 	}
 	p := proposal{ifs: d.unchanged()}
-	if err := admissionOf(read, len(reads)).enter(m, indexOf(d.current, m.self.ID) >= 0, &p); err != nil {
+	admission := admissionOf(read, len(reads))
+	if err := admission.enter(m, indexOf(d.current, m.self.ID) >= 0, &p); err != nil {
 		return 0, err
 	}
 	next, self, err := admit(d.current, m.self, m.config.Fresh && !m.registered, d.pristine)
 	if err != nil {
+		return 0, err
+	}
+	if err := admission.unique(m, &p); err != nil {
 		return 0, err
 	}
 	record := mustJSON(self)

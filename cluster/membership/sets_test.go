@@ -2,6 +2,7 @@ package membership_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -24,12 +25,18 @@ func node(v *membership.View, id string) api.Node {
 	return n
 }
 
-// fresh joins with empty disks.
-func fresh(t testing.TB, e *membership.Etcd, n api.Node) (*membership.Membership, error) {
+// fresh joins with empty disks, once no other goes by the id.
+func fresh(t testing.TB, e *membership.Etcd, n api.Node) (m *membership.Membership, err error) {
 	t.Helper()
-	m, err := membership.Join(t.Context(), membership.Config{
-		Endpoints: e.Endpoints(), Self: n, LeaseTTL: 2 * time.Second, Logger: slog.New(slog.DiscardHandler), Fresh: true,
-	})
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		m, err = membership.Join(t.Context(), membership.Config{
+			Endpoints: e.Endpoints(), Self: n, LeaseTTL: 2 * time.Second, Logger: slog.New(slog.DiscardHandler), Fresh: true,
+		})
+		var answer *api.Error
+		if !errors.As(err, &answer) || answer.Code != api.CodeUnavailable {
+			break
+		}
+	}
 	if err == nil {
 		t.Cleanup(func() { assert.NoError(t, m.Close()) })
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -53,19 +54,34 @@ type admission struct {
 	removed    bool // one of its id was removed
 	guarded    bool // a new node needs a token
 	token      bool // the node's is valid
+	alive      bool // a node of its id is up, as far as is known
 }
 
 // reads are the reads of a transaction that admissionOf makes an admission of.
 func (m *Membership) admissionReads() []clientv3.Op {
 	return []clientv3.Op{
 		clientv3.OpGet(root + "cluster"), clientv3.OpGet(root + "removed/" + m.self.ID),
-		clientv3.OpGet(guarded), clientv3.OpGet(tokenKey(m.config.Token)),
+		clientv3.OpGet(guarded), clientv3.OpGet(tokenKey(m.config.Token)), clientv3.OpGet(root + "live/" + m.self.ID),
 	}
 }
 
 func admissionOf(answer *clientv3.TxnResponse, at int) admission {
 	there := func(i int) bool { return len(answer.Responses[at+i].GetResponseRange().Kvs) > 0 }
-	return admission{newCluster: !there(0), removed: there(1), guarded: there(2), token: there(3)}
+	return admission{newCluster: !there(0), removed: there(1), guarded: there(2), token: there(3), alive: there(4)}
+}
+
+// unique refuses a node with empty data directories while another is up that goes by its id: it can't be that one again.
+// Where that one has just died, its lease ends soon.
+func (a admission) unique(m *Membership, p *proposal) error {
+	if !m.config.Fresh || m.registered {
+		return nil
+	}
+	if a.alive {
+		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+			"%s %s is up, and this one has empty data directories: end that one, or give this one another id", m.self.Role, m.self.ID)
+	}
+	p.ifs = append(p.ifs, clientv3.Compare(clientv3.CreateRevision(root+"live/"+m.self.ID), "=", 0))
+	return nil
 }
 
 // enter adds to a registration what the admission makes of it.

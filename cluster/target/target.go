@@ -75,16 +75,16 @@ type Target struct {
 	slices    *slicing.Keeper
 	deletes   *heal.Deletes
 
-	fence         fence
-	gate          heal.Gate
-	locks         keyLocks
-	certain       certainty
-	stages        stages
-	suspects      suspects
-	users         users
-	commitTimeout time.Duration
-	wholes        atomic.Int64                                   // bodies of answers that are in memory
-	inspect       func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
+	fence    fence
+	gate     heal.Gate
+	patience time.Duration // with the others, to commit what they have staged
+	locks    keyLocks
+	certain  certainty
+	stages   stages
+	suspects suspects
+	users    users
+	wholes   atomic.Int64                                   // bodies of answers that are in memory
+	inspect  func(context.Context) (heal.Inspection, error) // nil: nobody looks after copies
 
 	told atomic.Uint64   // losses of the store that the map shows, as it says that this node is bare
 	ctx  context.Context //nolint:containedctx // of Serve; fasthttp has none of its own
@@ -106,8 +106,7 @@ func New(c Config) *Target {
 				MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second, DisableCompression: true,
 			},
 		},
-		commitTimeout: cmp.Or(c.CommitTimeout, defaultCommitTimeout),
-		ctx:           context.Background(),
+		ctx: context.Background(), patience: cmp.Or(c.CommitTimeout, defaultCommitTimeout),
 	}
 	t.copies = copies.NewClient(c.ID, t.mapVersion)
 	t.deletes = &heal.Deletes{

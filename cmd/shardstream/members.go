@@ -84,7 +84,7 @@ func (a *app) awaitDrained(ctx context.Context, client *api.Client, id string) e
 		select {
 		case <-time.After(drainPoll):
 		case <-ctx.Done():
-			return fmt.Errorf("%s is still being drained, and goes on so: %w", id, ctx.Err())
+			return fmt.Errorf("%s is still being drained, and goes on so; `shardstream status` tells how far it is", id)
 		}
 	}
 }
