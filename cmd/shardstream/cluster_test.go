@@ -265,6 +265,7 @@ func TestCreateBucketOnPut(t *testing.T) {
 
 func TestStatusJSON(t *testing.T) {
 	run := onCluster(t)
+	ok(t, run("rebalance", "status", "--wait"))
 	status := document(t, run("status", "--json"))
 	require.Equal(t, "ok", status["state"])
 	require.Equal(t, shared.endpoint, status["endpoint"])
