@@ -120,6 +120,11 @@ var start = time.Now()
 // stopped, or is cut off from etcd, finds out by this before it answers.
 func (m *Membership) Leased() bool { return int64(time.Since(start)) < m.leased.Load() }
 
+// Proven says that this node has what was the newest map at some time after the given one.
+func (m *Membership) Proven(after time.Time) bool {
+	return start.Add(time.Duration(m.leased.Load()) - m.config.LeaseTTL).After(after)
+}
+
 // renewed notes that the lease lives for its whole time after asked, when the renewal was asked for.
 func (m *Membership) renewed(asked time.Time) {
 	m.leased.Store(int64(asked.Add(m.config.LeaseTTL).Sub(start)))

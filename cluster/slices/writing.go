@@ -159,7 +159,9 @@ func (w *Writing) Commit(ctx context.Context, version uint64, created time.Time)
 		case p.staged != nil:
 			_, err = p.staged.Commit(version, created, store.Condition{})
 		default:
-			err = w.keeper.Wire.CommitSlice(ctx, p.node, p.stage, version, created)
+			if err = w.keeper.Wire.CommitSlice(ctx, p.node, p.stage, version, created); err == nil {
+				p.stage = "" // nothing is left to be given up
+			}
 		}
 		if p.err = err; err != nil {
 			return fmt.Errorf("slice %d on %s: %w", n, p.node.ID, err)
@@ -192,7 +194,7 @@ func (w *Writing) Discard(ctx context.Context) error {
 		if p.staged != nil {
 			return p.staged.Discard()
 		}
-		if p.node.ID != w.keeper.Self {
+		if p.node.ID != w.keeper.Self && p.stage != "" {
 			_ = w.keeper.Wire.Discard(ctx, p.node, p.stage) // as above
 		}
 		return nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/heal"
@@ -213,6 +214,10 @@ func (t *Target) replaceAll(ctx context.Context, p placed, nodes []api.Node, i s
 		return err
 	}
 	defer unlock()
+	ctx, end := t.whileUp(ctx, nodes)
+	defer end()
+	ctx, cancel := context.WithTimeout(ctx, giveTimeout+time.Duration(i.Payload()/slowBytes)*time.Second)
+	defer cancel()
 	leave, err := t.enter(ctx, &p)
 	if err != nil {
 		return err

@@ -130,6 +130,9 @@ func (t *Target) take(ctx context.Context, a arrival) error {
 	if err != nil {
 		return err
 	}
+	if err := t.stale(min(a.version, p.version)); err != nil { // else the sender might pass for one that goes by the newest
+		return err
+	}
 	if own.Version == a.state.Version && a.replace != nil {
 		return t.commitAt(p, a.version, a.replace)
 	}

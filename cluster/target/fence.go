@@ -20,24 +20,32 @@ const mapPatience = 2 * time.Second
 // fence keeps a target from deciding anything by a map that others have left behind.
 type fence struct {
 	told atomic.Int64 // the highest version of the map that another node went by
-	at   atomic.Int64 // when this was heard, in nanoseconds since 1970
+	mu   sync.Mutex   // held while told is changed
+	at   time.Time    // when this was heard
 }
-
-// rumour is how long a version that others went by is believed in although this node's lease lives. That proves its
-// own map to be the newest: what it was told of is no more, as after a restore of the control plane, or never was.
-const rumour = time.Minute
 
 // hear notes which version of the map another node goes by.
 func (t *Target) hear(version int64) {
-	for {
-		told := t.fence.told.Load()
-		if version <= told {
-			return
-		}
-		t.fence.at.Store(time.Now().UnixNano())
-		if t.fence.told.CompareAndSwap(told, version) {
-			return
-		}
+	f := &t.fence
+	if version <= f.told.Load() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if version > f.told.Load() {
+		f.at = time.Now()
+		f.told.Store(version)
+	}
+}
+
+// refute forgets a version that this node was told of and that does not exist, as after a restore of the control plane,
+// or since somebody made it up: the control plane was asked later, and this node has what was the newest then.
+func (t *Target) refute() {
+	f := &t.fence
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t.members.Proven(f.at) {
+		f.told.Store(min(f.told.Load(), t.mapVersion()))
 	}
 }
 
@@ -48,22 +56,28 @@ func (t *Target) known() int64      { return max(t.mapVersion(), t.fence.told.Lo
 // caughtUp is the view once it is as new as any that this node was told of. Until then others may answer for what was
 // its own.
 func (t *Target) caughtUp(ctx context.Context) (*membership.View, error) {
-	view := t.members.View()
-	if view.Map().Version >= t.fence.told.Load() {
+	newest := func(v *membership.View) bool { return v.Map().Version >= t.fence.told.Load() }
+	if view := t.members.View(); newest(view) {
 		return view, nil
 	}
+	t.refute()
 	ctx, cancel := context.WithTimeout(ctx, mapPatience)
 	defer cancel()
-	view, err := t.members.Until(ctx, func(v *membership.View) bool { return v.Map().Version >= t.fence.told.Load() })
-	if err != nil {
-		told := t.fence.told.Load()
-		if t.members.Leased() && time.Since(time.Unix(0, t.fence.at.Load())) > rumour {
-			t.fence.told.CompareAndSwap(told, t.mapVersion())
-		}
-		return nil, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
-			"%s goes by version %d of the cluster map and others by %d: it does not hear from the control plane", t.id, t.mapVersion(), told)
+	view, err := t.members.Until(ctx, newest)
+	if err == nil {
+		return view, nil
 	}
-	return view, nil
+	t.refute()
+	if view := t.members.View(); newest(view) {
+		return view, nil
+	}
+	return nil, t.behind(t.fence.told.Load())
+}
+
+// behind is the error of a node that does not come to know a version of the map.
+func (t *Target) behind(told int64) error {
+	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable,
+		"%s goes by version %d of the cluster map and others by %d: it does not hear from the control plane", t.id, t.mapVersion(), told)
 }
 
 // leased makes sure that nobody takes this node for dead. A bucket with one copy of each object needs no such care:
@@ -84,7 +98,10 @@ func (r *Request) fromPeer() (int64, error) {
 		return 0, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%s=%q is not the version of a map", api.HeaderMap, clip(r.Header(api.HeaderMap)))
 	}
 	r.Target.hear(version)
-	_, err = r.Target.caughtUp(r.Context())
+	view, err := r.Target.caughtUp(r.Context())
+	if err == nil && view.Map().Version < version {
+		err = r.Target.behind(version)
+	}
 	return version, err
 }
 
@@ -111,22 +128,47 @@ func (t *Target) place(ctx context.Context, bucket, key string) (placed, error) 
 	if err != nil {
 		return placed{}, err
 	}
-	b, err := t.members.FindBucket(ctx, bucket)
-	if err != nil {
-		return placed{}, err
+	b, ok := view.Bucket(bucket)
+	if !ok || b.Deleting {
+		if view, b, err = t.justMade(ctx, bucket); err != nil {
+			return placed{}, err
+		}
 	}
 	p := placed{bucket: b, key: key, placer: view.Placer, version: view.Map().Version}
-	var ok bool
 	if p.primary, ok = view.Placer.Primary(bucket, key, b.Copies()); !ok {
 		return p, api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "the cluster has no target that is up: start one")
 	}
 	return p, nil
 }
 
-// ended says that this node knows of the end of the bucket that an object is in; another of its name may be there.
+// justMade finds a bucket that this node does not know yet, and waits for a view that has it: as long as there was no
+// bucket, sets of targets followed each other without a trace, so an earlier view may place its objects wrongly.
+func (t *Target) justMade(ctx context.Context, bucket string) (*membership.View, membership.Bucket, error) {
+	b, err := t.members.FindBucket(ctx, bucket)
+	if err != nil {
+		return nil, b, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, mapPatience)
+	defer cancel()
+	view, err := t.members.Wait(ctx, b.Identity)
+	if err != nil {
+		return nil, b, err
+	}
+	if b, ok := view.Bucket(bucket); ok && !b.Deleting {
+		return view, b, nil
+	}
+	return nil, b, fmt.Errorf("bucket %s: %w", bucket, membership.ErrNoBucket)
+}
+
+// ended says that this node knows of the end of the bucket that an object is in; another of its name may be there. One
+// that this node's view does not have may have been made a moment ago; if the view is as new as that, it is gone.
 func (t *Target) ended(p *placed) bool {
-	b, ok := t.members.View().Bucket(p.bucket.Name)
-	return ok && (b.Identity > p.bucket.Identity || b.Identity == p.bucket.Identity && b.Deleting)
+	view := t.members.View()
+	b, ok := view.Bucket(p.bucket.Name)
+	if !ok {
+		return view.Revision >= p.bucket.Identity
+	}
+	return b.Identity > p.bucket.Identity || b.Identity == p.bucket.Identity && b.Deleting
 }
 
 // passOn sends a client on to an object's primary.

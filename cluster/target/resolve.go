@@ -144,7 +144,7 @@ func (t *Target) resolve(ctx context.Context, p placed, plan placement.Plan, off
 		r.states[t.id] = own
 	}
 	r.ask(ctx)
-	if offered != nil && offered.sender != t.id {
+	if offered != nil && offered.sender != t.id && r.states[offered.sender].Version <= offered.state.Version {
 		r.states[offered.sender] = offered.state
 	}
 	newest, err := r.judge()

@@ -242,6 +242,7 @@ func (t *Target) commitAll(ctx context.Context, p placed, parts *replicas) (stor
 		}
 		return store.Info{}, err
 	}
+	parts.stage = "" // all have committed what they had staged
 	t.certain.add(p.version, p.about())
 	tell()
 	info.Disk = parts.local.Info().Disk

@@ -41,11 +41,12 @@ func (s *Store) EmptyDisk(ctx context.Context, id string, report func(DiskMove))
 	}
 	var m DiskMove
 	for {
+		busy := k.anyBusy() // before the look: a write that ends between the two would be missed by both
 		found, err := s.emptyOnce(ctx, k, &m, report)
 		if err != nil {
 			return err
 		}
-		if !found && !k.anyBusy() {
+		if !found && !busy && !k.anyBusy() {
 			break
 		}
 		if m.Failed > 0 {
