@@ -22,6 +22,10 @@ func (s *supervisor) awaitReady(ctx context.Context, children []*child) error {
 		for _, c := range children {
 			select {
 			case err := <-c.exited:
+				if err == nil && c.removed(ctx) { // while nobody took note of it
+					s.drop(c.spec.ID)
+					continue
+				}
 				return fmt.Errorf("%s did not start (%s); the end of its log, %s:\n%s",
 					c.spec.ID, ending(err), s.layout.log(c.spec.ID), tailOf(s.layout.log(c.spec.ID), 12))
 			default:
