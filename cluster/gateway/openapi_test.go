@@ -2,8 +2,10 @@ package gateway_test
 
 import (
 	"log/slog"
+	"maps"
 	"net/http/httptest"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -52,4 +54,28 @@ func TestOpenAPIDescribesTheRoutes(t *testing.T) {
 	}
 	slices.Sort(routes)
 	assert.Equal(t, described, routes)
+}
+
+// Every field of a document is described, and nothing else is.
+func TestOpenAPIDescribesTheFields(t *testing.T) {
+	recorder := httptest.NewRecorder()
+	gateway.New(gateway.Config{Metrics: telemetry.New(telemetry.Identity{}), Logger: slog.Default()}).
+		ServeHTTP(recorder, httptest.NewRequest("GET", "/v1/openapi.yaml", nil))
+	var document struct {
+		Components struct {
+			Schemas map[string]struct{ Properties map[string]any }
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(recorder.Body.Bytes(), &document))
+	for name, value := range map[string]any{
+		"Bucket": api.Bucket{}, "Disk": api.Disk{}, "ErasureCode": api.EC{}, "FsckReport": api.FsckReport{}, "Finding": api.Finding{},
+		"Health": api.Health{}, "Location": api.Location{}, "Map": api.Map{}, "Node": api.Node{}, "Object": api.Object{},
+		"ObjectList": api.ObjectList{}, "Rebalance": api.Rebalance{}, "Status": api.Status{},
+	} {
+		var fields []string
+		for field := range reflect.TypeOf(value).Fields() {
+			fields = append(fields, strings.Split(field.Tag.Get("json"), ",")[0])
+		}
+		assert.ElementsMatch(t, fields, slices.Collect(maps.Keys(document.Components.Schemas[name].Properties)), name)
+	}
 }

@@ -147,10 +147,15 @@ func (s *supervisor) drop(id string) {
 	}
 }
 
-// removed asks the gateways whether a node is no member any more.
-func removed(ctx context.Context, gateways []string, id string) bool {
+// removed asks the gateways, those too that came later than the node, whether it is no member any more.
+func (s *supervisor) removed(ctx context.Context, id string) bool {
+	spec, err := LoadSpec(s.layout.Dir)
+	if err != nil {
+		s.log.Error("whether a node was removed from the cluster is not known", "node", id, "error", err)
+		return false
+	}
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	for _, endpoint := range gateways {
+	for _, endpoint := range spec.others(id) {
 		if status, err := statusOf(ctx, client, endpoint); err == nil {
 			return !slices.ContainsFunc(status.Nodes, func(n api.Node) bool { return n.ID == id })
 		}

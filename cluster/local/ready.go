@@ -22,7 +22,8 @@ func (s *supervisor) awaitReady(ctx context.Context, children []*child) error {
 		for _, c := range children {
 			select {
 			case err := <-c.exited:
-				if err == nil { // it was removed from the cluster, before the last `down` perhaps; see below
+				if err == nil && c.removed(ctx) { // while nobody took note of it
+					s.drop(c.spec.ID)
 					continue
 				}
 				return fmt.Errorf("%s did not start (%s); the end of its log, %s:\n%s",
@@ -39,8 +40,6 @@ func (s *supervisor) awaitReady(ctx context.Context, children []*child) error {
 		case <-limit.Done():
 			return fmt.Errorf("%s not ready after %s; the end of its log, %s:\n%s",
 				waitingFor, readyTimeout, s.layout.log(waitingFor), tailOf(s.layout.log(waitingFor), 12))
-		case id := <-s.gone:
-			s.drop(id)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

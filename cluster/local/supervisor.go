@@ -175,7 +175,7 @@ func (s *supervisor) startNode(g *group, spec Spec, node NodeSpec) {
 	c := &child{
 		spec: node, layout: s.layout, args: nodeArgs(s.layout, spec, node, s.nodeArgs),
 		forker: s.forker, log: s.log, exited: make(chan error, 1),
-		removed: func(ctx context.Context) bool { return removed(ctx, spec.others(node.ID), node.ID) },
+		removed: func(ctx context.Context) bool { return s.removed(ctx, node.ID) },
 	}
 	g.children = append(g.children, c)
 	g.wait.Go(func() {

@@ -139,6 +139,9 @@ func (m *Membership) Drain(ctx context.Context, id string, draining bool) error 
 // Remove takes a node out of the cluster. A target has to be drained, unless it is forced out: then what nobody else has
 // is lost. Its id can be taken again by a node with empty disks only.
 func (m *Membership) Remove(ctx context.Context, id string, force bool) error {
+	if err := m.dispensable(ctx, id); err != nil {
+		return err
+	}
 	return m.change(ctx, func(d document) (proposal, error) {
 		next, err := remove(d.current, id, force, d.pristine)
 		return proposal{next: next, writes: []clientv3.Op{
@@ -149,6 +152,29 @@ func (m *Membership) Remove(ctx context.Context, id string, force bool) error {
 			clientv3.OpPut(root+"removed/"+id, mustJSON(removal{At: time.Now().UTC()})),
 		}}, err
 	})
+}
+
+// dispensable refuses the removal of a gateway without which etcd would have no majority, and the cluster no state: it
+// ends before the others can take it out of etcd.
+func (m *Membership) dispensable(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	list, err := m.client.MemberList(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	voters, own := 0, false
+	for _, member := range list.Members {
+		if !member.IsLearner {
+			voters++
+			own = own || member.Name == id
+		}
+	}
+	if own && voters < 3 {
+		return fmt.Errorf("gateway %s is one of %d that hold the cluster's state: have three gateways first, "+
+			"and wait until all three hold it: %w", id, voters, ErrRefused)
+	}
+	return nil
 }
 
 // removal remembers a node that was removed.

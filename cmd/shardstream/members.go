@@ -92,7 +92,11 @@ func (a *app) awaitDrained(ctx context.Context, client *api.Client, id string) e
 func drainProgress(r api.Rebalance, id string) string {
 	for _, t := range r.Targets {
 		if t.ID == id && t.Total > 0 {
-			return fmt.Sprintf("draining, %d of %d objects looked at, %d copies moved", t.Objects, t.Total, t.Moved)
+			progress := fmt.Sprintf("draining, %d of %d objects looked at, %d copies moved", t.Objects, t.Total, t.Moved)
+			if len(r.Reasons) > 0 {
+				progress += "; " + strings.Join(r.Reasons, "; ")
+			}
+			return progress
 		}
 	}
 	if len(r.Reasons) > 0 {

@@ -105,6 +105,9 @@ func (f *fleet) add(id, role, addr, space string, flags ...string) *machine {
 	if len(f.gateways) > 0 {
 		m.args = append(m.args, "--join", f.gateways[0])
 	}
+	if len(f.gateways) > 0 && space != "" { // others can reach these nodes, so each new one needs a token
+		m.args = append(m.args, "--token", f.token(space))
+	}
 	if role == api.RoleGateway {
 		f.gateways = append(f.gateways, "http://"+addr)
 	}
@@ -115,6 +118,14 @@ func (f *fleet) add(id, role, addr, space string, flags ...string) *machine {
 	f.start(m)
 	f.eventually(id+" does not come up", func() bool { return f.health(m) == nil })
 	return m
+}
+
+// token has the cluster make a token for a new node, as its operator does.
+func (f *fleet) token(space string) string {
+	f.t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", space, program, "--endpoint", f.gateways[0], "node", "token").Output()
+	require.NoError(f.t, err)
+	return strings.TrimSpace(string(out))
 }
 
 // ready makes the clients, once all nodes are up.

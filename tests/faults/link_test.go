@@ -110,8 +110,14 @@ func (h *hosts) run(side string, args ...string) []byte {
 func TestSlowLinkCarriesCompressedBytes(t *testing.T) {
 	h := twoHosts(t, "400mbit")
 	h.node("gateway", 7070, "--role", "gateway", "--id", "gateway-1")
-	h.node("target", 7071, "--role", "target", "--id", "target-1", "--join", "http://"+serverIP+":7070")
 	c := &cluster{t: t}
+	var token []byte
+	c.eventually("the gateway did not come up", func() bool {
+		var err error
+		token, err = exec.Command("ip", "netns", "exec", h.server, program, "--endpoint", "http://"+serverIP+":7070", "node", "token").Output()
+		return err == nil
+	})
+	h.node("target", 7071, "--role", "target", "--id", "target-1", "--join", "http://"+serverIP+":7070", "--token", string(bytes.TrimSpace(token)))
 	c.eventually("the cluster did not come up", func() bool {
 		out, _ := exec.Command("ip", "netns", "exec", h.server, program, "--endpoint", "http://"+serverIP+":7070", "status", "--json").Output()
 		return bytes.Contains(out, []byte(`"target-1"`)) && !bytes.Contains(out, []byte(`"down"`))
