@@ -483,6 +483,41 @@ func TestStraysGo(t *testing.T) {
 	require.Equal(t, 6, slices)
 }
 
+// TestAYoungStrayIsNotInTheWay: slices of a write that may go on stay, and others that are of no use go meanwhile.
+func TestAYoungStrayIsNotInTheWay(t *testing.T) {
+	c := newMachines(t, 6)
+	c.write("x", random(300_000, 1), 10)
+	p := c.state().Placer
+	list := sliced.List(p, "bucket", "x", 6)
+	to := make([]*api.Node, 6)
+	for i := range list {
+		to[i] = &list[i]
+	}
+	w, err := c.keepers[list[0].ID].Begin(t.Context(), store.Info{Bucket: "bucket", Name: "x", Size: 300_000, Data: 4, Parity: 2}, to, 6)
+	require.NoError(t, err)
+	_, err = w.Write(random(300_000, 2))
+	require.NoError(t, err)
+	require.NoError(t, w.Stage())
+	require.NoError(t, w.Commit(t.Context(), 30, time.Now()))
+	c.write("x", random(300_000, 3), 20)
+	patient := map[string]*sliced.Keeper{}
+	for _, id := range c.ids {
+		config := c.keepers[id].Config
+		config.StrayGrace = time.Hour
+		patient[id] = sliced.New(config)
+	}
+	require.Eventually(t, func() bool {
+		for _, id := range c.ids {
+			_, err := patient[id].Sweep(t.Context())
+			require.NoError(t, err)
+		}
+		slices, _ := c.count("x", 10)
+		return slices == 0
+	}, 20*time.Second, grace)
+	slices, _ := c.count("x", 30)
+	require.Equal(t, 6, slices)
+}
+
 // TestEvictNeedsAllSlices: the whole copy stays while slices are lacking.
 func TestEvictNeedsAllSlices(t *testing.T) {
 	c := newMachines(t, 7)
