@@ -111,13 +111,13 @@ func (l *Log) Write(lines []byte) (int, error) {
 		}
 	}
 	n, err := l.file.Write(lines)
-	l.size += int64(n)
 	if err == nil {
 		err = l.file.Sync()
 	}
-	if err != nil {
-		return n, fmt.Errorf("audit log: %w", err)
+	if err != nil { // half a line, as on a full disk, would spoil the next one
+		return n, fmt.Errorf("audit log: %w", errors.Join(err, l.file.Truncate(l.size)))
 	}
+	l.size += int64(n)
 	return n, nil
 }
 

@@ -22,7 +22,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/node"
 )
 
-const few = 60 // objects of each bucket
+const few = 40 // objects of each bucket
 
 // fixture is a cluster with a bucket of single copies and a mirrored one.
 type fixture struct {

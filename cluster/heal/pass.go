@@ -249,9 +249,6 @@ func (h *Healer) slice(ctx context.Context, info store.Info) bool {
 	if h.c.Slices == nil {
 		return false // nobody can tell
 	}
-	if h.pace.before(ctx, info.Size) != nil {
-		return false
-	}
 	began := time.Now()
 	outcome, err := h.c.Slices.Heal(ctx, info)
 	if err != nil {
@@ -260,6 +257,9 @@ func (h *Healer) slice(ctx context.Context, info store.Info) bool {
 	if outcome.Made > 0 {
 		h.count(func(c *Counts) { c.Moved += int64(outcome.Made); c.Bytes += outcome.Bytes })
 		h.pace.after(ctx, time.Since(began))
+		if h.pace.before(ctx, outcome.Bytes) != nil { // the next one waits: how much is missing is known only now
+			return false
+		}
 	}
 	return err == nil && !outcome.Lacking
 }

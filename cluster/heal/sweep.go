@@ -69,12 +69,8 @@ func (h *Healer) sweepBucket(ctx context.Context, s State, b *Bucket, p *progres
 		if len(candidates) == 0 {
 			continue
 		}
-		var page asked
 		if err = h.same(); err == nil {
-			page, err = h.ask(ctx, s, b, candidates, false)
-		}
-		if err == nil {
-			err = h.sweepPage(ctx, s, p, &page, first)
+			err = h.sweepPage(ctx, s, b, p, candidates, first)
 		}
 		if err != nil {
 			p.reset()
@@ -84,17 +80,31 @@ func (h *Healer) sweepBucket(ctx context.Context, s State, b *Bucket, p *progres
 	return nil
 }
 
-func (h *Healer) sweepPage(ctx context.Context, s State, p *progress, page *asked, first map[uint64]bool) error {
+func (h *Healer) sweepPage(ctx context.Context, s State, b *Bucket, p *progress, infos []store.Info, first map[uint64]bool) error {
+	page, err := h.ask(ctx, s, b, infos, false)
+	if err != nil {
+		return err
+	}
+	may := func(k *key) bool { return k.Drop && first[k.hash()] }
+	// A whole copy of an erasure-coded object stands in for slices that are missing.
+	standsIn := func(k *key) bool { return k.info.Data > 0 && k.info.Kind == store.Whole }
+	complete := map[uint64]bool{}
+	for i := range page.keys {
+		if k := &page.keys[i]; may(k) && standsIn(k) {
+			complete[k.hash()] = h.slice(ctx, k.info)
+		}
+	}
+	if len(complete) > 0 { // which took its time, and answers count for a while only
+		if page, err = h.ask(ctx, s, b, infos, false); err != nil {
+			return err
+		}
+	}
 	var list []Deletion
 	for i := range page.keys {
 		k := &page.keys[i]
-		if !k.Drop || !first[k.hash()] {
-			p.note(k, k.Drop) // to be confirmed for the first time, or to be placed
-			continue
-		}
-		// A whole copy of an erasure-coded object stands in for slices that are missing.
-		if k.info.Data > 0 && k.info.Kind == store.Whole && !h.slice(ctx, k.info) {
-			p.note(k, false)
+		needed := standsIn(k) && !complete[k.hash()]
+		if !may(k) || needed {
+			p.note(k, k.Drop && !(may(k) && needed)) // to be confirmed for the first time, or to be placed
 			continue
 		}
 		list = append(list, Deletion{

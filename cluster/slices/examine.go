@@ -97,11 +97,12 @@ func (k *Keeper) examine(ctx context.Context, s heal.State, b *heal.Bucket, info
 			k.proofs.refute(key)
 			found.unsure++
 		case useless:
-			grace := k.DeleteGrace
 			if d.Reason != reasonStray {
 				found.misplaced++
 			}
-			if k.proofs.confirm(key, d.Reason, grace) {
+			confirmed := k.proofs.confirm(key, d.Reason, k.DeleteGrace)
+			// One that is too young would keep the others from being removed with it.
+			if confirmed && time.Since(d.Info.Created) >= d.Stray {
 				list = append(list, d)
 			}
 		}

@@ -65,7 +65,7 @@ func (f *flights) do(ctx context.Context, key store.SliceKey, work func(context.
 		f.work.Go(func() { // ends with the work, or with close
 			ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 			defer cancel(nil)
-			defer context.AfterFunc(f.ctx, func() { cancel(errStopping) })()
+			defer context.AfterFunc(f.ctx, func() { cancel(errStopping) })() //nolint:contextcheck // work outlives who asked, not the target
 			one.err = work(ctx)
 			f.mu.Lock()
 			delete(f.byID, key)
