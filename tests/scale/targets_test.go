@@ -19,6 +19,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/clustertest"
+	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/sampler"
 )
@@ -77,7 +78,7 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
-	case r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/stat"):
+	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, copies.PathStat):
 		s.count("stat")
 		s.stat(w, r)
 	case r.Method == http.MethodPost:
