@@ -81,6 +81,9 @@ func (p *puller) run(ctx context.Context) error {
 		if stuck >= excuseAfter || errors.Is(err, os.ErrDeadlineExceeded) {
 			p.it.excuse(ctx, p, err)
 		}
+		if p.away.excused.Load() {
+			p.it.checkHoles(ctx) // what it was filling when it was given up is nobody's now
+		}
 		if !retry.pause(ctx, p.it.whole) {
 			return ctx.Err() // nil where nothing is missing any more
 		}
