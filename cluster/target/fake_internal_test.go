@@ -89,7 +89,17 @@ func newBench(t testing.TB) *bench {
 		Self: api.Node{ID: "target-1", Role: api.RoleTarget, Addr: listener.Addr().String(), Weight: 1},
 	})
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = members.Close() })
+	running, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = members.Run(running)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+		_ = members.Close()
+	})
 	bucket, err := json.Marshal(api.Bucket{Name: "b", Mirror: 1})
 	require.NoError(t, err)
 	_, err = members.KV("buckets").Put(t.Context(), "b", bucket)
