@@ -85,7 +85,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "a write does not wait for its replicas",
-		file: "cluster/target/write.go",
+		file: "cluster/target/replicas.go",
 		from: "	for range nodes {\n		err := <-failures\n", to: "	for range nodes {\n		var err error\n",
 		pkg: "cluster/copies", test: "TestWritesAreOnAllTargetsOfTheList|TestATargetMayBeGone",
 	},
