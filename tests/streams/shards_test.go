@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,6 +57,11 @@ func lose(t *testing.T, f *os.File, from, to int64) {
 func (c *cluster) reopen(t *testing.T) {
 	t.Helper()
 	tg := c.targets[victim%len(c.targets)]
+	require.Eventually(t, func() bool { // streams that were read read from the store until they find out
+		tg.mu.Lock()
+		defer tg.mu.Unlock()
+		return len(tg.conns) == 0
+	}, patience, time.Millisecond)
 	require.NoError(t, tg.store.Close())
 	var err error
 	tg.store, err = store.Open(store.Options{Disks: []store.Disk{{ID: "disk-1", Path: tg.dir, Weight: 1}}})
@@ -129,6 +135,7 @@ func (c *cluster) checkNamed(t *testing.T, damaged bool) {
 	l := open(t, c, nil)
 	require.NoError(t, l.Start(loader.Run{}))
 	_, err := drain(t, l)
+	require.NoError(t, l.Close())
 	if !damaged {
 		require.NoError(t, err)
 		return
@@ -157,6 +164,7 @@ func (c *cluster) checkLoss(t *testing.T, lost []int) {
 		stats := l.Stats()
 		require.EqualValues(t, len(lost), stats.Skipped)
 		require.Len(t, stats.SkippedKeys, len(lost))
+		require.NoError(t, l.Close())
 		for _, key := range stats.SkippedKeys {
 			require.Contains(t, names, key)
 		}
