@@ -33,11 +33,7 @@ func (t *Target) copyRoutes() {
 
 // haveCopies says what this node has of objects.
 func (t *Target) haveCopies(r *Request) error {
-	version, err := r.fromPeer()
-	if err != nil {
-		return err
-	}
-	if err := t.stale(version); err != nil { // answers of different maps prove nothing together
+	if _, err := r.fromCurrentPeer(); err != nil { // answers of different maps prove nothing together
 		return err
 	}
 	var asked copies.HaveRequest
@@ -181,11 +177,8 @@ func (t *Target) putCopy(r *Request) error {
 }
 
 func (t *Target) tryPutCopy(r *Request) error {
-	version, err := r.fromPeer()
+	version, err := r.fromCurrentPeer()
 	if err != nil {
-		return err
-	}
-	if err := t.stale(version); err != nil {
 		return err
 	}
 	bucket, key, err := r.names()

@@ -105,6 +105,15 @@ func (r *Request) fromPeer() (int64, error) {
 	return version, err
 }
 
+// fromCurrentPeer is fromPeer for a request that is refused where the sender goes by an older map than this node knows of.
+func (r *Request) fromCurrentPeer() (int64, error) {
+	version, err := r.fromPeer()
+	if err != nil {
+		return 0, err
+	}
+	return version, r.Target.stale(version)
+}
+
 // stale refuses what a sender decided by a map that is older than one that this node knows of.
 func (t *Target) stale(version int64) error {
 	if known := t.known(); version < known {

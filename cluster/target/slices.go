@@ -54,11 +54,7 @@ func (t *Target) putSlice(r *Request) error {
 }
 
 func (t *Target) tryPutSlice(r *Request) error {
-	version, err := r.fromPeer()
-	if err != nil {
-		return err
-	}
-	if err := t.stale(version); err != nil {
+	if _, err := r.fromCurrentPeer(); err != nil {
 		return err
 	}
 	bucket, key, err := r.names()
@@ -84,11 +80,7 @@ func (t *Target) tryPutSlice(r *Request) error {
 
 // commitSlice makes a staged slice one of a version.
 func (t *Target) commitSlice(r *Request) error {
-	version, err := r.fromPeer()
-	if err != nil {
-		return err
-	}
-	if err := t.stale(version); err != nil {
+	if _, err := r.fromCurrentPeer(); err != nil {
 		return err
 	}
 	var c copies.Commit

@@ -31,16 +31,22 @@ func (w *waitFlags) register(flags *pflag.FlagSet) {
 
 // waitJob shows a job's progress until it ends, and says what came of it.
 func (a *app) waitJob(ctx context.Context, client *api.Client, job api.Job, w *waitFlags) error {
-	bar := a.jobProgress(job.ID, w.json)
-	job, err := client.WaitJob(ctx, job.ID, bar.show)
-	bar.close()
-	if ctx.Err() != nil {
-		return a.leaveJob(client, job.ID, w) //nolint:contextcheck // the command's context has ended
-	}
+	job, err := a.awaitJob(ctx, client, job, w)
 	if err != nil {
 		return err
 	}
 	return a.reportJob(ctx, client, job, w)
+}
+
+// awaitJob shows a job's progress until it ends.
+func (a *app) awaitJob(ctx context.Context, client *api.Client, job api.Job, w *waitFlags) (api.Job, error) {
+	bar := a.jobProgress(job.ID, w.json)
+	job, err := client.WaitJob(ctx, job.ID, bar.show)
+	bar.close()
+	if ctx.Err() != nil {
+		return job, a.leaveJob(client, job.ID, w) //nolint:contextcheck // the command's context has ended
+	}
+	return job, err
 }
 
 // leaveJob is the end of a wait that was interrupted.

@@ -51,12 +51,7 @@ command. With --wait the exit code is 1 where something could not be repaired.`,
 }
 
 func (a *app) waitScrub(ctx context.Context, client *api.Client, job api.Job, w *waitFlags) error {
-	bar := a.jobProgress(job.ID, w.json)
-	job, err := client.WaitJob(ctx, job.ID, bar.show)
-	bar.close()
-	if ctx.Err() != nil {
-		return a.leaveJob(client, job.ID, w) //nolint:contextcheck // the command's context has ended
-	}
+	job, err := a.awaitJob(ctx, client, job, w)
 	if err != nil {
 		return err
 	}

@@ -139,16 +139,10 @@ func (s *Store) State(bucket, name string) (Info, bool, error) {
 	return copies[0].info, true, nil
 }
 
-// Bury deletes an object and remembers, until Unbury, that it was deleted by a write of that version: an older copy
+// Bury deletes an object and remembers, until Drop, that it was deleted by a write of that version: an older copy
 // that another node brings can't come to life again. ErrSuperseded where a version as new or newer is there.
 func (s *Store) Bury(ctx context.Context, bucket, name string, version uint64) error {
-	if err := checkNames(bucket, name); err != nil {
-		return err
-	}
-	if err := cancelled(ctx, "delete"); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
+	if err := s.enterFor(ctx, "delete", bucket, name); err != nil {
 		return err
 	}
 	defer s.leave()
@@ -196,13 +190,7 @@ func (s *Store) buryLocked(bucket, name string, version uint64, k *stripe) ([]co
 // keeps no memory of it: the copy does not belong here, or the deletion is known everywhere. It is no error where
 // something else is there.
 func (s *Store) Drop(ctx context.Context, bucket, name string, version uint64) error {
-	if err := checkNames(bucket, name); err != nil {
-		return err
-	}
-	if err := cancelled(ctx, "drop"); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
+	if err := s.enterFor(ctx, "drop", bucket, name); err != nil {
 		return err
 	}
 	defer s.leave()

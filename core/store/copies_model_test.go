@@ -169,14 +169,6 @@ func (c *copiesModel) drop(rt *rapid.T) {
 	}
 }
 
-func (c *copiesModel) dropOlder(rt *rapid.T) {
-	name, like := c.drawCopy(rt)
-	require.NoError(rt, c.s.DropOlder(ctx, "b", name, like.version))
-	if now := c.held[name]; now != nil && now.version < like.version {
-		delete(c.held, name)
-	}
-}
-
 func (c *copiesModel) delete(rt *rapid.T) {
 	name := modelNames.Draw(rt, "name")
 	err := c.s.Delete(ctx, "b", name, store.Condition{})
@@ -381,7 +373,6 @@ func TestCopiesModel(t *testing.T) {
 			"discard":    c.discard,
 			"bury":       c.bury,
 			"drop":       c.drop,
-			"drop older": c.dropOlder,
 			"delete":     c.delete,
 			"evict":      c.evict,
 			"quarantine": c.quarantine,

@@ -10,13 +10,7 @@ import (
 // Delete removes an object. When it returns without an error, it is gone for good; readers that have it open
 // keep it.
 func (s *Store) Delete(ctx context.Context, bucket, name string, c Condition) error {
-	if err := checkNames(bucket, name); err != nil {
-		return err
-	}
-	if err := cancelled(ctx, "delete"); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
+	if err := s.enterFor(ctx, "delete", bucket, name); err != nil {
 		return err
 	}
 	defer s.leave()
@@ -44,27 +38,6 @@ func (s *Store) deleteLocked(bucket, name string, c Condition, k *stripe) ([]cop
 		return s.buryLocked(bucket, name, s.nextVersion(), k) // what can't be removed now must not come back to life
 	}
 	return s.removeLocked(bucket, name, k, func(copies []copyOf) ([]copyOf, error) { return copies, nil })
-}
-
-// DropOlder removes copies of the object whose version is lower than the given one, as a node does that
-// knows of a newer copy elsewhere. It is no error if there are none.
-func (s *Store) DropOlder(ctx context.Context, bucket, name string, version uint64) error {
-	if err := checkNames(bucket, name); err != nil {
-		return err
-	}
-	if err := cancelled(ctx, "drop older copies"); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
-		return err
-	}
-	defer s.leave()
-	return s.remove(bucket, name, func(copies []copyOf) ([]copyOf, error) {
-		for len(copies) > 0 && copies[0].info.Version >= version {
-			copies = copies[1:]
-		}
-		return copies, nil
-	})
 }
 
 // remove removes those copies of an object that pick picks, oldest first: a crash in between must not

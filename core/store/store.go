@@ -273,6 +273,17 @@ func (s *Store) enter() error {
 
 func (s *Store) leave() { s.life.RUnlock() }
 
+// enterFor begins a call that changes an object: what says in its error what was not done as the context had ended.
+func (s *Store) enterFor(ctx context.Context, what, bucket, name string) error {
+	if err := checkNames(bucket, name); err != nil {
+		return err
+	}
+	if err := cancelled(ctx, what); err != nil {
+		return err
+	}
+	return s.enter()
+}
+
 // Stat describes an object.
 func (s *Store) Stat(bucket, name string) (Info, error) {
 	if info, ok := s.cache.info(objectKey{bucket, name}); ok { // of a disk that is in use

@@ -90,13 +90,7 @@ func (s *Store) demote(
 	ctx context.Context, bucket, name string, version uint64,
 	to func(*copyOf) (kind Kind, ok bool, err error), dispose func([]copyOf),
 ) error {
-	if err := checkNames(bucket, name); err != nil {
-		return err
-	}
-	if err := cancelled(ctx, "demote a copy"); err != nil {
-		return err
-	}
-	if err := s.enter(); err != nil {
+	if err := s.enterFor(ctx, "demote a copy", bucket, name); err != nil {
 		return err
 	}
 	defer s.leave()

@@ -80,13 +80,3 @@ func TestOldVersionStaysReadable(t *testing.T) {
 	require.EqualValues(t, len(old), pinned.Info().Size)
 	require.NoError(t, pinned.Close())
 }
-
-func TestDropOlder(t *testing.T) {
-	s, o := fresh(t)
-	info := put(t, s, "b", "o", []byte("x"))
-	require.NoError(t, s.DropOlder(ctx, "b", "o", info.Version))
-	clean(t, s, o, 1)
-	require.NoError(t, s.DropOlder(ctx, "b", "o", info.Version+1))
-	clean(t, s, o, 0)
-	require.NoError(t, s.DropOlder(ctx, "b", "nobody", 1))
-}
