@@ -184,6 +184,26 @@ func TestPutsAreRepeatedFromTheirStart(t *testing.T) {
 	assert.Equal(t, int32(1), requests.Load())
 }
 
+func TestPutsThatAreAnsweredEarlyAreRepeated(t *testing.T) {
+	data := randomBytes(1, 3<<20)
+	var requests atomic.Int32
+	client := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) < 8 { // the client is still sending
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil || !bytes.Equal(data, body) {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(api.Object{XXH3: api.FormatXXH3(xxh3.Hash(body))})
+	}, api.Options{})
+	_, err := client.PutObject(t.Context(), "b", "x", bytes.NewReader(data), int64(len(data)), api.PutOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, int32(8), requests.Load())
+}
+
 func TestPutNoticesOtherBytes(t *testing.T) {
 	client := fake(t, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(api.Object{XXH3: api.FormatXXH3(1)})

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zeebo/xxh3"
@@ -34,27 +35,51 @@ type PutOptions struct {
 // it is sent again after a failure that passes; elsewhere a failure is final.
 func (c *Client) PutObject(ctx context.Context, bucket, key string, body io.Reader, size int64, o PutOptions) (Object, error) {
 	var object Object
-	attempt := func() (err error) {
-		object, err = c.putOnce(ctx, bucket, key, body, size, o)
-		return err
-	}
 	seeker, start, ok := seekable(body)
 	if !ok {
 		// The body can be sent but once: make sure of the map first.
 		_, err := c.RefreshMap(ctx)
 		if err == nil {
-			err = attempt()
+			object, err = c.putOnce(ctx, bucket, key, body, size, o)
 		}
 		return object, err
 	}
-	err := c.retry(ctx, func() error {
+	err := c.retry(ctx, func() (err error) {
 		if _, err := seeker.Seek(start, io.SeekStart); err != nil {
 			return fmt.Errorf("send %s again: %w", Address(bucket, key), err)
 		}
-		return attempt()
+		lent := &lentReader{source: body}
+		defer lent.takeBack()
+		object, err = c.putOnce(ctx, bucket, key, lent, size, o)
+		return err
 	})
 	return object, err
 }
+
+// lentReader lends a source to one request. A transport may go on reading a body after it has given up the request; the
+// next attempt must have the source to itself.
+type lentReader struct {
+	mu     sync.Mutex
+	source io.Reader // nil once it was taken back
+}
+
+func (l *lentReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.source == nil {
+		return 0, errTakenBack
+	}
+	return l.source.Read(p)
+}
+
+// takeBack returns when nobody reads the source any more, nor will.
+func (l *lentReader) takeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.source = nil
+}
+
+var errTakenBack = errors.New("the request that this body was for has ended")
 
 // seekable tells whether a body can be read twice, and from where. Standard input is an io.Seeker
 // that can't seek where it is a pipe.
