@@ -103,7 +103,7 @@ test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (
 	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
 
 .PHONY: backends
-backends: $(BACKENDS)/.versitygw-$(VERSITYGW_VERSION) $(BACKENDS)/.fake-gcs-server-$(FAKE_GCS_VERSION) ## Servers of S3, GCS, Azure and HDFS for tests, into build/backends (350 MB)
+backends: $(BACKENDS)/.versitygw-$(VERSITYGW_VERSION) $(BACKENDS)/.fake-gcs-server-$(FAKE_GCS_VERSION) ## Servers of S3, GCS, Azure and HDFS for tests, into build/backends (420 MB)
 	@if command -v npm >/dev/null && command -v node >/dev/null; then $(MAKE) $(BACKENDS)/azurite/.stamp; \
 		else echo "no server of Azure: install Node.js with npm (Debian: apt-get install npm)"; fi
 	@if command -v mvn >/dev/null && command -v java >/dev/null; then $(MAKE) $(BACKENDS)/hdfs/.stamp; \
