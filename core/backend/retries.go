@@ -155,13 +155,11 @@ func (c *call) typed(ctx context.Context, err error) *Error {
 		return &Error{Backend: c.policy.Backend, Op: c.op, Name: c.name, Kind: Failed, Err: cause}
 	}
 	var e *Error
-	if errors.As(err, &e) {
-		if e.Op != "connect" || e.Name != "" {
-			return e
-		}
-		return &Error{Backend: c.policy.Backend, Op: c.op, Name: c.name, Kind: e.Kind, Status: e.Status, After: e.After, Err: err}
+	if errors.As(err, &e) && e.Op != "connect" {
+		return e
 	}
-	return &Error{Backend: c.policy.Backend, Op: c.op, Name: c.name, Kind: NetKind(err), Err: err}
+	kind, err := Broken(ctx, err)
+	return &Error{Backend: c.policy.Backend, Op: c.op, Name: c.name, Kind: kind, Err: err}
 }
 
 // again tells whether there is another attempt.

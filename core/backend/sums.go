@@ -12,9 +12,6 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// Castagnoli is the polynomial of Sums.CRC32C.
-var Castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // verifier compares bytes with the checksum that is the cheapest to compute of those there are.
 type verifier struct {
 	name string
