@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Backend is where a bucket's objects come from: the bucket is a cache in front of it.
 type Backend struct {
@@ -76,6 +79,9 @@ type Cached struct {
 	Pinned  int64 `json:"pinned"`  // bytes of pinned objects
 	Fetches int64 `json:"fetches"` // under way
 }
+
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
 
 // Add adds what another target has; the quota is the bucket's.
 func (c *Cached) Add(o *Cached) {
