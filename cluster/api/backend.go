@@ -80,9 +80,6 @@ type Cached struct {
 	Fetches int64 `json:"fetches"` // under way
 }
 
-// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
-func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
-
 // Add adds what another target has; the quota is the bucket's.
 func (c *Cached) Add(o *Cached) {
 	c.Objects += o.Objects
@@ -102,6 +99,7 @@ type CachePart struct {
 // CacheReport is the answer: of those that are dealt with.
 type CacheReport struct {
 	Done []CacheResult `json:"done"`
+	Open int           `json:"open"` // that are under way, or about to be
 }
 
 // CacheResult is what came of one object.
@@ -115,3 +113,6 @@ type CacheResult struct {
 
 // MaxCachePart bounds the names of a CachePart.
 const MaxCachePart = 128
+
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
