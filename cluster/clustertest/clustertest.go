@@ -18,6 +18,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 // startTimeout is generous: tests of other packages run at the same time.
@@ -33,6 +34,8 @@ type Options struct {
 	Settings node.Settings
 	// BackendAllow are networks that backends may be in; nil: this machine, where a test has its servers.
 	BackendAllow []string
+	// Schemes are those of backends; nil: those of the build.
+	Schemes backend.Set
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -176,7 +179,7 @@ func (c *Cluster) AddTarget() *Node {
 
 func (c *Cluster) config(id, role string) node.Config {
 	return node.Config{
-		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Schemes: c.options.Schemes, Version: "test", Logger: c.log,
 	}
 }
 
