@@ -39,11 +39,8 @@ func (t *Target) keepThrough(ctx context.Context, p placed, body io.Reader, o st
 		info, err := t.cache.Put(ctx, &p.bucket.Bucket, p.key, body, o, meets)
 		return kept{Info: info, made: 1, wanted: 1}, err
 	}
-	var full *store.NoSpaceError
 	info, err := t.putOwn(ctx, p, body, o, meets)
-	if errors.As(err, &full) { // for whoever sends it again
-		_, _ = t.cache.MakeRoom(ctx, max(o.Size, 1), "")
-	}
+	t.makeRoom(ctx, o.Size, err)
 	return kept{Info: info, made: 1, wanted: 1}, err
 }
 
@@ -86,6 +83,21 @@ func (t *Target) eraseThrough(ctx context.Context, p placed, c store.Condition) 
 	}
 	t.cache.Replaced(p.bucket.Name, p.key)
 	return nil
+}
+
+// makeRoom evicts cached objects where a write has found no room, for whoever sends it again.
+func (t *Target) makeRoom(ctx context.Context, size int64, err error) {
+	var full *store.NoSpaceError
+	if !errors.As(err, &full) {
+		return
+	}
+	freed, err := t.cache.MakeRoom(ctx, max(size, 1<<20), full.Disk)
+	if err == nil && freed == 0 {
+		freed, err = t.cache.MakeRoom(ctx, max(size, 1<<20), "")
+	}
+	if err != nil || freed > 0 {
+		t.log.InfoContext(ctx, "cached objects were evicted for a write that found no room", "disk", full.Disk, "bytes", freed, "error", err)
+	}
 }
 
 // discardDamaged takes a damaged copy away that is fetched again by the next who reads it; false where it is not of that
