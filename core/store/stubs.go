@@ -75,6 +75,9 @@ func (i *Info) checkStub(index *archive.Index) (stored []byte, err error) {
 // newStub begins a data file that has no payload. Its id is busy until it is done.
 func (k *disk) newStub(i Info, kind Kind, index []byte) (*writer, error) {
 	i.Kind, i.Slice, i.Disk = kind, 0, k.ID
+	if index == nil && i.Unread() { // what was known of its members is gone
+		i.Archive, i.Members, i.Samples, i.MaxSample = archive.None, 0, 0, 0
+	}
 	w := &writer{disk: k, id: k.newFileID(), given: i.Version, info: i, index: index}
 	if err := w.create(); err != nil {
 		k.done(w.id)
