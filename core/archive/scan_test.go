@@ -154,3 +154,17 @@ func TestScanErrors(t *testing.T) {
 	_, err = archive.Scan(ended, func(ctx context.Context, _ []byte, _ int64) (int, error) { return 0, ctx.Err() }, 1000, archive.ScanOptions{})
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+// FuzzScan holds the scan to the Indexer: the same members, or the same refusal, whatever the bytes are.
+func FuzzScan(f *testing.F) {
+	f.Add(build(f, file("a.jpg", "1"), file("a.cls", "2"), file("b.jpg", strings.Repeat("x", 3000))), int64(0))
+	f.Add(build(f, entry{name: strings.Repeat("d/", 100) + "a.jpg", data: "1", kind: tar.TypeReg, form: tar.FormatPAX}), int64(1))
+	f.Add(build(f, entry{name: strings.Repeat("d/", 100) + "a.jpg", data: "1", kind: tar.TypeReg, form: tar.FormatGNU}), int64(600))
+	f.Add(build(f, entry{name: "d/", kind: tar.TypeDir}, entry{name: "d/l", data: "x", kind: tar.TypeSymlink}, file("README", "r")), int64(100))
+	f.Add(paxArchive("10 size=3\n"), int64(1))
+	f.Fuzz(func(t *testing.T, data []byte, gap int64) {
+		if len(data) <= 1<<16 {
+			sameScan(t, mend(data), archive.ScanOptions{Gap: gap})
+		}
+	})
+}
