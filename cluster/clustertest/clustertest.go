@@ -18,6 +18,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 // startTimeout is generous: tests of other packages run at the same time.
@@ -31,6 +32,10 @@ type Options struct {
 	LeaseTTL time.Duration // 0: 2 s, so that a stopped node is soon seen
 	// Settings of all nodes; what is zero is as in production, but for the lease.
 	Settings node.Settings
+	// BackendAllow are networks that backends may be in; nil: this machine, where a test has its servers.
+	BackendAllow []string
+	// Schemes are those of backends; nil: those of the build.
+	Schemes backend.Set
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -67,6 +72,9 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	if o.Disks == 0 {
 		o.Disks = 2
+	}
+	if o.Settings.BackendAllow = o.BackendAllow; o.BackendAllow == nil {
+		o.Settings.BackendAllow = []string{"127.0.0.0/8", "::1"}
 	}
 	o.Settings.LeaseTTL = cmp.Or(o.LeaseTTL, o.Settings.LeaseTTL, 2*time.Second)
 	c := &Cluster{t: t, dir: t.TempDir(), options: o, log: testLog(t)}
@@ -171,7 +179,7 @@ func (c *Cluster) AddTarget() *Node {
 
 func (c *Cluster) config(id, role string) node.Config {
 	return node.Config{
-		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Schemes: c.options.Schemes, Version: "test", Logger: c.log,
 	}
 }
 

@@ -106,6 +106,7 @@ func (t *Target) mend(ctx context.Context, p placed, version uint64) error {
 		return nil // by somebody who was faster
 	}
 	if own.Elsewhere() { // made anew from its slices, or fetched from its origin, by the next who reads it
+		t.cache.Replaced(p.bucket.Name, p.key)
 		return t.store.Quarantine(ctx, p.bucket.Name, p.key, version)
 	}
 	if p.bucket.Copies() == 1 && p.settled() {
