@@ -3,7 +3,6 @@ package target
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -98,23 +97,4 @@ func (t *Target) makeRoom(ctx context.Context, size int64, err error) {
 	if err != nil || freed > 0 {
 		t.log.InfoContext(ctx, "cached objects were evicted for a write that found no room", "disk", full.Disk, "bytes", freed, "error", err)
 	}
-}
-
-// discardDamaged takes a damaged copy away that is fetched again by the next who reads it; false where it is not of that
-// kind.
-func (t *Target) discardDamaged(ctx context.Context, bucket, key string, version uint64) (bool, error) {
-	info, ok, err := t.store.State(bucket, key)
-	if err != nil || !ok || info.Version != version || info.Kind != store.Whole {
-		return false, err
-	}
-	if _, cached := info.Origin(); !cached {
-		return false, nil
-	}
-	if err := t.store.Quarantine(ctx, bucket, key, version); err != nil {
-		return true, fmt.Errorf("put a damaged copy aside: %w", err)
-	}
-	t.cache.Replaced(bucket, key)
-	t.log.WarnContext(ctx, "a damaged copy was put aside; it is fetched from its backend again when it is read",
-		"object", api.Address(bucket, key), "version", version)
-	return true, nil
 }
