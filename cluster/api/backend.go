@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Backend is where a bucket's objects come from: the bucket is a cache in front of it.
 type Backend struct {
@@ -76,3 +79,40 @@ type Cached struct {
 	Pinned  int64 `json:"pinned"`  // bytes of pinned objects
 	Fetches int64 `json:"fetches"` // under way
 }
+
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
+
+// Add adds what another target has; the quota is the bucket's.
+func (c *Cached) Add(o *Cached) {
+	c.Objects += o.Objects
+	c.Bytes += o.Bytes
+	c.Known += o.Known
+	c.Own += o.Own
+	c.Pinned += o.Pinned
+	c.Fetches += o.Fetches
+}
+
+// CachePart asks a target, on behalf of a gateway, to fetch objects of a bucket from its backend, or to let them go. It
+// answers as soon as it has dealt with some of them, so it is asked again for the others.
+type CachePart struct {
+	Names []string `json:"names"`
+}
+
+// CacheReport is the answer: of those that are dealt with.
+type CacheReport struct {
+	Done []CacheResult `json:"done"`
+	Open int           `json:"open"` // that are under way, or about to be
+}
+
+// CacheResult is what came of one object.
+type CacheResult struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+	// Skipped: there was nothing to do, as it was here, or not here, already; or it has to stay.
+	Skipped bool   `json:"skipped,omitempty"`
+	Error   *Error `json:"error,omitempty"`
+}
+
+// MaxCachePart bounds the names of a CachePart.
+const MaxCachePart = 128

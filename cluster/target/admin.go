@@ -64,6 +64,9 @@ func kindOf(i store.Info) string {
 	case i.Data > 0:
 		return api.KindCache
 	}
+	if _, cached := i.Origin(); cached {
+		return api.KindCache
+	}
 	return api.KindWhole
 }
 
@@ -101,6 +104,9 @@ func (t *Target) bucketEmpty(r *Request) error {
 		return err
 	}
 	empty, err := t.store.Empty(bucket)
+	if b, ok := t.members.View().Bucket(bucket); ok && b.Backend != nil && !empty && err == nil {
+		empty, err = t.cache.Empty(bucket) // what is at the backend too does not count
+	}
 	if err != nil {
 		return err
 	}
