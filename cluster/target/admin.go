@@ -144,6 +144,7 @@ func (t *Target) dropBucket(r *Request) error {
 	if err := t.store.DropBucket(r.Context(), bucket); err != nil {
 		return err
 	}
+	t.cache.Dropped(bucket)
 	r.SetStatusCode(http.StatusNoContent)
 	return nil
 }
