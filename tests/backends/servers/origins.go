@@ -38,6 +38,8 @@ func (s *Server) Origin(name string) (Origin, error) {
 		return newHDFSOrigin(s, name)
 	case backend.HTTP:
 		return &folderOrigin{url: s.URL(name), dir: filepath.Join(s.Dir, "data", name)}, nil
+	case backend.Remote:
+		return newRemoteOrigin(s, name)
 	}
 	return nil, fmt.Errorf("no origins of %s", s.Kind)
 }
@@ -48,7 +50,7 @@ func (s *Server) URL(bucket string) string { return s.URLAt(s.Addr, bucket) }
 // URLAt is a bucket's where something at another address relays to the server.
 func (s *Server) URLAt(addr, bucket string) string {
 	switch s.Kind {
-	case backend.HDFS, backend.HTTP:
+	case backend.HDFS, backend.HTTP, backend.Remote:
 		return s.Kind + "://" + addr + "/" + bucket
 	}
 	return s.Kind + "://" + bucket
@@ -72,7 +74,7 @@ func (s *Server) Secret() map[string]string {
 	case backend.S3:
 		return map[string]string{"access_key_id": S3AccessKey, "secret_access_key": S3SecretKey}
 	case backend.GCS:
-		return map[string]string{"anonymous": "true"}
+		return map[string]string{"anonymous": "true"} // an emulator asks for nothing
 	case backend.Azure:
 		return map[string]string{"account": AzureAccount, "key": AzureKey}
 	}

@@ -29,7 +29,8 @@ var ErrMissing = errors.New("not installed")
 // Kinds are the schemes whose servers this package runs.
 var Kinds = []string{backend.S3, backend.GCS, backend.Azure, backend.HDFS, backend.HTTP}
 
-// Server is a server that runs. The methods of Origin fill its buckets as their owner does: past any cluster.
+// Server is a server that runs. Origin gives its buckets as their owner has them: past any cluster that caches them. That
+// of another cluster is started by whoever has one, and has nothing but its kind and address here.
 type Server struct {
 	Kind string
 	Addr string // host:port at which it answers

@@ -1,11 +1,17 @@
 package serverstest
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/shardstream/shardstream/tests/backends/faultproxy"
 )
+
+// Names says that a request is of an object.
+func Names(r *http.Request, name string) bool {
+	return strings.HasSuffix(unescaped(r.URL.EscapedPath()), "/"+name)
+}
 
 // isData says that a GET is of an object's bytes: not a listing, nor a description, as vendors' APIs have them.
 func isData(r faultproxy.Request) bool {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/tests/backends/faultproxy"
 	"github.com/shardstream/shardstream/tests/backends/servers"
@@ -55,12 +57,15 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// Get is the server of a scheme, which all tests of the binary share. Its proxies pass all, and have seen nothing, when a
+// Get is the server of a scheme, which all tests of the binary share, but for another cluster, which is the test's own. Its proxies pass all, and have seen nothing, when a
 // test begins: tests that use it are not parallel.
 func Get(t testing.TB, kind string) *Server {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("runs a server; -short is for what needs none")
+	}
+	if kind == backend.Remote {
+		return remote(t)
 	}
 	shared.Lock()
 	defer shared.Unlock()
@@ -145,7 +150,10 @@ func (s *Server) Heal() {
 
 // ProxyAddr is where clients that go through the proxy reach the server.
 func (s *Server) ProxyAddr() string {
-	if s.HTTP != nil {
+	switch {
+	case s.Kind == backend.Remote: // which sends them there
+		return s.Addr
+	case s.HTTP != nil:
 		return s.HTTP.Addr
 	}
 	return s.TCP.Addr
@@ -154,21 +162,13 @@ func (s *Server) ProxyAddr() string {
 // Config is how a backend is opened that has one of the server's buckets, through the proxy.
 func (s *Server) Config(t testing.TB, bucket, prefix string) backend.Config {
 	t.Helper()
-	url := s.URLAt(s.ProxyAddr(), bucket)
-	if prefix != "" {
-		url += "/" + prefix
-	}
-	address, err := backend.ParseAddress(url)
+	b := s.Backend(bucket, prefix)
+	address, err := backend.ParseAddress(b.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	region := ""
-	if s.Kind == backend.S3 {
-		region = servers.S3Region
-	}
 	return backend.Config{
-		Address: address, Endpoint: s.EndpointAt(s.ProxyAddr()), Region: region, Credentials: s.Secret(),
-		Timeout: 10 * time.Second,
+		Address: address, Endpoint: b.Endpoint, Region: b.Region, Credentials: s.Secret(), Timeout: 10 * time.Second,
 	}
 }
 
@@ -216,6 +216,17 @@ func (b *Bucket) must(err error) {
 func (b *Bucket) Put(name string, data []byte) {
 	b.t.Helper()
 	b.must(b.Origin.Put(b.t.Context(), name, data))
+}
+
+// PutAll stores many objects past the cluster.
+func (b *Bucket) PutAll(objects map[string][]byte) {
+	b.t.Helper()
+	var all errgroup.Group
+	all.SetLimit(16)
+	for name, data := range objects {
+		all.Go(func() error { return b.Origin.Put(b.t.Context(), name, data) })
+	}
+	b.must(all.Wait())
 }
 
 // Get reads an object past the cluster.
