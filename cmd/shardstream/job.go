@@ -66,6 +66,9 @@ func newJobStart(a *app) *cobra.Command {
 			}
 			return a.startJob(c, api.JobSpec{Kind: kind}, false, w)
 		}
+		if kind == api.JobPrefetch || kind == api.JobEvict {
+			return usagef("`shardstream %s` starts jobs of kind %s", kind, kind)
+		}
 		if kind != api.JobTransform {
 			return usagef("--kind must be %s or %s, not %q", api.JobTransform, api.JobScrub, kind)
 		}
@@ -172,6 +175,17 @@ func whatText(j *api.Job) string {
 	}
 	if s := j.Scrub; s != nil && s.Bucket != "" {
 		return api.Address(s.Bucket, "")
+	}
+	for _, s := range []*api.CacheSpec{j.Prefetch, j.Evict} {
+		switch {
+		case s == nil:
+		case len(s.Names) == 1:
+			return api.Address(s.Bucket, s.Names[0])
+		case len(s.Names) > 1:
+			return fmt.Sprintf("%d objects of %s", len(s.Names), api.Address(s.Bucket, ""))
+		default:
+			return api.Address(s.Bucket, s.Prefix+s.Pattern) // one of them
+		}
 	}
 	return ""
 }
