@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/origin"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/backend"
@@ -20,6 +21,7 @@ import (
 const (
 	describeAtOnce  = 512 // objects of a backend that the targets are asked to describe together
 	describeAhead   = 4   // such requests under way
+	knownAtOnce     = 8 * describeAtOnce
 	describeTimeout = 10 * time.Minute
 	describeTries   = 5 // while the map changes, or a target is away
 	describePause   = 500 * time.Millisecond
@@ -46,15 +48,30 @@ func (g *Gateway) coldOf(ctx context.Context, sources []source) (coldBuckets, er
 	return cold, nil
 }
 
-// batchOf is some objects that are being described.
+// batchOf is some objects of a bucket with a backend, in order; those of which there is an entry are being described.
 type batchOf struct {
 	objects []api.Object
+	entries []backend.Entry
+	places  []int // of the entries
 	err     error
 	done    chan struct{}
 }
 
-// walkCold visits the objects of a backend that a pattern matches, sorted by name, as the targets describe them. What can't be
-// of the stream is not described.
+func (b *batchOf) known(o *api.Object) { b.objects = append(b.objects, *o) }
+
+func (b *batchOf) unknown(e *backend.Entry, describe bool) {
+	if describe {
+		b.entries, b.places = append(b.entries, *e), append(b.places, len(b.objects))
+	}
+	b.objects = append(b.objects, api.Object{Name: e.Name, Size: e.Size})
+}
+
+func (b *batchOf) full() bool {
+	return len(b.entries) >= describeAtOnce || len(b.objects) >= knownAtOnce
+}
+
+// walkCold visits the objects of a bucket with a backend that a pattern matches, sorted by name; those that the targets do not
+// know yet are described first, unless they can't be of the stream.
 func (g *Gateway) walkCold(ctx context.Context, b *api.Bucket, p *api.Pattern, l *list, visit func(*api.Object) error) error {
 	group, gctx := errgroup.WithContext(ctx)
 	queue := make(chan *batchOf, describeAhead)
@@ -83,75 +100,77 @@ func (g *Gateway) walkCold(ctx context.Context, b *api.Bucket, p *api.Pattern, l
 	return group.Wait()
 }
 
-// describeListed lists a backend and has what it finds described, batch by batch.
+// describeListed lists a bucket and has what is new in it described, batch by batch.
 func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *api.Bucket, p *api.Pattern, l *list, queue chan<- *batchOf) error {
-	var entries []backend.Entry
+	batch := &batchOf{done: make(chan struct{})}
 	send := func() error {
-		if len(entries) == 0 {
-			return nil
-		}
-		batch, some := &batchOf{done: make(chan struct{})}, entries
-		entries = nil
+		full := batch
+		batch = &batchOf{done: make(chan struct{})}
 		select {
-		case queue <- batch:
+		case queue <- full:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		l.progress.found(len(some))
+		l.progress.found(len(full.entries))
 		group.Go(func() error {
-			defer close(batch.done)
-			batch.objects, batch.err = g.described(ctx, b, some, l.plain)
-			l.progress.described(len(some))
+			defer close(full.done)
+			full.err = g.describe(ctx, b, full)
+			l.progress.described(len(full.entries))
 			return nil // in its turn
 		})
 		return nil
 	}
-	for e, err := range g.entries(ctx, b, p.Prefix, "") {
-		if err != nil {
-			return err
+	sendFull := func() error {
+		if batch.full() {
+			return send()
 		}
-		if !p.Match(e.Name) {
-			continue
-		}
-		if entries = append(entries, e); len(entries) == describeAtOnce {
-			if err := send(); err != nil {
-				return err
+		return nil
+	}
+	err := g.walkOrigin(ctx, b, originPart{
+		prefix: p.Prefix,
+		unknown: func(e *backend.Entry) error {
+			if p.Match(e.Name) {
+				batch.unknown(e, l.plain || archive.FormatOf(e.Name) != archive.None)
 			}
+			return sendFull()
+		},
+	}, func(o *api.Object) error {
+		if p.Match(o.Name) {
+			batch.known(o)
 		}
+		return sendFull()
+	})
+	if err != nil {
+		return err
 	}
 	return send()
 }
 
-// described describes objects, in their order. Of archives, those that are none are left as the backend lists them.
-func (g *Gateway) described(ctx context.Context, b *api.Bucket, entries []backend.Entry, plain bool) ([]api.Object, error) {
-	objects := make([]api.Object, len(entries))
+// describe has the targets describe the entries of a batch, each those of which it is the primary.
+func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) error {
 	targets, byTarget := map[string]api.Node{}, map[string][]int{}
-	for i, e := range entries {
-		objects[i] = api.Object{Name: e.Name, Size: e.Size}
-		if !plain && archive.FormatOf(e.Name) == archive.None {
-			continue
-		}
-		primary, err := g.Primary(b, e.Name)
+	for i := range batch.entries {
+		primary, err := g.Primary(b, batch.entries[i].Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		targets[primary.ID] = primary
 		byTarget[primary.ID] = append(byTarget[primary.ID], i)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for id, some := range byTarget {
-		group.Go(func() error { return g.describeAt(ctx, b, targets[id], entries, some, objects) })
+		group.Go(func() error { return g.describeAt(ctx, b, targets[id], batch, some) })
 	}
-	return objects, group.Wait()
+	return group.Wait()
 }
 
 // describeAt has a target describe some of the entries.
-func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node, entries []backend.Entry, some []int, objects []api.Object) error {
+func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node, batch *batchOf, some []int) error {
 	ask := struct {
 		Entries []backend.Entry `json:"entries"`
 	}{make([]backend.Entry, len(some))}
 	for i, n := range some {
-		ask.Entries[i] = entries[n]
+		ask.Entries[i] = batch.entries[n]
 	}
 	body, err := json.Marshal(ask)
 	if err != nil {
@@ -165,7 +184,7 @@ func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node
 				return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "target %s described %d of %d objects", target.ID, len(answer.Objects), len(some))
 			}
 			for i, n := range some {
-				objects[n] = answer.Objects[i]
+				batch.objects[batch.places[n]] = answer.Objects[i]
 			}
 			return nil
 		}
@@ -184,46 +203,63 @@ func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node
 	}
 }
 
-// statCold describes the objects of a backend that sources name exactly; out is written at their places alone.
-func (g *Gateway) statCold(ctx context.Context, b *api.Bucket, sources []source, numbers []int, out []found, p *progress) error {
-	from, err := g.origin(ctx, b)
-	if err != nil {
-		return err
-	}
-	p.found(len(numbers))
-	entries := make([]backend.Entry, len(numbers))
-	group, gctx := errgroup.WithContext(ctx)
-	group.SetLimit(coldStats)
-	for i, n := range numbers {
-		group.Go(func() error {
-			e, err := from.Stat(gctx, sources[n].key)
-			if backend.KindOf(err) == backend.NotFound {
-				return nil // which is said of all together
-			}
-			entries[i] = e
-			return origin.Answer(b.Name, err)
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	var there []backend.Entry
-	var places []int
-	for i, n := range numbers {
-		if entries[i].Name != "" {
-			there, places = append(there, entries[i]), append(places, n)
-		}
-	}
-	for at := 0; at < len(there); at += describeAtOnce {
-		some := there[at:min(at+describeAtOnce, len(there))]
-		objects, err := g.described(ctx, b, some, true) // whatever they are: a name that is none of an archive is told as that
+// lookUpCold describes the objects of a bucket with a backend that sources name exactly; out is written at their places
+// alone.
+func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []source, numbers []int, out []found, p *progress) error {
+	for from := 0; from < len(numbers); from += describeAtOnce {
+		some := numbers[from:min(from+describeAtOnce, len(numbers))]
+		lines := map[int]*copies.Listed{}
+		err := g.statLines(ctx, b.Name, sources, some, func(n int, line *copies.Listed) { lines[n] = line })
 		if err != nil {
 			return err
 		}
-		for i := range objects {
-			out[places[at+i]] = foundOf(&objects[i])
+		entries, err := g.statAt(ctx, b, sources, some)
+		if err != nil {
+			return err
 		}
-		p.described(len(some))
+		merge, batch := &originMerge{bucket: b}, &batchOf{}
+		var places []int
+		for i, n := range some {
+			switch {
+			case lines[n] != nil && merge.known(lines[n], entries[i]):
+				out[n] = foundOf(&lines[n].Object)
+			case entries[i] != nil:
+				batch.unknown(entries[i], true)
+				places = append(places, n)
+			}
+		}
+		p.found(len(places))
+		if err := g.describe(ctx, b, batch); err != nil {
+			return err
+		}
+		for i, n := range places {
+			out[n] = foundOf(&batch.objects[i])
+		}
+		p.described(len(places))
 	}
 	return nil
+}
+
+// statAt asks a backend for objects; nil for those that it has not.
+func (g *Gateway) statAt(ctx context.Context, b *api.Bucket, sources []source, some []int) ([]*backend.Entry, error) {
+	from, err := g.origin(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]*backend.Entry, len(some))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(coldStats)
+	for i, n := range some {
+		group.Go(func() error {
+			e, err := from.Stat(ctx, sources[n].key)
+			switch {
+			case err == nil:
+				entries[i] = &e
+			case backend.KindOf(err) == backend.NotFound:
+				return nil // which is said of all together
+			}
+			return origin.Answer(b.Name, err)
+		})
+	}
+	return entries, group.Wait()
 }

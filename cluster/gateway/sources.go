@@ -203,7 +203,7 @@ func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets
 	group.SetLimit(statRequests)
 	for bucket, numbers := range buckets {
 		if b := cold[bucket]; b != nil {
-			group.Go(func() error { return g.statCold(gctx, b, sources, numbers, out, p) })
+			group.Go(func() error { return g.lookUpCold(gctx, b, sources, numbers, out, p) })
 			continue
 		}
 		for from := 0; from < len(numbers); from += statAtOnce {
@@ -219,6 +219,16 @@ func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets
 
 // stat describes some of the sources, which are in one bucket; out is written at their places alone.
 func (g *Gateway) stat(ctx context.Context, bucket string, sources []source, some []int, out []found) error {
+	return g.statLines(ctx, bucket, sources, some, func(n int, line *copies.Listed) {
+		if out[n] = (found{}); !line.Deleted {
+			out[n] = foundOf(&line.Object)
+		}
+	})
+}
+
+// statLines visits what targets have of some of the sources, which are in one bucket, by their numbers; again where the map
+// changes meanwhile.
+func (g *Gateway) statLines(ctx context.Context, bucket string, sources []source, some []int, visit func(n int, line *copies.Listed)) error {
 	asked, places := api.Names{Names: make([]string, len(some))}, make(map[string][]int, len(some))
 	for i, n := range some {
 		asked.Names[i] = sources[n].key
@@ -235,9 +245,7 @@ func (g *Gateway) stat(ctx context.Context, bucket string, sources []source, som
 		}
 		for _, e := range mergePages(answers, "") { // several targets may have one: the newest counts
 			for _, n := range places[e.name] {
-				if out[n] = (found{}); !e.object.Deleted {
-					out[n] = foundOf(&e.object.Object)
-				}
+				visit(n, e.object)
 			}
 		}
 		return nil
