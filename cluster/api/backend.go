@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Backend is where a bucket's objects come from: the bucket is a cache in front of it.
 type Backend struct {
@@ -109,3 +112,6 @@ type CacheResult struct {
 
 // MaxCachePart bounds the names of a CachePart.
 const MaxCachePart = 128
+
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }

@@ -31,6 +31,8 @@ type Options struct {
 	LeaseTTL time.Duration // 0: 2 s, so that a stopped node is soon seen
 	// Settings of all nodes; what is zero is as in production, but for the lease.
 	Settings node.Settings
+	// BackendAllow are networks that backends may be in; nil: this machine, where a test has its servers.
+	BackendAllow []string
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -67,6 +69,9 @@ func Start(t testing.TB, o Options) *Cluster {
 	}
 	if o.Disks == 0 {
 		o.Disks = 2
+	}
+	if o.Settings.BackendAllow = o.BackendAllow; o.BackendAllow == nil {
+		o.Settings.BackendAllow = []string{"127.0.0.0/8", "::1"}
 	}
 	o.Settings.LeaseTTL = cmp.Or(o.LeaseTTL, o.Settings.LeaseTTL, 2*time.Second)
 	c := &Cluster{t: t, dir: t.TempDir(), options: o, log: testLog(t)}

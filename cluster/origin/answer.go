@@ -17,7 +17,11 @@ func Answer(bucket string, err error) error {
 		return err
 	}
 	answered := func(status int, code, hint string) error {
-		return api.Errorf(status, code, "bucket %s: its backend: %v%s", bucket, failed, hint)
+		about := "a bucket's backend" // which it is, its URL says
+		if bucket != "" {
+			about = "bucket " + bucket + ": its backend"
+		}
+		return api.Errorf(status, code, "%s: %v%s", about, failed, hint)
 	}
 	switch failed.Kind {
 	case backend.NotFound:

@@ -64,6 +64,9 @@ func kindOf(i store.Info) string {
 	case i.Data > 0:
 		return api.KindCache
 	}
+	if _, cached := i.Origin(); cached {
+		return api.KindCache
+	}
 	return api.KindWhole
 }
 

@@ -224,7 +224,7 @@ func (t *Target) tryPutCopy(r *Request) error {
 // stageCopy stages a copy as it is described. Of one that has no version yet the checksums are not known either.
 func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader) (*store.Staged, error) {
 	if info.Kind == store.Stub {
-		return t.store.StageStub(ctx, info)
+		return t.store.StageStub(ctx, info, nil)
 	}
 	o := info.PutOptions()
 	if o.Internal = info.Version != 0; !o.Internal { // else it heals, or is small: the primary found room for it

@@ -104,6 +104,9 @@ func (t *Target) mend(ctx context.Context, p placed, version uint64) error {
 	if own.Kind == store.Whole && t.sound(p.bucket.Name, p.key) {
 		return nil // by somebody who was faster
 	}
+	if fetched, err := t.discardDamaged(ctx, p.bucket.Name, p.key, version); fetched || err != nil {
+		return err
+	}
 	if own.Data > 0 { // made anew from its slices by the next who reads it
 		return t.store.Quarantine(ctx, p.bucket.Name, p.key, version)
 	}

@@ -45,7 +45,7 @@ func (s *Store) stage(
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
+		err = fmt.Errorf("stage %s/%s: %w", bucket, name, w.giveUp(err))
 		w.disk.done(w.id)
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(
 	}
 	defer w.disk.done(w.id)
 	if err := g.s.enter(); err != nil {
-		return Info{}, errors.Join(err, w.discard())
+		return Info{}, w.giveUp(err)
 	}
 	defer g.s.leave()
 	as(w)
@@ -95,8 +95,9 @@ func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(
 		err = g.s.commit(w, c)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, errors.Join(w.disk.full(err), w.discard()))
+		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, w.giveUp(err))
 	}
+	w.settle(nil)
 	return w.info, nil
 }
 
@@ -107,7 +108,9 @@ func (g *Staged) Discard() error {
 		return nil
 	}
 	defer w.disk.done(w.id)
-	return w.discard()
+	err := w.discard()
+	w.settle(ErrDiscarded)
+	return err
 }
 
 // see makes sure that versions given out later are higher than one that was.

@@ -221,7 +221,7 @@ func (c *copiesModel) push(rt *rapid.T) {
 	}
 	want := c.accepts(name, &next, false)
 	if next.kind == store.Stub {
-		_, err = c.s.PutStub(ctx, info, store.Condition{})
+		_, err = c.s.PutStub(ctx, info, nil, store.Condition{})
 		c.expect(rt, name, next, want, err)
 		return
 	}

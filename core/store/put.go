@@ -50,8 +50,9 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 		err = s.commit(w, o.Condition)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, errors.Join(k.full(err), w.discard()))
+		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, w.giveUp(err))
 	}
+	w.settle(nil)
 	return w.info, nil
 }
 
@@ -112,6 +113,8 @@ type writer struct {
 	sums    []byte // block checksums as they are stored
 	index   []byte
 	indexer *archive.Indexer
+	lenient bool
+	growing *Growing // nil: nobody follows the write
 	seal    uint64
 }
 
@@ -121,10 +124,13 @@ func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
 	}
+	meta := maps.Clone(o.Meta)
+	delete(meta, UnreadMark) // it is read now
 	return &writer{
 		disk: k, id: k.newFileID(), given: o.Version, purpose: o.purpose(), whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		lenient: o.Lenient,
 		info: Info{
-			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
+			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: meta, Archive: o.Archive, Disk: k.ID,
 			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
 		},
 	}, nil
@@ -135,6 +141,9 @@ func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
 const chunkSize = 512 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// smallChunks is the part of a body that is taken in block by block where others read it while it comes.
+const smallChunks = 1 << 20
 
 // flushEvery is how much is written before the disk is asked to begin with it.
 const flushEvery = 8 << 20
@@ -155,6 +164,13 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.create(); err != nil {
 		return err
 	}
+	if o.Follow != nil {
+		var err error
+		if w.growing, err = w.newGrowing(); err != nil {
+			return err
+		}
+		o.Follow(w.growing)
+	}
 	if err := w.payload(ctx, body, o.Size); err != nil {
 		return err
 	}
@@ -162,16 +178,33 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.checkPromises(o); err != nil {
 		return err
 	}
-	if w.info.Archive != archive.None {
-		x, err := w.indexer.Finish()
-		if err != nil {
-			return err
-		}
-		w.info.Members, w.info.Samples, w.info.MaxSample = int64(x.NumMembers()), int64(x.NumSamples()), x.MaxSample()
-		if w.index, err = x.MarshalBinary(); err != nil {
-			return err
-		}
+	return w.finishIndex()
+}
+
+// finishIndex completes what is told of an archive.
+func (w *writer) finishIndex() error {
+	if w.info.Archive == archive.None {
+		return nil
 	}
+	x, err := w.indexer.Finish()
+	if err != nil {
+		return w.unindexed(err)
+	}
+	w.info.Members, w.info.Samples, w.info.MaxSample = int64(x.NumMembers()), int64(x.NumSamples()), x.MaxSample()
+	w.index, err = x.MarshalBinary()
+	return err
+}
+
+// unindexed goes on with an archive that can't be indexed as with opaque bytes, where it may.
+func (w *writer) unindexed(err error) error {
+	if !w.lenient {
+		return err
+	}
+	w.info.Archive, w.indexer = archive.None, archive.NewIndexer(archive.None)
+	if w.info.Meta == nil {
+		w.info.Meta = map[string]string{}
+	}
+	w.info.Meta[UnindexedMark] = err.Error()
 	return nil
 }
 
@@ -183,7 +216,11 @@ func (w *writer) payload(ctx context.Context, body io.Reader, size int64) error 
 		if err := cancelled(ctx, "body abandoned"); err != nil {
 			return err
 		}
-		n, err := readChunk(body, buf[:])
+		chunk := buf[:]
+		if w.growing != nil && w.info.Size < smallChunks {
+			chunk = buf[:BlockSize]
+		}
+		n, err := readChunk(body, chunk)
 		if last = errors.Is(err, io.EOF); err != nil && !last {
 			return w.bodyError(err, size, n)
 		}
@@ -243,10 +280,15 @@ func (w *writer) chunk(p []byte) error {
 	_, _ = w.whole.Write(p)
 	w.crc = crc32.Update(w.crc, crc32.IEEETable, p)
 	if _, err := w.indexer.Write(p); err != nil {
-		return err
+		if err = w.unindexed(err); err != nil {
+			return err
+		}
 	}
 	n, err := w.file.WriteAt(p, w.info.Size)
 	w.info.Size += int64(n)
+	if err == nil && w.growing != nil {
+		w.growing.grow(n, w.sums)
+	}
 	return err
 }
 
@@ -357,13 +399,10 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 func (w *writer) fills(present *Info) error {
 	i := &w.info
 	more := w.replaces && present.Kind != Tombstone || i.Kind.holds() > present.Kind.holds()
-	if i.Version != present.Version || !more {
+	if i.Version != present.Version || !more && !i.tellsMore(present) {
 		return fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
 	}
-	if i.Size != present.Size || i.XXH3 != present.XXH3 {
-		return &ChecksumError{Bucket: i.Bucket, Name: i.Name, Algorithm: "xxh3", Want: present.XXH3, Got: i.XXH3}
-	}
-	return nil
+	return i.agrees(present)
 }
 
 // publish gives the file its name, durably.

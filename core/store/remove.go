@@ -33,11 +33,16 @@ func (s *Store) deleteLocked(bucket, name string, c Condition, k *stripe) ([]cop
 	if len(copies) == 0 || copies[0].info.Kind == Tombstone {
 		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
 	}
-	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
-	if s.anyOut() || slices.ContainsFunc(copies, readOnly) {
+	if s.mayReturn(copies) {
 		return s.buryLocked(bucket, name, s.nextVersion(), k) // what can't be removed now must not come back to life
 	}
 	return s.removeLocked(bucket, name, k, func(copies []copyOf) ([]copyOf, error) { return copies, nil })
+}
+
+// mayReturn says that a copy can't be removed now, of these or on a disk that is out of use.
+func (s *Store) mayReturn(copies []copyOf) bool {
+	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
+	return s.anyOut() || slices.ContainsFunc(copies, readOnly)
 }
 
 // remove removes those copies of an object that pick picks, oldest first: a crash in between must not
