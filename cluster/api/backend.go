@@ -80,6 +80,9 @@ type Cached struct {
 	Fetches int64 `json:"fetches"` // under way
 }
 
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
+
 // Add adds what another target has; the quota is the bucket's.
 func (c *Cached) Add(o *Cached) {
 	c.Objects += o.Objects
@@ -112,6 +115,3 @@ type CacheResult struct {
 
 // MaxCachePart bounds the names of a CachePart.
 const MaxCachePart = 128
-
-// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
-func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }

@@ -45,20 +45,6 @@ func (c *Cache) Status(ctx context.Context, bucket string) (api.Cached, error) {
 	return status, err
 }
 
-// Empty says whether a bucket has nothing here that is nowhere else.
-func (c *Cache) Empty(bucket string) (bool, error) {
-	err := eachOf(c.Store, bucket, "", func(i *store.Info) error {
-		if isOwn(i) {
-			return store.ErrSole
-		}
-		return nil
-	})
-	if err == store.ErrSole { //nolint:errorlint // the one of above
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // counts are what the cache has done since it was made.
 type counts struct {
 	hits, misses, hitBytes, backendBytes, uploaded atomic.Int64
