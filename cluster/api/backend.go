@@ -102,6 +102,7 @@ type CachePart struct {
 // CacheReport is the answer: of those that are dealt with.
 type CacheReport struct {
 	Done []CacheResult `json:"done"`
+	Open int           `json:"open"` // that are under way, or about to be
 }
 
 // CacheResult is what came of one object.
