@@ -40,6 +40,8 @@ type Config struct {
 	Backends Backends
 	// Bucket finds a bucket that exists.
 	Bucket func(name string) (*api.Bucket, bool)
+	// Buckets names those that have backends.
+	Buckets func() []string
 	// Enter begins a change of an object, once it has the object's lock, if this node is its primary.
 	Enter func(ctx context.Context, bucket, key string) (leave func(), err error)
 	// Version gives out a version.

@@ -46,6 +46,7 @@ func newBed(t *testing.T, change func(*api.Backend)) *bed {
 	b.cache = cache.New(cache.Config{
 		Store: b.store, Backends: b, High: 1, Low: 1,
 		Bucket:  func(name string) (*api.Bucket, bool) { return b.bucket, name == "b" },
+		Buckets: func() []string { return []string{"b"} },
 		Enter:   b.enter,
 		Version: b.store.NextVersion, Share: func() float64 { return 1 },
 	})

@@ -74,6 +74,17 @@ func (s *seen) drop(key objectKey) {
 	delete(s.last, key)
 }
 
+// dropBucket forgets what was said of a bucket's objects.
+func (s *seen) dropBucket(bucket string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for about := range s.last {
+		if about.bucket == bucket {
+			delete(s.last, about)
+		}
+	}
+}
+
 // described is an object as its backend has it, of which nothing is here.
 func (s *sight) described(bucket, key string) store.Info {
 	created := s.entry.Modified

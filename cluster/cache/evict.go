@@ -158,7 +158,7 @@ func (c *Cache) MakeRoom(ctx context.Context, bytes int64, disk string) (int64, 
 
 func (c *Cache) makeRoom(ctx context.Context, bytes int64, disk, why string, may func(*victim) bool) (freed int64, err error) {
 	var all []victim
-	for _, name := range c.usage.known() {
+	for _, name := range c.Buckets() {
 		b, ok := c.Bucket(name)
 		if !ok || b.Backend == nil {
 			continue
@@ -185,24 +185,6 @@ func (c *Cache) makeRoom(ctx context.Context, bytes int64, disk, why string, may
 		return a.used.Compare(b.used)
 	})
 	return c.free(ctx, all, bytes, why)
-}
-
-// known are the buckets of which something may be cached.
-func (u *usage) known() []string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	list := make([]string, 0, len(u.buckets))
-	for name := range u.buckets {
-		list = append(list, name)
-	}
-	return list
-}
-
-// Watch has the cache look after a bucket from now on, as after all that it has fetched something for.
-func (c *Cache) Watch(bucket string) error {
-	_, unlock, err := c.usage.of(bucket)
-	unlock()
-	return err
 }
 
 // watchDisks evicts from disks that fill up. What was used a moment ago stays: where other things than the cache fill a

@@ -30,6 +30,9 @@ type flight struct {
 	ticket ticket
 	cancel context.CancelCauseFunc
 
+	room    func() // gives back what is reserved; nil: nothing is
+	roomFor int64
+
 	opened chan struct{} // closed once info and growing are there, or it has failed
 	done   chan struct{} // closed once it is committed, or has failed
 
@@ -116,7 +119,7 @@ func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (s
 	defer f.leave()
 	select {
 	case <-f.done:
-		if f.pinned && !w.pinned && kindIs(f.err, backend.Changed) {
+		if f.pinned && !w.pinned && changes(f.err) {
 			return f.info, errAgain // it was of what is described, and this is of what the backend has now
 		}
 		return f.info, f.err
@@ -168,6 +171,12 @@ func (f *flight) fly(ctx context.Context) error {
 	if isOwn(&base) {
 		return errAgain // put meanwhile
 	}
+	defer f.giveRoom()
+	if size, known := f.likely(&base); known { // else what the backend answers says it
+		if err := f.takeRoom(ctx, size); err != nil {
+			return err
+		}
+	}
 	remote, err := c.Backends.Get(ctx, f.bucket)
 	if err != nil {
 		return err
@@ -181,6 +190,9 @@ func (f *flight) fly(ctx context.Context) error {
 	body, err := remote.Open(ctx, f.key, o)
 	if gone(err) {
 		return c.forget(ctx, f.bucket, f.key, &base, err)
+	}
+	if f.pinned && kindIs(err, backend.Changed) {
+		return changedThere(f.bucket.Name, f.key, err)
 	}
 	if err != nil {
 		return err
@@ -256,11 +268,9 @@ func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, bo
 // stage takes in the bytes, once there is room for them.
 func (f *flight) stage(ctx context.Context, info store.Info, body *backend.Body) (*store.Staged, error) {
 	c := f.c
-	done, err := c.room(ctx, f.bucket, need{key: f.key, size: max(info.Size, 0), urgent: f.ticket.wanted(&c.slots)})
-	if err != nil {
+	if err := f.takeRoom(ctx, max(info.Size, 0)); err != nil {
 		return nil, err
 	}
-	defer done()
 	o := store.PutOptions{
 		Size: info.Size, ContentType: info.ContentType, Meta: map[string]string{store.OriginTag: info.Meta[store.OriginTag]},
 		Archive: archive.FormatOf(f.key), Lenient: true, Created: info.Created,
@@ -297,6 +307,35 @@ func (f *flight) open(info store.Info, g *store.Growing) {
 	case <-f.opened:
 	default:
 		close(f.opened)
+	}
+}
+
+// likely is how long an object is, by what was said of it before.
+func (f *flight) likely(base *store.Info) (size int64, known bool) {
+	if _, tagged := tagOf(base); tagged && base.Kind != store.Tombstone {
+		return base.Size, true
+	}
+	last, known := f.c.seen.get(objectKey{f.bucket.Name, f.key})
+	return last.entry.Size, known && last.entry.Size >= 0
+}
+
+// takeRoom reserves room for so many bytes, instead of what was reserved before. Only run calls it.
+func (f *flight) takeRoom(ctx context.Context, size int64) error {
+	if f.room != nil && f.roomFor == size {
+		return nil
+	}
+	f.giveRoom()
+	done, err := f.c.room(ctx, f.bucket, need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots)})
+	if err == nil {
+		f.room, f.roomFor = done, size
+	}
+	return err
+}
+
+func (f *flight) giveRoom() {
+	if f.room != nil {
+		f.room()
+		f.room = nil
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/shardstream/shardstream/cluster/api"
-	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -94,7 +93,7 @@ func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.O
 	case errors.Is(f.err, ErrNoRoom):
 		reading, err := c.through(ctx, b, key)
 		return nil, reading, err
-	case f.pinned && kindIs(f.err, backend.Changed):
+	case f.pinned && changes(f.err):
 		return nil, nil, errAgain
 	}
 	return nil, nil, f.err

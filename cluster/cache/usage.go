@@ -145,6 +145,13 @@ func (u *usage) remove(bucket, key string) (gone item) {
 	return gone
 }
 
+// drop forgets a bucket.
+func (u *usage) drop(bucket string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.buckets, bucket)
+}
+
 // reserve changes what fetches under way have of a bucket's room.
 func (u *usage) reserve(h *held, bytes int64) {
 	u.mu.Lock()

@@ -188,6 +188,26 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets fun
 	return false, c.Store.Drop(ctx, b.Name, key, here.Version) // the lock is ours: it is what it was, or replaced by nobody
 }
 
+// Dropped notes that a bucket was deleted: another may have its name next.
+func (c *Cache) Dropped(bucket string) {
+	c.mu.Lock()
+	var flying []*flight
+	for about, f := range c.flights {
+		if about.bucket == bucket {
+			flying = append(flying, f)
+		}
+	}
+	c.mu.Unlock()
+	for _, f := range flying {
+		f.mu.Lock()
+		f.invalid = true
+		f.mu.Unlock()
+		f.cancel(errAgain)
+	}
+	c.seen.dropBucket(bucket)
+	c.usage.drop(bucket)
+}
+
 // Replaced notes that an object was replaced, or taken away, past the cache.
 func (c *Cache) Replaced(bucket, key string) {
 	c.invalidate(bucket, key)

@@ -1,9 +1,10 @@
 package gateway_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -34,10 +35,11 @@ func cacheBucket(t *testing.T, c *clustertest.Cluster, name string, b api.Backen
 
 func read(t *testing.T, c *clustertest.Cluster, bucket, key string) string {
 	t.Helper()
-	var data strings.Builder
-	_, err := c.Client.GetObject(t.Context(), bucket, key, &data)
+	object, err := c.Client.GetObject(t.Context(), bucket, key, api.GetOptions{})
 	require.NoError(t, err, key)
-	return data.String()
+	data, err := io.ReadAll(object)
+	require.NoError(t, errors.Join(err, object.Close()), key)
+	return string(data)
 }
 
 func failsWith(t *testing.T, code string, err error, says ...string) {

@@ -34,11 +34,22 @@ func (t *Target) newCache(c Config) *cache.Cache {
 			b, ok := t.members.View().Bucket(name)
 			return &b.Bucket, ok && !b.Deleting
 		},
+		Buckets: t.farBuckets,
 		Version: func() uint64 {
 			t.store.SetFloor(placement.FirstVersion(t.mapVersion()))
 			return t.store.NextVersion()
 		},
 	})
+}
+
+// farBuckets are those with backends.
+func (t *Target) farBuckets() (names []string) {
+	for _, b := range t.members.View().Buckets() {
+		if b.Backend != nil {
+			names = append(names, b.Name)
+		}
+	}
+	return names
 }
 
 // noOrigins is for a target that was made without backends.
@@ -121,12 +132,7 @@ func (t *Target) getCached(r *Request, p placed) error {
 		tellCache(r, info.Kind == store.Whole)
 		return tell(r, info)
 	}
-	object, reading, err := t.cache.Part(ctx, b, p.key, func(info *store.Info) (off, n int64, err error) {
-		if err := checkConditions(r, *info); err != nil {
-			return 0, 0, err
-		}
-		return partOf(r, *info, info.Size)
-	})
+	object, reading, err := t.readCached(r, b, p.key)
 	if err != nil {
 		return err
 	}
@@ -137,21 +143,34 @@ func (t *Target) getCached(r *Request, p placed) error {
 	return t.sendReading(r, reading)
 }
 
-// partOf is the range of a section that is asked for; n < 0: all of it.
-func partOf(r *Request, info store.Info, size int64) (off, n int64, err error) {
+// readCached begins to read what a request is about. Only one that depends on what there is asks for that first.
+func (t *Target) readCached(r *Request, b *api.Bucket, key string) (*store.Object, *cache.Reading, error) {
+	if r.Header("Range") == "" && r.Header("If-Match") == "" && r.Header("If-None-Match") == "" {
+		return t.cache.Get(r.Context(), b, key)
+	}
+	return t.cache.Part(r.Context(), b, key, func(info *store.Info) (off, n int64, err error) {
+		if err := checkConditions(r, *info); err != nil {
+			return 0, 0, err
+		}
+		part, err := rangeOf(r, info, info.Size)
+		if err != nil || part == nil || part.n == info.Size {
+			return 0, -1, err
+		}
+		return part.off, part.n, nil
+	})
+}
+
+// rangeOf is the range of a section that is asked for; nil: all of it.
+func rangeOf(r *Request, info *store.Info, size int64) (*byteRange, error) {
 	value := r.Header("Range")
-	if value == "" || size < 0 || !sameVersion(r.Header("If-Range"), info) {
-		return 0, -1, nil
+	if value == "" || size < 0 || !sameVersion(r.Header("If-Range"), *info) {
+		return nil, nil //nolint:nilnil // no range
 	}
 	part, err := parseRange(value, size)
-	switch {
-	case err != nil:
+	if err != nil {
 		r.Response.Header.Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		return 0, 0, err
-	case part == nil || part.n == size:
-		return 0, -1, nil
 	}
-	return part.off, part.n, nil
+	return part, err
 }
 
 func tellCache(r *Request, hit bool) {
@@ -173,23 +192,27 @@ func (t *Target) sendReading(r *Request, reading *cache.Reading) error {
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("X-Content-Type-Options", "nosniff")
 	r.SetContentType(contentType(info, ""))
-	if value := r.Header("Range"); value != "" && reading.Size >= 0 {
-		off, n, err := partOf(r, info, info.Size)
-		switch {
-		case err != nil:
-			return errors.Join(err, reading.Body.Close())
-		case n >= 0 && (off != reading.Offset || n != reading.Size): // the range was of what the object was a moment ago
-			return errors.Join(unavailable("%s has changed a moment ago; read it again", api.Address(info.Bucket, info.Name)), reading.Body.Close())
-		}
-		setContentRange(r, reading.Offset, reading.Size, info.Size)
+	part, err := rangeOf(r, &info, info.Size)
+	if err == nil && part != nil && (part.off != reading.Offset || part.n != reading.Size) {
+		err = changedNow(&info) // the range was of what the object was a moment ago
+	}
+	if err != nil {
+		return errors.Join(err, reading.Body.Close())
+	}
+	if part != nil {
+		setContentRange(r, part, info.Size)
 	}
 	return t.sendBody(r, reading)
 }
 
-// setContentRange describes a part; a request for all of it by a range gets that, too.
-func setContentRange(r *Request, off, n, size int64) {
+func setContentRange(r *Request, part *byteRange, size int64) {
 	r.SetStatusCode(http.StatusPartialContent)
-	r.Response.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", off, off+n-1, size))
+	r.Response.Header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.off, part.off+part.n-1, size))
+}
+
+// changedNow is the error for a read of a part of an object that was replaced in between.
+func changedNow(info *store.Info) error {
+	return unavailable("%s has changed a moment ago; read it again", api.Address(info.Bucket, info.Name))
 }
 
 // readingHead is what is read of a body before its status is sent: an error that comes at once is an answer then.
@@ -250,13 +273,15 @@ func (t *Target) getMember(r *Request, b *api.Bucket, key string) error {
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("X-Content-Type-Options", "nosniff")
 	r.SetContentType(contentType(info, m.Name))
-	off, n, err := partOf(r, info, m.Size)
+	part, err := rangeOf(r, &info, m.Size)
 	if err != nil {
 		return err
 	}
-	if n >= 0 {
-		setContentRange(r, off, n, m.Size)
-	} else if off, n = 0, m.Size; index.Checked() {
+	off, n := int64(0), m.Size
+	if part != nil {
+		off, n = part.off, part.n
+		setContentRange(r, part, m.Size)
+	} else if index.Checked() {
 		h.Set(api.HeaderBodyChecksum, api.Checksums{XXH3: &m.Sum}.String())
 	}
 	if r.IsHead() {
@@ -265,8 +290,11 @@ func (t *Target) getMember(r *Request, b *api.Bucket, key string) error {
 		return nil
 	}
 	reading, err := t.cache.PartOf(ctx, b, &info, m.Offset+off, n)
+	if cache.Again(err) {
+		return changedNow(&info)
+	}
 	if err != nil {
-		return t.partError(&info, err)
+		return err
 	}
 	if n > smallMember {
 		return t.sendBody(r, reading)
@@ -281,14 +309,6 @@ func (t *Target) getMember(r *Request, b *api.Bucket, key string) error {
 	}
 	h.Set(api.HeaderBodyChecksum, api.Checksums{XXH3: &sum}.String())
 	return t.sendBody(r, &cache.Reading{Info: info, Size: n, Body: io.NopCloser(bytes.NewReader(data))})
-}
-
-// partError is the error for a part of an object that was replaced since it was described.
-func (t *Target) partError(info *store.Info, err error) error {
-	if cache.Again(err) {
-		return unavailable("%s has changed a moment ago; read it again", api.Address(info.Bucket, info.Name))
-	}
-	return err
 }
 
 // memberOf finds a member in an index.

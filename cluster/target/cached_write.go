@@ -3,7 +3,6 @@ package target
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -39,11 +38,8 @@ func (t *Target) keepThrough(ctx context.Context, p placed, body io.Reader, o st
 		info, err := t.cache.Put(ctx, &p.bucket.Bucket, p.key, body, o, meets)
 		return kept{Info: info, made: 1, wanted: 1}, err
 	}
-	var full *store.NoSpaceError
 	info, err := t.putOwn(ctx, p, body, o, meets)
-	if errors.As(err, &full) { // for whoever sends it again
-		_, _ = t.cache.MakeRoom(ctx, max(o.Size, 1), "")
-	}
+	t.makeRoom(ctx, o.Size, err)
 	return kept{Info: info, made: 1, wanted: 1}, err
 }
 
@@ -88,21 +84,17 @@ func (t *Target) eraseThrough(ctx context.Context, p placed, c store.Condition) 
 	return nil
 }
 
-// discardDamaged takes a damaged copy away that is fetched again by the next who reads it; false where it is not of that
-// kind.
-func (t *Target) discardDamaged(ctx context.Context, bucket, key string, version uint64) (bool, error) {
-	info, ok, err := t.store.State(bucket, key)
-	if err != nil || !ok || info.Version != version || info.Kind != store.Whole {
-		return false, err
+// makeRoom evicts cached objects where a write has found no room, for whoever sends it again.
+func (t *Target) makeRoom(ctx context.Context, size int64, err error) {
+	var full *store.NoSpaceError
+	if !errors.As(err, &full) {
+		return
 	}
-	if _, cached := info.Origin(); !cached {
-		return false, nil
+	freed, err := t.cache.MakeRoom(ctx, max(size, 1<<20), full.Disk)
+	if err == nil && freed == 0 {
+		freed, err = t.cache.MakeRoom(ctx, max(size, 1<<20), "")
 	}
-	if err := t.store.Quarantine(ctx, bucket, key, version); err != nil {
-		return true, fmt.Errorf("put a damaged copy aside: %w", err)
+	if err != nil || freed > 0 {
+		t.log.InfoContext(ctx, "cached objects were evicted for a write that found no room", "disk", full.Disk, "bytes", freed, "error", err)
 	}
-	t.cache.Replaced(bucket, key)
-	t.log.WarnContext(ctx, "a damaged copy was put aside; it is fetched from its backend again when it is read",
-		"object", api.Address(bucket, key), "version", version)
-	return true, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync/atomic"
 	"time"
 )
@@ -60,6 +61,19 @@ func (s *Store) staged(w *writer) *Staged {
 
 // Info describes what was staged; it has no version yet.
 func (g *Staged) Info() Info { return g.info }
+
+// SetOrigin says under which tag the object's origin has what was staged, as is known once it has taken it. It comes
+// before Commit, not beside it.
+func (g *Staged) SetOrigin(tag string) {
+	w := g.w.Load()
+	if w == nil {
+		return
+	}
+	meta := make(map[string]string, len(w.info.Meta)+1) // the old one may be shared
+	maps.Copy(meta, w.info.Meta)
+	meta[OriginTag] = tag
+	w.info.Meta, g.info.Meta = meta, meta
+}
 
 // Commit makes it the object's newest version, as Put does: with the version and time of the write that it is a copy
 // of, or with new ones where version is 0. ErrSuperseded where one as new or newer is there; but a stub, or what is left

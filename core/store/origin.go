@@ -52,8 +52,11 @@ func (s *Store) Describe(bucket, name string) (Info, *archive.Index, error) {
 	k.RLock()
 	defer k.RUnlock()
 	c, err := s.newest(bucket, name)
-	if err != nil || c.info.Archive == archive.None {
-		return infoOf(c), nil, err
+	if err != nil {
+		return Info{}, nil, err
+	}
+	if c.bare() || c.info.Archive == archive.None {
+		return c.info, nil, nil
 	}
 	h, err := openHandle(c)
 	if err != nil {
@@ -62,13 +65,6 @@ func (s *Store) Describe(bucket, name string) (Info, *archive.Index, error) {
 	defer func() { _ = h.release() }() // only read
 	x, err := h.readIndex()
 	return c.info, x, err
-}
-
-func infoOf(c *copyOf) Info {
-	if c == nil {
-		return Info{}
-	}
-	return c.info
 }
 
 // readIndex reads the member index of a copy; nil where it has none.

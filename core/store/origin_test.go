@@ -243,3 +243,104 @@ func TestLenient(t *testing.T) {
 	}
 	sound(t, s, o, store.Report{Objects: 2})
 }
+
+// TestPutStubs: many objects are described at once; what can't be is told of each.
+func TestPutStubs(t *testing.T) {
+	s, o := fresh(t)
+	const n = 2500
+	infos := make([]store.Info, n)
+	for i := range infos {
+		infos[i] = unread(fmt.Sprintf("%05d.jpg", i), fmt.Sprint("tag-", i), 1000+i)
+	}
+	own := put(t, s, "b", "own", payload(1, 100))
+	old, err := fill(s, must(s.PutStub(ctx, unread("00007.jpg", "older", 4), nil, store.Condition{})), []byte("data"))
+	require.NoError(t, err)
+	infos[5].Meta = nil
+	infos[6] = infos[8]
+	infos[9].Name = "../x"
+	infos[10].Version, infos[10].Created = s.NextVersion(), created
+	infos[11].Version = 5
+	newer, err := s.PutStub(ctx, unread("00011.jpg", "newer", 4), nil, store.Condition{})
+	require.NoError(t, err)
+
+	got, failed := s.PutStubs(ctx, infos)
+	require.Len(t, got, n)
+	for i, err := range failed {
+		switch i {
+		case 5, 8, 9:
+			require.Error(t, err)
+		case 11:
+			require.ErrorIs(t, err, store.ErrSuperseded)
+		default:
+			require.NoError(t, err, i)
+			now, err := s.Stat("b", infos[i].Name)
+			require.NoError(t, err)
+			require.Equal(t, got[i], now)
+			require.Equal(t, []any{store.Stub, infos[i].Size, infos[i].Meta}, []any{now.Kind, now.Size, now.Meta})
+		}
+	}
+	require.Greater(t, got[7].Version, old.Version)
+	require.Equal(t, []any{infos[10].Version, created.UTC()}, []any{got[10].Version, got[10].Created})
+	require.Equal(t, newer, must(s.Stat("b", "00011.jpg")))
+	require.Equal(t, own, must(s.Stat("b", "own")))
+	sound(t, s, o, store.Report{Objects: n - 3 + 1, Stubs: n - 3})
+
+	_, again := s.PutStubs(ctx, got[20:30])
+	for _, err := range again {
+		require.ErrorIs(t, err, store.ErrSuperseded, "the very version is there")
+	}
+	require.NoError(t, s.Close())
+	s = open(t, o)
+	sound(t, s, o, store.Report{Objects: n - 3 + 1, Stubs: n - 3})
+	whole, err := fill(s, got[7], payload(1, 1007))
+	require.NoError(t, err)
+	require.Equal(t, got[7].Version, whole.Version)
+	require.NoError(t, s.Evict(ctx, "b", whole.Name, whole.Version))
+	sound(t, s, o, store.Report{Objects: n - 3 + 1, Stubs: n - 3})
+
+	var scrubbed int
+	require.NoError(t, s.Scrub(ctx, store.ScrubOptions{}, func(one store.Scrubbed) error {
+		scrubbed++
+		return one.Err
+	}))
+	require.Equal(t, n-3+1, scrubbed)
+	require.NoError(t, s.DropBucket(ctx, "b"))
+	sound(t, s, o, store.Report{})
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, failed = s.PutStubs(ended, infos[20:22])
+	require.ErrorIs(t, failed[1], context.Canceled)
+}
+
+// TestStubsMoveAndVanish: a stub that is in the index only moves with a disk that is emptied, and is gone with the index.
+func TestStubsMoveAndVanish(t *testing.T) {
+	s, o := fresh(t)
+	var infos []store.Info
+	for i := range 50 {
+		infos = append(infos, unread(fmt.Sprint(i), "t", 10))
+	}
+	got, _ := s.PutStubs(ctx, infos)
+	require.NoError(t, s.BeginLeaving(o.Disks[0].ID))
+	require.NoError(t, s.EmptyDisk(ctx, o.Disks[0].ID, nil))
+	for i := range got {
+		now := must(s.Stat("b", got[i].Name))
+		require.Equal(t, o.Disks[1].ID, now.Disk)
+		now.Disk = got[i].Disk
+		require.Equal(t, got[i], now)
+	}
+	whole, err := fill(s, must(s.Stat("b", "7")), payload(1, 10))
+	require.NoError(t, err)
+	o.Disks = o.Disks[1:]
+	sound(t, s, o, store.Report{Objects: 50, Stubs: 49})
+	loseIndex(t, s, o)
+	s = open(t, o)
+	sound(t, s, o, store.Report{Objects: 1})
+	require.Equal(t, whole, must(s.Stat("b", "7")))
+}
+
+func must(i store.Info, err error) store.Info {
+	if err != nil {
+		panic(err)
+	}
+	return i
+}

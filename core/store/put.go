@@ -114,6 +114,7 @@ type writer struct {
 	index   []byte
 	indexer *archive.Indexer
 	lenient bool
+	bare    bool     // a stub that has no file
 	growing *Growing // nil: nobody follows the write
 	seal    uint64
 }
@@ -314,6 +315,9 @@ func (w *writer) finish(s *Store) error {
 	if w.given == 0 || w.info.Created.IsZero() {
 		w.info.Created = s.o.Now().UTC().Round(0)
 	}
+	if w.bare {
+		return nil
+	}
 	payload := w.info.Payload()
 	ft := footer{size: payload, version: w.info.Version}
 	trailer := appendTrailer(nil, &ft, w.sums, w.index, appendInfo(nil, &w.info))
@@ -368,6 +372,20 @@ func (s *Store) commit(w *writer, c Condition) error {
 
 // commitLocked returns the copies whose files are to be removed.
 func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error) {
+	copies, err := s.allows(w, c, k)
+	if err != nil {
+		return nil, err
+	}
+	old, err := s.install(w, copies)
+	if err == nil {
+		k.last = max(k.last, w.info.Version)
+		s.see(w.info.Version)
+	}
+	return old, err
+}
+
+// allows makes sure that a copy may be committed, and returns those that are there.
+func (s *Store) allows(w *writer, c Condition, k *stripe) ([]copyOf, error) {
 	i := &w.info
 	copies, err := s.copies(i.Bucket, i.Name)
 	if err != nil && (!errors.Is(err, ErrDiskFailed) || c != Condition{}) {
@@ -386,12 +404,7 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 			return nil, err
 		}
 	}
-	old, err := s.install(w, copies)
-	if err == nil {
-		k.last = max(k.last, i.Version)
-		s.see(i.Version)
-	}
-	return old, err
+	return copies, nil
 }
 
 // fills says that a copy may replace the one that is there, which is of the same version: since it holds the bytes
@@ -428,8 +441,10 @@ func (w *writer) publish() error {
 // their stripe. It returns the copies whose files are to be removed.
 func (s *Store) install(w *writer, copies []copyOf) ([]copyOf, error) {
 	i := &w.info
-	if err := w.publish(); err != nil {
-		return nil, err
+	if !w.bare {
+		if err := w.publish(); err != nil {
+			return nil, err
+		}
 	}
 	for _, old := range copies {
 		old.disk.begin(old.file)
@@ -474,7 +489,7 @@ func (s *Store) dropReplaced(key []byte, by *disk, copies []copyOf) []copyOf {
 // unlink removes data files that no record names any more. Readers that have them open keep them.
 func (s *Store) unlink(old []copyOf) {
 	for _, c := range old {
-		if c.info.Kind == Tombstone {
+		if c.bare() {
 			c.disk.done(c.file)
 			continue
 		}

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -126,22 +125,14 @@ func (s *Store) dropRange(ctx context.Context, bucket string, lower, upper []byt
 
 // dropPage removes objects or slices with one synced write for each disk.
 func (s *Store) dropPage(infos []Info) error {
-	numbers := map[*stripe]int{}
-	for _, i := range infos {
-		n := s.stripeNumber(i.Bucket, i.Name)
-		numbers[&s.keys[n]] = n
-	}
-	// Others hold one stripe at a time, and we take ours in order: nobody waits in a circle.
-	inOrder := slices.SortedFunc(maps.Keys(numbers), func(a, b *stripe) int { return numbers[a] - numbers[b] })
-	for _, k := range inOrder {
-		k.Lock()
-	}
+	unlock := s.lockStripes(infos)
 	gone, err := s.dropPageLocked(infos)
 	version := s.nextVersion()
-	for _, k := range inOrder {
+	for _, i := range infos {
+		k := s.stripe(i.Bucket, i.Name)
 		k.last = max(k.last, version)
-		k.Unlock()
 	}
+	unlock()
 	s.unlink(gone)
 	return err
 }

@@ -308,11 +308,14 @@ func (s *Store) Stat(bucket, name string) (Info, error) {
 	return c.info, nil
 }
 
-// Locate describes an object and names its data file, which is gone once the object is overwritten.
+// Locate describes an object and names its data file, which is gone once the object is overwritten; a stub may have none.
 func (s *Store) Locate(bucket, name string) (Info, []string, error) {
 	c, err := s.stat(bucket, name)
 	if err != nil {
 		return Info{}, nil, err
+	}
+	if c.bare() {
+		return c.info, nil, nil
 	}
 	return c.info, []string{c.disk.path(c.file)}, nil
 }

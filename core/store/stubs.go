@@ -12,6 +12,22 @@ import (
 // origin. index says where the members of an archive are that its origin has; nil where that is not known. An archive
 // that was neither read nor indexed is described as an opaque object.
 func (s *Store) StageStub(ctx context.Context, i Info, index *archive.Index) (*Staged, error) {
+	if err := cancelled(ctx, "stage a stub"); err != nil {
+		return nil, err
+	}
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	w, err := s.newStubWriter(i, index)
+	if err != nil {
+		return nil, err
+	}
+	return s.staged(w), nil
+}
+
+// newStubWriter picks a disk for a stub and begins it. It has no version yet.
+func (s *Store) newStubWriter(i Info, index *archive.Index) (*writer, error) {
 	o := i.PutOptions()
 	if err := o.check(i.Bucket, i.Name); err != nil {
 		return nil, err
@@ -20,13 +36,6 @@ func (s *Store) StageStub(ctx context.Context, i Info, index *archive.Index) (*S
 	if err != nil {
 		return nil, err
 	}
-	if err := cancelled(ctx, "stage a stub"); err != nil {
-		return nil, err
-	}
-	if err := s.enter(); err != nil {
-		return nil, err
-	}
-	defer s.leave()
 	k, err := s.choose(i.Bucket, i.Name, 0, forMetadata)
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", i.Bucket, i.Name, err)
@@ -36,7 +45,7 @@ func (s *Store) StageStub(ctx context.Context, i Info, index *archive.Index) (*S
 	if err != nil {
 		return nil, fmt.Errorf("stage %s/%s: %w", i.Bucket, i.Name, err)
 	}
-	return s.staged(w), nil
+	return w, nil
 }
 
 // PutStub stages a stub and commits it, with the Info's version and time; a new version where it has none.
@@ -75,6 +84,13 @@ func (i *Info) checkStub(index *archive.Index) (stored []byte, err error) {
 // newStub begins a data file that has no payload. Its id is busy until it is done.
 func (k *disk) newStub(i Info, kind Kind, index []byte) (*writer, error) {
 	i.Kind, i.Slice, i.Disk = kind, 0, k.ID
+	if index == nil && i.Unread() { // what was known of its members is gone
+		i.Archive, i.Members, i.Samples, i.MaxSample = archive.None, 0, 0, 0
+	}
+	if index == nil && i.hasOrigin() {
+		k.begin(noFile)
+		return &writer{disk: k, given: i.Version, info: i, bare: true}, nil
+	}
 	w := &writer{disk: k, id: k.newFileID(), given: i.Version, info: i, index: index}
 	if err := w.create(); err != nil {
 		k.done(w.id)
@@ -142,7 +158,7 @@ func (s *Store) demote(
 	defer c.disk.done(w.id)
 	err = w.finish(s)
 	if err == nil {
-		err = s.exchange(w, c.file, dispose)
+		err = s.exchange(w, &c, dispose)
 	}
 	if err != nil {
 		return fmt.Errorf("object %s/%s: %w", bucket, name, errors.Join(c.disk.full(err), w.discard()))
@@ -152,7 +168,7 @@ func (s *Store) demote(
 
 // storedIndex is the member index of a copy that has an origin, where it can be read: it outlives the bytes.
 func (c *copyOf) storedIndex() []byte {
-	if c.info.Archive == archive.None || !c.info.hasOrigin() {
+	if c.info.Archive == archive.None || !c.info.hasOrigin() || c.bare() {
 		return nil
 	}
 	h, err := openHandle(c)
@@ -168,12 +184,12 @@ func (c *copyOf) storedIndex() []byte {
 }
 
 // exchange puts a file in the place of the one that it was made for, if that is still the newest copy.
-func (s *Store) exchange(w *writer, of fileID, dispose func([]copyOf)) error {
+func (s *Store) exchange(w *writer, of *copyOf, dispose func([]copyOf)) error {
 	i := &w.info
 	k := s.stripe(i.Bucket, i.Name)
 	k.Lock()
 	copies, err := s.copies(i.Bucket, i.Name)
-	if err != nil || len(copies) == 0 || copies[0].file != of {
+	if err != nil || len(copies) == 0 || copies[0].file != of.file || copies[0].info.Version != of.info.Version {
 		k.Unlock()
 		return errors.Join(err, w.discard())
 	}

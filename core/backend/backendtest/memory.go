@@ -218,3 +218,13 @@ func (m *Memory) Delete(ctx context.Context, name string) error {
 
 // Close implements backend.Backend.
 func (m *Memory) Close() error { return nil }
+
+// Flip damages an object, under the tag that it has.
+func (m *Memory) Flip(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o := m.objects[name]
+	o.data = slices.Clone(o.data)
+	o.data[len(o.data)/2] ^= 1
+	m.objects[name] = o
+}
