@@ -77,7 +77,7 @@ func TestFaultsBelowAClusterThatStay(t *testing.T) {
 		c.Server.HTTP.Add(faultproxy.Rule{Status: http.StatusForbidden})
 		_, err := c.get(object, api.GetOptions{})
 		require.Contains(t, requireAnswer(t, err, http.StatusBadGateway, api.CodeDenied).Message, c.Server.Kind+"://")
-		_, err = c.Client.ListObjects(t.Context(), c.bucket, api.ListOptions{})
+		_, err = c.client.ListObjects(t.Context(), c.bucket, api.ListOptions{})
 		require.Contains(t, requireAnswer(t, err, http.StatusBadGateway, api.CodeDenied).Message, c.Server.Kind+"://")
 		c.Server.Heal()
 		c.requireGet(t, object, data)
