@@ -76,6 +76,11 @@ const (
 	CodeUnavailable  = "unavailable"        // 503
 	CodeTooFew       = "too_few_targets"    // 503: fewer are up than the bucket's redundancy takes
 	CodeNoSpace      = "no_space"           // 507
+	CodeReadOnly     = "read_only"          // 405: of a bucket whose backend is not written to
+	CodeNoSecret     = "no_such_secret"     // 404
+	CodeBackend      = "backend_failed"     // 502: names the backend and what it said
+	CodeDenied       = "backend_denied"     // 502: the backend refuses the credentials
+	CodeBackendBusy  = "backend_busy"       // 503: it asks to be left alone, or does not answer; with Retry-After
 	CodeMethod       = "method_not_allowed" // 405
 	CodeNotModified  = "not_modified"       // 304: If-None-Match names what is there
 )
@@ -303,6 +308,8 @@ type Bucket struct {
 	Degraded bool `json:"degraded,omitempty"`
 	// Was are the numbers of copies that objects had under earlier settings, until all have as many as they should.
 	Was []int `json:"was,omitempty"`
+	// Backend is where the objects come from; nil: the bucket's objects are the cluster's own.
+	Backend *Backend `json:"backend,omitempty"`
 }
 
 // EC is how objects of a bucket are erasure-coded.
@@ -341,6 +348,8 @@ type BucketChange struct {
 	Mirror   *int  `json:"mirror,omitempty"`
 	EC       *EC   `json:"ec,omitempty"` // Data 0: none any more
 	Degraded *bool `json:"degraded,omitempty"`
+	// Backend is given with all its properties. It is set when the bucket is created; later its URL stays.
+	Backend *Backend `json:"backend,omitempty"`
 }
 
 // Object is an object's entry in a listing and the answer to a PUT.
@@ -359,6 +368,8 @@ type Object struct {
 	Samples     int64             `json:"samples,omitempty"`
 	MaxSample   int64             `json:"max_sample,omitempty"` // bytes of its largest sample
 	Meta        map[string]string `json:"meta,omitempty"`
+	// Cached says, in a bucket with a backend, whether the bytes are in the cluster.
+	Cached *bool `json:"cached,omitempty"`
 }
 
 // ObjectList is one page of a listing, sorted by name.
@@ -479,9 +490,10 @@ type StreamRequest struct {
 	Sources   []string `json:"sources"`
 	Samples   string   `json:"samples,omitempty"` // what the sources are: SamplesShards where empty
 	BatchSize int      `json:"batch_size"`
-	Shuffle   string   `json:"shuffle"` // global, window, shards, none
-	Seed      uint64   `json:"seed"`
-	ETL       string   `json:"etl,omitempty"` // transformations to go through in order, separated by commas
+	// Shuffle is global, window, shards or none; "": global, or window where a source has a backend.
+	Shuffle string `json:"shuffle"`
+	Seed    uint64 `json:"seed"`
+	ETL     string `json:"etl,omitempty"` // transformations to go through in order, separated by commas
 	// ETLArgs are their arguments: a JSON object, of several transformations a list with one, or null, for each.
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 	Fields  []string        `json:"fields,omitempty"`
@@ -524,6 +536,10 @@ type StreamInfo struct {
 	Bytes     int64  `json:"bytes"`
 	Batches   int64  `json:"batches"`    // of this rank's epoch
 	MaxSample int64  `json:"max_sample"` // bytes
+	// Shuffle is the one that was asked for or chosen; Slices and Window are those of a window that is not the default.
+	Shuffle string `json:"shuffle,omitempty"`
+	Slices  int    `json:"slices,omitempty"`
+	Window  int    `json:"window,omitempty"`
 	// ETLVersion is that of the deployed transformation, of several the latest, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
 	Map        Map   `json:"map"`
