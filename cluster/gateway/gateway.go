@@ -43,13 +43,14 @@ const (
 	maxPeerAnswers = 256 << 20
 )
 
-// Config wires a gateway. All fields are needed.
+// Config wires a gateway. All fields but Origins are needed.
 type Config struct {
 	ID      string
 	Version string // of the software
 	Members *membership.Membership
 	Metrics *telemetry.Metrics
 	Logger  *slog.Logger
+	Origins Origins // nil: buckets with backends are refused
 }
 
 // Gateway is a gateway's HTTP server. Routes are added before Serve.
@@ -59,6 +60,7 @@ type Gateway struct {
 	members *membership.Membership
 	metrics *telemetry.Metrics
 	log     *slog.Logger
+	origins Origins
 
 	mux    *http.ServeMux
 	routes []string            // patterns, as "GET /v1/health"
@@ -78,7 +80,7 @@ type Handler func(w http.ResponseWriter, r *http.Request) error
 // New makes a gateway with its standard routes.
 func New(c Config) *Gateway {
 	g := &Gateway{
-		id: c.ID, version: c.Version, members: c.Members, metrics: c.Metrics, log: c.Logger,
+		id: c.ID, version: c.Version, members: c.Members, metrics: c.Metrics, log: c.Logger, origins: c.Origins,
 		mux: http.NewServeMux(), paths: map[string][]string{},
 		peers: &http.Client{
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

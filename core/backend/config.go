@@ -21,6 +21,8 @@ type Config struct {
 	Insecure    bool   // certificates are not checked
 	// Dial opens connections, and refuses addresses that must not be reached; nil: any.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// EnvProxy says that proxies of the environment (HTTPS_PROXY, ...) are used. Dial then sees the proxy's address alone.
+	EnvProxy bool
 	// Timeout is how long a request may wait for the backend to say something; 0: 30 s.
 	Timeout time.Duration
 }

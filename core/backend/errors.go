@@ -12,25 +12,25 @@ type Kind uint8
 const (
 	// Failed is any other failure of a request that can't be expected to pass.
 	Failed Kind = iota
-	// NotFound: there is no such object.
+	// NotFound says that there is no such object.
 	NotFound
-	// NoBucket: there is no such bucket, container or host.
+	// NoBucket says that there is no such bucket, container or host.
 	NoBucket
-	// Denied: the credentials are missing, wrong, expired, or do not allow it.
+	// Denied says that the credentials are missing, wrong, expired, or do not allow it.
 	Denied
-	// Changed: the object has another tag than was asked for.
+	// Changed says that the object has another tag than was asked for.
 	Changed
-	// Range: the range lies outside of the object.
+	// Range says that the range lies outside of the object.
 	Range
-	// Corrupt: the bytes are not those that the backend's checksum is of.
+	// Corrupt says that the bytes are not those that the backend's checksum is of.
 	Corrupt
-	// Busy: the backend asks to be left alone for a while (429, 503 SlowDown).
+	// Busy says that the backend asks to be left alone for a while (429, 503 SlowDown).
 	Busy
-	// Passing: the connection broke, or the backend failed; the same request may succeed.
+	// Passing says that the connection broke, or the backend failed; the same request may succeed.
 	Passing
-	// Unsupported: the backend, or this build, can't do it.
+	// Unsupported says that the backend, or this build, can't do it.
 	Unsupported
-	// Forbidden: the address is one that this node must not reach.
+	// Forbidden says that the address is one that this node must not reach.
 	Forbidden
 )
 

@@ -1,0 +1,69 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+)
+
+// watch ends a context when nothing has happened for too long while it was armed.
+type watch struct {
+	limit  time.Duration
+	timer  *time.Timer
+	cancel context.CancelCauseFunc
+}
+
+func newWatch(ctx context.Context, limit time.Duration) (context.Context, *watch) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &watch{limit: limit, cancel: cancel}
+	w.timer = time.AfterFunc(limit, func() { cancel(errStalled) })
+	w.timer.Stop()
+	return ctx, w
+}
+
+func (w *watch) arm()    { w.timer.Reset(w.limit) }
+func (w *watch) disarm() { w.timer.Stop() }
+
+func (w *watch) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// lentBody lends a body to one attempt, which is alive as long as it reads. A transport may read on after it has given
+// up a request; the next attempt must have the body to itself.
+type lentBody struct {
+	mu     sync.Mutex
+	source io.ReadSeeker // nil once it was taken back
+	watch  *watch
+}
+
+var errTakenBack = errors.New("the request that this body was for has ended")
+
+func (l *lentBody) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.source == nil {
+		return 0, errTakenBack
+	}
+	l.watch.arm()
+	return l.source.Read(p)
+}
+
+func (l *lentBody) Seek(offset int64, whence int) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.source == nil {
+		return 0, errTakenBack
+	}
+	l.watch.arm()
+	return l.source.Seek(offset, whence)
+}
+
+// takeBack returns when nobody reads the body any more, nor will.
+func (l *lentBody) takeBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.source = nil
+}
