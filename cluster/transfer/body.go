@@ -31,8 +31,10 @@ type Body struct {
 	moved func(int64)   // bytes that were read for the first time
 	seen  int64
 
-	stop   context.CancelCauseFunc // called with the first failure; nil: nobody
-	failed error
+	// summedFirst says that the first pass is for checksums: what is moved is moved by the second.
+	summedFirst bool
+	stop        context.CancelCauseFunc // called with the first failure; nil: nobody
+	failed      error
 }
 
 // burst is what may be read at once under a limit.
@@ -115,13 +117,13 @@ func (b *Body) read(p []byte) (int, error) {
 
 // account takes note of bytes that were read.
 func (b *Body) account(p []byte) {
-	from := b.at
+	from, summing := b.at, b.summedFirst && b.hashed < b.size
 	b.at += int64(len(p))
 	if from <= b.hashed && b.at > b.hashed {
 		b.sums.write(p[b.hashed-from:])
 		b.hashed = b.at
 	}
-	if b.at > b.seen {
+	if b.at > b.seen && !summing {
 		b.moved(b.at - max(b.seen, from))
 		b.seen = b.at
 	}
@@ -173,9 +175,17 @@ func (b *Body) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, b.broken(backend.Failed, errors.New("seek before its beginning"))
 	}
+	if offset == 0 {
+		b.failed = nil // it is read anew
+	}
 	if offset != b.at {
-		b.closeStream()
 		b.at = offset
+		local, ok := b.stream.(io.Seeker)
+		if !ok {
+			b.closeStream()
+		} else if _, err := local.Seek(offset, io.SeekStart); err != nil {
+			b.closeStream()
+		}
 	}
 	return offset, nil
 }

@@ -139,7 +139,9 @@ func sortName(entry fs.DirEntry) string {
 func (l *Local) describe(root *os.Root, name string) (File, bool) {
 	info, err := l.stat(root, name)
 	if err != nil {
-		return File{Entry: backend.Entry{Name: name, Size: -1}}, !errors.Is(err, fs.ErrNotExist) || isLink(root, name)
+		far, farErr := os.Stat(filepath.Join(l.dir, filepath.FromSlash(name)))
+		isFile := farErr != nil || far.Mode().IsRegular()
+		return File{Entry: backend.Entry{Name: name, Size: -1}}, isFile && (!errors.Is(err, fs.ErrNotExist) || isLink(root, name))
 	}
 	return fileOf(name, info), info.Mode().IsRegular()
 }

@@ -70,7 +70,11 @@ func (l *Local) prepare(root *os.Root, name string) error {
 		return err
 	}
 	if folder := path.Dir(name); folder != "." {
-		if err := root.MkdirAll(folder, 0o777); err != nil { //nolint:gosec // the user's umask decides
+		err := root.MkdirAll(folder, 0o777) //nolint:gosec // the user's umask decides
+		if errors.Is(err, fs.ErrExist) {
+			err = syscall.ENOTDIR
+		}
+		if err != nil {
 			return explainPlace(name, err)
 		}
 	}
@@ -81,10 +85,7 @@ func (l *Local) prepare(root *os.Root, name string) error {
 }
 
 func explainPlace(name string, err error) error {
-	switch {
-	case errors.Is(err, fs.ErrExist) && path.Dir(name) == ".":
-		return ErrExists
-	case errors.Is(err, syscall.ENOTDIR):
+	if errors.Is(err, syscall.ENOTDIR) {
 		return fmt.Errorf("a file stands where %s/ would be a folder: a file and a folder can't have the same name", path.Dir(name))
 	}
 	return err

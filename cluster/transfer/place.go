@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -77,7 +78,7 @@ type Access struct {
 
 // Opener makes sides of addresses. It holds what the process has to reach them with.
 type Opener struct {
-	// Cluster is a client of a cluster: of the user's own for "", else of the one at HOST:PORT.
+	// Cluster is a client of a cluster: of the user's own for "", else of the one at HOST:PORT or at an URL.
 	Cluster func(at string) (*api.Client, error)
 	// Backends opens what is not a cluster.
 	Backends func(ctx context.Context, c backend.Config) (backend.Backend, error)
@@ -275,14 +276,18 @@ func (o *Opener) Target(ctx context.Context, text string, single bool, a Access)
 	return &Target{Side: side, Name: name}, nil
 }
 
-// Folder makes a side of an address that stands for a folder, whether or not it is written with a slash at its end.
-func (o *Opener) Folder(ctx context.Context, text string, a Access) (Side, error) {
+// Folder makes a side of an address that stands for a folder, whether or not it is written with a slash at its end. A
+// local one may have to be there: an empty source is more often a mistyped one.
+func (o *Opener) Folder(ctx context.Context, text string, there bool, a Access) (Side, error) {
 	p, err := parsePlace(text)
 	if err != nil {
 		return nil, err
 	}
 	if p.scheme == "" {
-		if info, err := os.Stat(text); err == nil && !info.IsDir() {
+		switch info, err := os.Stat(text); {
+		case err != nil && there:
+			return nil, err
+		case err == nil && !info.IsDir():
 			return nil, refusef("%s is a file: sync takes folders, cp takes files", text)
 		}
 		return NewLocal(text, o.FollowLinks), nil
@@ -304,7 +309,7 @@ func (o *Opener) side(ctx context.Context, p place, folder string, a Access) (Si
 		if host, remote, other := strings.Cut(p.host, "/"); other {
 			at, bucket = host, remote
 		}
-		client, err := o.Cluster(at)
+		client, err := o.Cluster(cmp.Or(at, a.Endpoint))
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -83,22 +84,34 @@ func (r *Remote) Put(ctx context.Context, name string, body *Body, size int64, o
 	if options.ContentType == "" {
 		options.ContentType = o.Source.ContentType
 	}
-	if size < 0 {
-		spooled, err := spool(body)
-		if err != nil {
-			return File{}, err
+	if _, local := body.side.(*Local); local && size >= 0 {
+		body.summedFirst = true
+		entry, err := r.backend.Put(ctx, name, body, size, options)
+		if source := body.failure(); err != nil && source != nil {
+			err = source
 		}
-		defer spooled.Close()
-		options.Sums, _ = body.Sums()
-		entry, err := r.backend.Put(ctx, name, spooled, body.position(), options)
 		return File{Entry: entry}, err
 	}
-	entry, err := r.backend.Put(ctx, name, body, size, options)
+	kept, err := keep(body, size)
+	if err != nil {
+		return File{}, err
+	}
+	defer kept.Close()
+	options.Sums, _ = body.Sums()
+	entry, err := r.backend.Put(ctx, name, kept, body.position(), options)
 	return File{Entry: entry}, err
 }
 
-// spool keeps what can be read but once in a file that has no name, as backends want to know the size beforehand.
-func spool(body *Body) (*os.File, error) {
+// inMemory is the size up to which a file on its way is kept in memory.
+const inMemory = 8 << 20
+
+// keep keeps a file on its way from one remote place to another: backends read what they put several times, back and
+// forth, as vendors want to know checksums beforehand. What is large goes to a file that has no name.
+func keep(body *Body, size int64) (io.ReadSeekCloser, error) {
+	if size >= 0 && size <= inMemory {
+		content, err := io.ReadAll(io.LimitReader(body, inMemory+1))
+		return readSeekNopCloser{bytes.NewReader(content)}, err
+	}
 	file, err := os.CreateTemp("", "shardstream-*")
 	if err != nil {
 		return nil, err
@@ -117,6 +130,10 @@ func spool(body *Body) (*os.File, error) {
 	return file, nil
 }
 
+type readSeekNopCloser struct{ *bytes.Reader }
+
+func (readSeekNopCloser) Close() error { return nil }
+
 // Delete implements Side.
 func (r *Remote) Delete(ctx context.Context, name string) error { return r.backend.Delete(ctx, name) }
 
@@ -124,4 +141,6 @@ func (r *Remote) Delete(ctx context.Context, name string) error { return r.backe
 func (r *Remote) Close() error { return r.backend.Close() }
 
 // wantsMD5 says whether the vendor answers a Put by an MD5 of what it has.
-func (r *Remote) wantsMD5() bool { return r.address.Scheme == backend.S3 || r.address.Scheme == backend.Azure }
+func (r *Remote) wantsMD5() bool {
+	return r.address.Scheme == backend.S3 || r.address.Scheme == backend.Azure
+}

@@ -54,7 +54,7 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		"URL of any gateway of the cluster, or of several, separated by commas (SHARDSTREAM_ENDPOINT)")
 	root.AddCommand(
 		newUp(a), newDown(a), newStatus(a), newNode(a),
-		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newObject(a),
+		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newCp(a), newSync(a), newObject(a),
 		newETL(a), newJob(a), newDataset(a), newStream(a), newRebalance(a), newScrub(a), newFsck(a), newEvict(a), newVersion(a),
 	)
 	harden(root, a)
