@@ -76,3 +76,36 @@ type Cached struct {
 	Pinned  int64 `json:"pinned"`  // bytes of pinned objects
 	Fetches int64 `json:"fetches"` // under way
 }
+
+// Add adds what another target has; the quota is the bucket's.
+func (c *Cached) Add(o *Cached) {
+	c.Objects += o.Objects
+	c.Bytes += o.Bytes
+	c.Known += o.Known
+	c.Own += o.Own
+	c.Pinned += o.Pinned
+	c.Fetches += o.Fetches
+}
+
+// CachePart asks a target, on behalf of a gateway, to fetch objects of a bucket from its backend, or to let them go. It
+// answers as soon as it has dealt with some of them, so it is asked again for the others.
+type CachePart struct {
+	Names []string `json:"names"`
+}
+
+// CacheReport is the answer: of those that are dealt with.
+type CacheReport struct {
+	Done []CacheResult `json:"done"`
+}
+
+// CacheResult is what came of one object.
+type CacheResult struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+	// Skipped: there was nothing to do, as it was here, or not here, already; or it has to stay.
+	Skipped bool   `json:"skipped,omitempty"`
+	Error   *Error `json:"error,omitempty"`
+}
+
+// MaxCachePart bounds the names of a CachePart.
+const MaxCachePart = 128

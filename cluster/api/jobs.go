@@ -12,6 +12,8 @@ import (
 const (
 	JobTransform = "transform" // puts objects through a transformation into others
 	JobScrub     = "scrub"     // reads and verifies all copies, and replaces damaged ones
+	JobPrefetch  = "prefetch"  // fetches objects of a bucket from its backend
+	JobEvict     = "evict"     // lets cached objects of a bucket with a backend go
 )
 
 // States of a job.
@@ -28,6 +30,16 @@ type JobSpec struct {
 	Kind      string         `json:"kind"`
 	Transform *TransformSpec `json:"transform,omitempty"` // of JobTransform
 	Scrub     *ScrubSpec     `json:"scrub,omitempty"`     // of JobScrub; all may be left out
+	Prefetch  *CacheSpec     `json:"prefetch,omitempty"`  // of JobPrefetch
+	Evict     *CacheSpec     `json:"evict,omitempty"`     // of JobEvict
+}
+
+// CacheSpec says which objects of a bucket with a backend a job is about: all, or those of one of the others.
+type CacheSpec struct {
+	Bucket  string   `json:"bucket"`
+	Prefix  string   `json:"prefix,omitempty"`
+	Pattern string   `json:"pattern,omitempty"` // of names: braces and globs, as behind ss://bucket/
+	Names   []string `json:"names,omitempty"`
 }
 
 // ScrubSpec is a job that reads and verifies what lies on the targets' disks.
@@ -80,8 +92,8 @@ func (j *Job) Finished() bool {
 type JobCounts struct {
 	Total      int64 `json:"total"` // -1 until they are counted
 	TotalBytes int64 `json:"total_bytes"`
-	Done       int64 `json:"done"`    // outputs stored
-	Skipped    int64 `json:"skipped"` // up to date, or gone before their turn
+	Done       int64 `json:"done"`    // outputs stored; objects fetched, or evicted
+	Skipped    int64 `json:"skipped"` // up to date, or gone before their turn; cached already, or not to be evicted
 	Failed     int64 `json:"failed"`
 	BytesIn    int64 `json:"bytes_in"` // of sources that are done, skipped or failed
 	BytesOut   int64 `json:"bytes_out"`

@@ -208,6 +208,8 @@ type ListOptions struct {
 	Delimiter  string // "/": names beyond the next one after the prefix are summed up as Prefixes
 	StartAfter string
 	Limit      int // of one page; 0: the gateway's own
+	// Cached lists what is in the cluster of a bucket with a backend, and does not ask the backend.
+	Cached bool
 }
 
 // ListObjects is one page of a bucket's listing; ask for the next with its Next as StartAfter.
@@ -220,6 +222,9 @@ func (c *Client) ListObjects(ctx context.Context, bucket string, o ListOptions) 
 	}
 	if o.Limit > 0 {
 		query.Set("limit", strconv.Itoa(o.Limit))
+	}
+	if o.Cached {
+		query.Set("cached", "true")
 	}
 	return fetch[ObjectList](ctx, c, bucketPath(bucket)+"/objects", query)
 }

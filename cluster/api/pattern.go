@@ -81,6 +81,11 @@ func ParsePattern(address string) (*Pattern, error) {
 	return p, nil
 }
 
+// PrefixPattern stands for all keys that begin with a prefix, whatever letters it has.
+func PrefixPattern(bucket, prefix string) *Pattern {
+	return &Pattern{Address: Address(bucket, prefix), Bucket: bucket, Prefix: prefix, tree: true}
+}
+
 func exactPattern(address, exact string) (*Pattern, error) {
 	bucket, key, err := ParseAddress(exact)
 	if err != nil || key == "" || strings.HasSuffix(key, "/") || len(key) > maxKey {

@@ -31,6 +31,10 @@ type Options struct {
 	LeaseTTL time.Duration // 0: 2 s, so that a stopped node is soon seen
 	// Settings of all nodes; what is zero is as in production, but for the lease.
 	Settings node.Settings
+	// BackendAllow are networks that backends may be in; nil: this machine, where a test has its servers.
+	BackendAllow []string
+	// Address says where a node listens and under which address the others know it; nil: a free port, and that one.
+	Address func(id string) (listen, advertise string)
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -43,6 +47,7 @@ type Cluster struct {
 	dir     string
 	options Options
 	log     *slog.Logger
+	logged  *lockedBuffer
 }
 
 // Node is one node, running or stopped.
@@ -68,8 +73,12 @@ func Start(t testing.TB, o Options) *Cluster {
 	if o.Disks == 0 {
 		o.Disks = 2
 	}
+	if o.Settings.BackendAllow = o.BackendAllow; o.BackendAllow == nil {
+		o.Settings.BackendAllow = []string{"127.0.0.0/8", "::1"}
+	}
 	o.Settings.LeaseTTL = cmp.Or(o.LeaseTTL, o.Settings.LeaseTTL, 2*time.Second)
-	c := &Cluster{t: t, dir: t.TempDir(), options: o, log: testLog(t)}
+	c := &Cluster{t: t, dir: t.TempDir(), options: o, logged: &lockedBuffer{}}
+	c.log = testLog(t, c.logged)
 	t.Cleanup(c.Stop)
 	for range o.Gateways {
 		c.addGateway()
@@ -170,8 +179,12 @@ func (c *Cluster) AddTarget() *Node {
 }
 
 func (c *Cluster) config(id, role string) node.Config {
+	listen, advertise := "127.0.0.1:0", ""
+	if c.options.Address != nil {
+		listen, advertise = c.options.Address(id)
+	}
 	return node.Config{
-		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: listen, Advertise: advertise, Settings: c.options.Settings, Version: "test", Logger: c.log,
 	}
 }
 
@@ -262,10 +275,16 @@ func (n *Node) Stop() {
 	}
 }
 
+// Log is what the nodes have logged so far.
+func (c *Cluster) Log() string {
+	c.logged.mu.Lock()
+	defer c.logged.mu.Unlock()
+	return c.logged.all.String()
+}
+
 // testLog keeps what the nodes log and shows it where the test failed.
-func testLog(t testing.TB) *slog.Logger {
+func testLog(t testing.TB, buffer *lockedBuffer) *slog.Logger {
 	t.Helper()
-	buffer := &lockedBuffer{}
 	log, err := telemetry.NewLogger(buffer, telemetry.Log{Level: "info"})
 	if err != nil {
 		t.Fatal(err)

@@ -20,6 +20,8 @@ const ListAll = "all"
 type Listed struct {
 	api.Object
 	Deleted bool `json:"deleted,omitempty"` // by a write of that version
+	// Origin is the tag at its backend of what is cached or described, nil for what is the cluster's own.
+	Origin *string `json:"origin,omitempty"`
 }
 
 // Page is a page of a target's listing, sorted by name; Next is empty on the last page.

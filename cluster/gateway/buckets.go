@@ -55,6 +55,10 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 	if err := store.CheckBucket(name); err != nil {
 		return err
 	}
+	try, err := unlessFalse(r, "check")
+	if err != nil {
+		return err
+	}
 	b := api.Bucket{Name: name, Created: time.Now().UTC(), Mirror: 1}
 	if r.ContentLength != 0 {
 		var wanted struct {
@@ -64,7 +68,12 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 		if err := ReadKnownJSON(w, r, maxDocument, &wanted); err != nil {
 			return err
 		}
-		if err := changeBucket(&b, wanted.BucketChange); err != nil {
+		if err := changeBucket(&b, wanted.BucketChange, true); err != nil {
+			return err
+		}
+	}
+	if b.Backend != nil {
+		if err := g.reachable(r.Context(), &b, try); err != nil {
 			return err
 		}
 	}
@@ -75,7 +84,7 @@ func (g *Gateway) putBucket(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	g.log.InfoContext(r.Context(), "bucket created", "bucket", name)
+	g.log.InfoContext(r.Context(), "bucket created", "bucket", name, "backend", backendOf(&b))
 	return WriteJSON(w, http.StatusOK, b)
 }
 
@@ -90,7 +99,13 @@ func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
 	if err := ReadKnownJSON(w, r, maxDocument, &change); err != nil {
 		return err
 	}
-	b, err := g.members.ChangeBucket(r.Context(), name, func(b *api.Bucket) error { return changeBucket(b, change) })
+	b, err := g.members.ChangeBucket(r.Context(), name, func(b *api.Bucket) error {
+		err := changeBucket(b, change, false)
+		if err == nil && change.Backend != nil {
+			err = g.reachable(r.Context(), b, false)
+		}
+		return err
+	})
 	if errors.Is(err, membership.ErrUnsettled) {
 		return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "%v; try again then", err)
 	}
@@ -102,7 +117,7 @@ func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
 }
 
 // changeBucket changes a bucket as a document says, if that makes sense.
-func changeBucket(b *api.Bucket, c api.BucketChange) error {
+func changeBucket(b *api.Bucket, c api.BucketChange, isNew bool) error {
 	bad := func(format string, args ...any) error {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, format, args...)
 	}
@@ -128,8 +143,8 @@ func changeBucket(b *api.Bucket, c api.BucketChange) error {
 		}
 		b.Mirror = *c.Mirror
 	}
-	if b.EC == nil {
-		return nil
+	if err := changeBackend(b, c.Backend, isNew); err != nil || b.EC == nil {
+		return err
 	}
 	if c.Mirror != nil && b.Mirror != b.Copies() {
 		return bad("mirror %d with ec %d+%d: small objects have parity + 1 = %d copies then; leave mirror out",
@@ -139,6 +154,14 @@ func changeBucket(b *api.Bucket, c api.BucketChange) error {
 	return nil
 }
 
+// backendOf is the URL of a bucket's backend, "" where it has none.
+func backendOf(b *api.Bucket) string {
+	if b.Backend == nil {
+		return ""
+	}
+	return b.Backend.URL
+}
+
 func (g *Gateway) exists(ctx context.Context, name string) bool {
 	_, err := g.members.FindBucket(ctx, name)
 	return err == nil
@@ -146,7 +169,7 @@ func (g *Gateway) exists(ctx context.Context, name string) bool {
 
 // deleteBucket ends a bucket in three steps, each of which may be repeated after a failure: it is
 // marked, so that no target takes new objects for it; then all targets say that it is empty, or drop
-// what they have; then its entry goes.
+// what they have; then its entry goes. What a bucket's backend has stays there.
 func (g *Gateway) deleteBucket(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("bucket")
 	if err := store.CheckBucket(name); err != nil {
@@ -189,6 +212,7 @@ func (g *Gateway) checkEmpty(ctx context.Context, name string, revision int64) e
 	}
 	for _, a := range answers {
 		if !a.Empty {
+			// Of a bucket with a backend: objects of its own, which no backend has.
 			return api.Errorf(http.StatusConflict, api.CodeNotEmpty,
 				"bucket %s holds objects; delete them first, or delete it with force=true", name)
 		}
@@ -199,6 +223,14 @@ func (g *Gateway) checkEmpty(ctx context.Context, name string, revision int64) e
 func internalBucket(name, verb string, revision int64) (string, url.Values) {
 	return "/v1/internal/buckets/" + url.PathEscape(name) + "/" + verb,
 		url.Values{"revision": {strconv.FormatInt(revision, 10)}}
+}
+
+// unlessFalse is a parameter of the query; absent: true.
+func unlessFalse(r *http.Request, name string) (bool, error) {
+	if r.URL.Query().Get(name) == "" {
+		return true, nil
+	}
+	return boolean(r, name)
 }
 
 // boolean is a parameter of the query; absent: false.

@@ -118,6 +118,8 @@ func (g *Gateway) standardRoutes() {
 	g.Handle("DELETE /v1/buckets/{bucket}", g.deleteBucket)
 	g.Handle("GET /v1/buckets/{bucket}/objects", g.getObjects)
 	g.Handle("POST /v1/buckets/{bucket}/evict", g.postEvict)
+	g.Handle("GET /v1/buckets/{bucket}/cache", g.getCache)
+	g.secretRoutes()
 	g.Handle("POST /v1/fsck", g.postFsck)
 	for _, method := range objectMethods { // see ServeHTTP
 		g.routes = append(g.routes, method+" "+objectPattern)

@@ -31,7 +31,8 @@ const (
 type jobRun struct {
 	coordinator *Coordinator
 	job         api.Job
-	transform   *jobs.Transform // nil: it is a scrub
+	transform   *jobs.Transform // nil: it is a scrub, or
+	content     *jobs.Content   // it fetches or evicts
 	patience    time.Duration   // with a target that does not answer
 	maxErrors   *int64
 
@@ -106,9 +107,14 @@ func (r *jobRun) load(ctx context.Context) error {
 		r.failures.Add(failure)
 	}
 	var err error
-	if r.job.Kind == api.JobScrub {
+	switch r.job.Kind {
+	case api.JobScrub:
 		_, err = jobs.ParseScrub(r.job.JobSpec)
 		r.patience = scrubPatience
+		return err
+	case api.JobPrefetch, api.JobEvict:
+		r.content, err = jobs.ParseContent(r.job.JobSpec)
+		r.patience = jobs.DefaultPatience
 		return err
 	}
 	if r.transform, err = jobs.ParseTransform(r.job.JobSpec, ""); err == nil {
@@ -126,6 +132,9 @@ func (r *jobRun) work(ctx context.Context) error {
 	group.Go(func() error { return r.persist(working) })
 	group.Go(func() error {
 		defer finished()
+		if r.content != nil {
+			return r.moveContent(ctx)
+		}
 		if err := r.count(ctx); err != nil {
 			return err
 		}
@@ -312,8 +321,11 @@ func (r *jobRun) reasons() (list []string) {
 	return list
 }
 
-// stop has the targets end their parts.
+// stop has the targets end their parts. Those that fetch or evict end by themselves what they were asked for last.
 func (r *jobRun) stop(ctx context.Context) {
+	if r.content != nil {
+		return
+	}
 	g := r.coordinator.gateway
 	path := r.path("stop")
 	g.eachTarget(func(_ int, node api.Node) {

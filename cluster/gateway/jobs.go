@@ -66,8 +66,11 @@ func (c *Coordinator) postJob(w http.ResponseWriter, r *http.Request) error {
 	if err := ReadKnownJSON(w, r, maxJobSpec, &spec); err != nil {
 		return err
 	}
-	if spec.Kind == api.JobScrub {
+	switch spec.Kind {
+	case api.JobScrub:
 		return c.postScrub(w, r, spec, dry)
+	case api.JobPrefetch, api.JobEvict:
+		return c.postContent(w, r, spec, dry)
 	}
 	transform, version, err := c.check(r.Context(), spec)
 	if err != nil {

@@ -32,6 +32,10 @@ func (g *Gateway) getObjects(w http.ResponseWriter, r *http.Request) error {
 		}
 		o.Limit = limit
 	}
+	var err error
+	if o.Cached, err = boolean(r, "cached"); err != nil {
+		return err
+	}
 	page, err := g.ListObjects(r.Context(), r.PathValue("bucket"), o)
 	if err != nil {
 		return err
@@ -42,7 +46,8 @@ func (g *Gateway) getObjects(w http.ResponseWriter, r *http.Request) error {
 // ListObjects is one page of a bucket's listing over all targets, sorted by name; complete, or an error.
 // Limits above the largest page (10,000) are cut down to it.
 func (g *Gateway) ListObjects(ctx context.Context, bucket string, o api.ListOptions) (api.ObjectList, error) {
-	if _, err := g.bucket(ctx, bucket); err != nil {
+	found, err := g.bucket(ctx, bucket)
+	if err != nil {
 		return api.ObjectList{}, err
 	}
 	if len(o.Prefix) > maxName || len(o.StartAfter) > maxName || len(o.Delimiter) > maxName {
@@ -53,8 +58,11 @@ func (g *Gateway) ListObjects(ctx context.Context, bucket string, o api.ListOpti
 		o.Limit = defaultPage
 	}
 	o.Limit = min(o.Limit, maxPage)
+	if found.Backend != nil {
+		return g.listOrigin(ctx, &found.Bucket, o)
+	}
 	var page api.ObjectList
-	err := g.byOneMap(ctx, bucket, func(l *listing) (err error) {
+	err = g.byOneMap(ctx, bucket, func(l *listing) (err error) {
 		page, err = l.page(ctx, o)
 		return err
 	})

@@ -68,7 +68,7 @@ func TestOpenAPIDescribesTheFields(t *testing.T) {
 	}
 	require.NoError(t, yaml.Unmarshal(recorder.Body.Bytes(), &document))
 	for name, value := range map[string]any{
-		"Bucket": api.Bucket{}, "Disk": api.Disk{}, "ErasureCode": api.EC{}, "FsckReport": api.FsckReport{}, "Finding": api.Finding{},
+		"Backend": api.Backend{}, "Bucket": api.Bucket{}, "CacheSpec": api.CacheSpec{}, "Cached": api.Cached{}, "Disk": api.Disk{}, "ErasureCode": api.EC{}, "FsckReport": api.FsckReport{}, "Finding": api.Finding{},
 		"Health": api.Health{}, "Location": api.Location{}, "Map": api.Map{}, "Node": api.Node{}, "Object": api.Object{},
 		"ObjectList": api.ObjectList{}, "Rebalance": api.Rebalance{}, "Status": api.Status{},
 	} {

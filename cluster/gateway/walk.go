@@ -25,19 +25,30 @@ const (
 // requests as there are pages, and memory for a page or two of each target, whatever their number. Where the map
 // changes meanwhile it goes on behind the last name by the new one.
 func (g *Gateway) walk(ctx context.Context, bucket, prefix string, visit func(*api.Object) error) error {
-	if len(prefix) > maxName {
-		_, err := g.bucket(ctx, bucket)
-		return err // no name is as long
+	b, err := g.bucket(ctx, bucket)
+	if err != nil || len(prefix) > maxName { // no name is as long
+		return err
 	}
-	last := ""
+	if b.Backend != nil {
+		return g.walkOrigin(ctx, &b.Bucket, originPart{prefix: prefix}, visit)
+	}
+	return g.walkKept(ctx, bucket, prefix, "", maxPage, func(o *copies.Listed) error {
+		if o.Deleted {
+			return nil
+		}
+		return visit(&o.Object)
+	})
+}
+
+// walkKept visits what targets have of a bucket behind a name, deletions included. Pages have at most limit names.
+func (g *Gateway) walkKept(ctx context.Context, bucket, prefix, after string, limit int, visit func(*copies.Listed) error) error {
+	last := after
 	for {
 		before := last
 		err := g.byOneMap(ctx, bucket, func(l *listing) error {
-			return l.walk(ctx, prefix, last, func(o *copies.Listed) error {
-				if !o.Deleted {
-					if err := visit(&o.Object); err != nil {
-						return err
-					}
+			return l.walk(ctx, prefix, last, limit, func(o *copies.Listed) error {
+				if err := visit(o); err != nil {
+					return err
 				}
 				last = o.Name
 				return nil
@@ -51,8 +62,8 @@ func (g *Gateway) walk(ctx context.Context, bucket, prefix string, visit func(*a
 }
 
 // walk visits all names behind one, deletions included.
-func (l *listing) walk(ctx context.Context, prefix, after string, visit func(*copies.Listed) error) error {
-	limit := min(max(walkObjects/max(len(l.targets), 1), minWalkPage), maxPage)
+func (l *listing) walk(ctx context.Context, prefix, after string, limit int, visit func(*copies.Listed) error) error {
+	limit = min(max(walkObjects/max(len(l.targets), 1), minWalkPage), limit)
 	group, ctx := errgroup.WithContext(ctx)
 	cursors := make([]*cursor, len(l.targets))
 	for i, n := range l.targets {

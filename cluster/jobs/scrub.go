@@ -12,8 +12,8 @@ func ParseScrub(spec api.JobSpec) (api.ScrubSpec, error) {
 	if spec.Kind != api.JobScrub {
 		return api.ScrubSpec{}, bad("kind %.80q is not %q", spec.Kind, api.JobScrub)
 	}
-	if spec.Transform != nil {
-		return api.ScrubSpec{}, bad("a job of kind %q has no member transform", spec.Kind)
+	if other := others(spec); other != "" {
+		return api.ScrubSpec{}, bad("a job of kind %q has no member %s", spec.Kind, other)
 	}
 	if spec.Scrub == nil {
 		return api.ScrubSpec{}, nil

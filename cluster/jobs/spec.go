@@ -23,6 +23,22 @@ const (
 	maxExtensions   = 1000
 )
 
+// kinds are those of jobs.
+var kinds = []string{api.JobTransform, api.JobScrub, api.JobPrefetch, api.JobEvict}
+
+// others is a member of a specification that is not for its kind, "" where there is none.
+func others(spec api.JobSpec) string {
+	for kind, there := range map[string]bool{
+		api.JobTransform: spec.Transform != nil, api.JobScrub: spec.Scrub != nil,
+		api.JobPrefetch: spec.Prefetch != nil, api.JobEvict: spec.Evict != nil,
+	} {
+		if there && kind != spec.Kind {
+			return kind
+		}
+	}
+	return ""
+}
+
 // Transform is a transformation job as it runs: its specification, checked and taken apart.
 type Transform struct {
 	api.TransformSpec
@@ -44,10 +60,10 @@ func (t *Transform) Patience() time.Duration {
 // *api.Error.
 func ParseTransform(spec api.JobSpec, level string) (*Transform, error) {
 	if spec.Kind != api.JobTransform {
-		return nil, bad("kind %.80q is not a kind of job; %q and %q are", spec.Kind, api.JobTransform, api.JobScrub)
+		return nil, bad("kind %.80q is not a kind of job; %s are", spec.Kind, strings.Join(kinds, ", "))
 	}
-	if spec.Scrub != nil {
-		return nil, bad("a job of kind %q has no member scrub", spec.Kind)
+	if other := others(spec); other != "" {
+		return nil, bad("a job of kind %q has no member %s", spec.Kind, other)
 	}
 	if spec.Transform == nil {
 		return nil, bad("a job of kind %q needs the member transform", spec.Kind)

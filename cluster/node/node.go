@@ -96,8 +96,14 @@ func runGateway(ctx context.Context, c Config, self api.Node, dirs *directories,
 	if err := dirs.joined(); err != nil {
 		return err
 	}
+	metrics := c.metrics()
+	origins, err := c.origins(members, metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = origins.Close() }() // all calls have ended
 	g := gateway.New(gateway.Config{
-		ID: c.ID, Version: c.Version, Members: members, Metrics: c.metrics(), Logger: c.Logger,
+		ID: c.ID, Version: c.Version, Members: members, Metrics: metrics, Logger: c.Logger, Origins: origins,
 	})
 	g.ServeETLs()
 	g.ServeStreams(g.ETL)

@@ -14,9 +14,10 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
-// Settings are the times and rates of a node's own work. All nodes of a cluster are to have the same; the file for them
+// Settings are the times, rates and bounds of a node's own work. All nodes of a cluster are to have the same; the file for them
 // is YAML, with these names. What is zero gets its default.
 type Settings struct {
 	// LeaseTTL is how long a node that stopped answering is still taken for alive: whole seconds.
@@ -39,6 +40,9 @@ type Settings struct {
 	ProbeTimeout time.Duration `yaml:"probe_timeout"`
 	// CommitTimeout is how long a write waits for another target to take over its copy.
 	CommitTimeout time.Duration `yaml:"commit_timeout"`
+	// BackendAllow are networks ("10.0.0.0/8") and addresses that backends of buckets may be at besides the internet's: see
+	// backend.Guard.
+	BackendAllow []string `yaml:"backend_allow"`
 }
 
 // DefaultSettings are those of a node that is told nothing else.
@@ -89,6 +93,9 @@ func (s *Settings) check() error {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("%s %v is negative", name, d))
 		}
+	}
+	if _, err := backend.ParseAllow(s.BackendAllow); err != nil {
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }

@@ -101,10 +101,32 @@ func (t *Target) bucketEmpty(r *Request) error {
 		return err
 	}
 	empty, err := t.store.Empty(bucket)
+	if b, ok := t.members.View().Bucket(bucket); ok && b.Backend != nil && !empty && err == nil {
+		empty, err = t.ownsNothing(bucket)
+	}
 	if err != nil {
 		return err
 	}
 	return r.WriteJSON(http.StatusOK, map[string]bool{"empty": empty})
+}
+
+// ownsNothing says that all that is here of a bucket is at its backend too.
+func (t *Target) ownsNothing(bucket string) (bool, error) {
+	for last := ""; ; {
+		infos, more, err := t.store.List(bucket, "", last, maxPage)
+		if err != nil {
+			return false, err
+		}
+		for i := range infos {
+			if _, cached := infos[i].Meta[api.OriginTag]; !cached {
+				return false, nil
+			}
+			last = infos[i].Name
+		}
+		if !more {
+			return true, nil
+		}
+	}
 }
 
 // dropBucket deletes all objects of a bucket that is being deleted. It refuses for any other.

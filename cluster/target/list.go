@@ -81,7 +81,7 @@ func (t *Target) statCopies(r *Request) error {
 			return err
 		}
 		if ok {
-			page.Objects = append(page.Objects, copies.Listed{Object: objectOf(info), Deleted: info.Kind == store.Tombstone})
+			page.Objects = append(page.Objects, l.listed(&info))
 		}
 	}
 	return r.WriteJSON(http.StatusOK, page)
@@ -124,7 +124,7 @@ func (l *lister) page(startAfter string, limit int) (copies.Page, error) {
 				last, startAfter, skipped = sum, copies.AfterPrefix(sum), true
 				break // on from behind the prefix
 			}
-			page.Objects = append(page.Objects, copies.Listed{Object: objectOf(*info), Deleted: info.Kind == store.Tombstone})
+			page.Objects = append(page.Objects, l.listed(info))
 			last = info.Name
 		}
 		if !more && !skipped {
@@ -153,4 +153,18 @@ func (l *lister) primary(name string) bool {
 	}
 	n, ok := l.placer.Primary(l.bucket.Name, name, l.bucket.Copies())
 	return ok && n.ID == l.t.id
+}
+
+// listed is a line of the listing.
+func (l *lister) listed(info *store.Info) copies.Listed {
+	line := copies.Listed{Object: objectOf(*info), Deleted: info.Kind == store.Tombstone}
+	if l.bucket.Backend == nil || line.Deleted {
+		return line
+	}
+	cached := info.Kind == store.Whole
+	line.Cached = &cached
+	if tag, ok := info.Meta[api.OriginTag]; ok {
+		line.Origin = &tag
+	}
+	return line
 }

@@ -23,18 +23,23 @@ func (a *app) client() (*api.Client, error) {
 
 func newBucket(a *app) *cobra.Command {
 	command := &cobra.Command{Use: "bucket", Short: "Create, change, list and remove buckets"}
-	command.AddCommand(newBucketCreate(a), newBucketSet(a), newBucketLs(a), newBucketRm(a))
+	command.AddCommand(newBucketCreate(a), newBucketSet(a), newBucketLs(a), newBucketShow(a), newBucketRm(a))
 	return command
 }
 
 func newBucketCreate(a *app) *cobra.Command {
 	command := &cobra.Command{
-		Use:     "create BUCKET...",
-		Short:   "Create buckets",
-		Example: "  shardstream bucket create digits --mirror 2",
-		Args:    cobra.MinimumNArgs(1),
+		Use:   "create BUCKET...",
+		Short: "Create buckets",
+		Long:  "create makes buckets." + backendHelp,
+		Example: `  shardstream bucket create digits --mirror 2
+  shardstream bucket create imagenet --backend s3://datasets/imagenet --secret aws --quota 2TiB
+  shardstream bucket create mirror --backend https://data.example.org/shards/ --check never --pin 'val-*.tar'`,
+		Args: cobra.MinimumNArgs(1),
 	}
 	properties := bucketFlags(command)
+	origin := newBackendFlags(command, true)
+	noCheck := command.Flags().Bool("no-check", false, "make the bucket without trying whether its backend answers")
 	ifMissing := command.Flags().Bool("if-missing", false, "do nothing where the bucket exists already")
 	command.RunE = func(c *cobra.Command, names []string) error {
 		client, err := a.client()
@@ -45,8 +50,15 @@ func newBucketCreate(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if change.Backend, err = origin.created(); err != nil {
+			return err
+		}
+		create := client.CreateBucketWith
+		if *noCheck {
+			create = client.CreateBucketUntried
+		}
 		for _, name := range names {
-			_, err := client.CreateBucketWith(c.Context(), bucketName(name), change)
+			_, err := create(c.Context(), bucketName(name), change)
 			switch {
 			case err == nil:
 				a.printf("created bucket %s\n", bucketName(name))
@@ -63,13 +75,19 @@ func newBucketCreate(a *app) *cobra.Command {
 func newBucketSet(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "set BUCKET...",
-		Short: "Change how many copies objects have; those that are there are brought to it in the background",
+		Short: "Change how many copies objects have, or how a backend is cached",
+		Long: `set changes how many copies a bucket's objects have: those that are there are
+brought to it in the background. Of a bucket with a backend it changes all but the
+backend's URL.`,
 		Example: `  shardstream bucket set digits --mirror 3
   shardstream bucket set archive --ec 4+2
-  shardstream bucket set archive --ec none --mirror 2`,
+  shardstream bucket set archive --ec none --mirror 2
+  shardstream bucket set imagenet --quota 4TiB --check always
+  shardstream bucket set imagenet --pin 'val-*.tar' --pin labels.json`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	properties := bucketFlags(command)
+	origin := newBackendFlags(command, false)
 	command.RunE = func(c *cobra.Command, names []string) error {
 		client, err := a.client()
 		if err != nil {
@@ -79,19 +97,38 @@ func newBucketSet(a *app) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if change == (api.BucketChange{}) {
-			return &usageError{"say what to change: --mirror, --ec or --degraded"}
+		if change == (api.BucketChange{}) && !origin.given() {
+			return &usageError{"say what to change: --mirror, --ec or --degraded, or of a backend --quota, --check and so on"}
 		}
 		for _, name := range names {
+			if change.Backend, err = a.changedBackend(c, client, bucketName(name), origin); err != nil {
+				return err
+			}
 			b, err := client.ChangeBucket(c.Context(), bucketName(name), change)
 			if err != nil {
 				return err
 			}
-			a.printf("bucket %s: %s\n", b.Name, redundancyOf(&b))
+			kept, _ := keptText(c, client, &b)
+			a.printf("bucket %s: %s\n", b.Name, kept)
 		}
 		return nil
 	}
 	return command
+}
+
+// changedBackend is a bucket's backend as the flags change it; nil where they say nothing of it.
+func (a *app) changedBackend(c *cobra.Command, client *api.Client, name string, f *backendFlags) (*api.Backend, error) {
+	if !f.given() {
+		return nil, nil
+	}
+	b, err := client.Bucket(c.Context(), name)
+	if err != nil {
+		return nil, err
+	}
+	if b.Backend == nil {
+		return nil, fmt.Errorf("bucket %s has no backend that --%s could be set of", name, f.first())
+	}
+	return b.Backend, f.change(b.Backend)
 }
 
 // bucketFlags defines the flags of a bucket's properties, and gives what reads those that were set.
@@ -162,17 +199,22 @@ func (a *app) listBuckets(c *cobra.Command, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(api.BucketList{Buckets: orEmpty(buckets)})
 	}
-	return a.table("BUCKET\tKEPT AS\tCREATED", func(w io.Writer) {
-		for _, b := range buckets {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", b.Name, redundancyOf(&b), b.Created.Local().Format(time.DateTime))
+	return a.table("BUCKET\tKEPT AS\tCACHED\tCREATED", func(w io.Writer) {
+		for i := range buckets {
+			b := &buckets[i]
+			kept, cached := keptText(c, client, b)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Name, kept, cached, b.Created.Local().Format(time.DateTime))
 		}
 	})
 }
 
 func newBucketRm(a *app) *cobra.Command {
 	command := &cobra.Command{
-		Use:     "rm BUCKET...",
-		Short:   "Remove empty buckets, or with --force buckets and all objects in them",
+		Use:   "rm BUCKET...",
+		Short: "Remove empty buckets, or with --force buckets and all objects in them",
+		Long: `rm removes empty buckets, or with --force buckets and all objects in them. Of a
+bucket with a backend it removes what is cached, and nothing at the backend: that
+needs --force only for objects that were put into the cluster alone.`,
 		Example: "  shardstream bucket rm old --force",
 		Args:    cobra.MinimumNArgs(1),
 	}

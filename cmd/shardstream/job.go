@@ -66,6 +66,9 @@ func newJobStart(a *app) *cobra.Command {
 			}
 			return a.startJob(c, api.JobSpec{Kind: kind}, false, w)
 		}
+		if kind == api.JobPrefetch || kind == api.JobEvict {
+			return usagef("`shardstream %s` starts jobs of kind %s", kind, kind)
+		}
 		if kind != api.JobTransform {
 			return usagef("--kind must be %s or %s, not %q", api.JobTransform, api.JobScrub, kind)
 		}
@@ -173,6 +176,17 @@ func whatText(j *api.Job) string {
 	if s := j.Scrub; s != nil && s.Bucket != "" {
 		return api.Address(s.Bucket, "")
 	}
+	for _, s := range []*api.CacheSpec{j.Prefetch, j.Evict} {
+		switch {
+		case s == nil:
+		case len(s.Names) == 1:
+			return api.Address(s.Bucket, s.Names[0])
+		case len(s.Names) > 1:
+			return fmt.Sprintf("%d objects of %s", len(s.Names), api.Address(s.Bucket, ""))
+		default:
+			return api.Address(s.Bucket, s.Prefix+s.Pattern) // one of them
+		}
+	}
 	return ""
 }
 
@@ -219,7 +233,7 @@ func newJobShow(a *app) *cobra.Command {
 func (a *app) showJob(j *api.Job) {
 	a.printf("%s\t%s, %s\n", j.ID, j.Kind, j.State)
 	a.printf("what\t%s\n", whatText(j))
-	a.printf("objects\t%d stored, %d skipped, %d failed, of %s\n", j.Counts.Done, j.Counts.Skipped, j.Counts.Failed, totalText(j))
+	a.printf("objects\t%d %s, %d skipped, %d failed, of %s\n", j.Counts.Done, doneText(j.Kind), j.Counts.Skipped, j.Counts.Failed, totalText(j))
 	a.printf("bytes\t%s read of %s, %s made\n", size(j.Counts.BytesIn), size(j.Counts.TotalBytes), size(j.Counts.BytesOut))
 	a.printf("rate\t%.1f objects/s, %s/s, %s to go\n", j.Rate.Objects, size(int64(j.Rate.Bytes)), etaText(j))
 	for _, reason := range j.Waiting {
@@ -228,6 +242,17 @@ func (a *app) showJob(j *api.Job) {
 	if j.Error != nil {
 		a.printf("error\t%v\n", j.Error)
 	}
+}
+
+// doneText says what is done to an object in a job of a kind.
+func doneText(kind string) string {
+	switch kind {
+	case api.JobPrefetch:
+		return "fetched"
+	case api.JobEvict:
+		return "evicted"
+	}
+	return "stored"
 }
 
 func newJobWait(a *app) *cobra.Command {

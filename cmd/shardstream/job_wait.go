@@ -75,8 +75,8 @@ func (a *app) reportJob(ctx context.Context, client *api.Client, job api.Job, w 
 			return err
 		}
 	} else {
-		a.printf("job %s: %s, %d stored, %d skipped, %d failed; %s in, %s out, %.1f objects/s\n",
-			job.ID, job.State, c.Done, c.Skipped, c.Failed, size(c.BytesIn), size(c.BytesOut), job.Rate.Objects)
+		a.printf("job %s: %s, %d %s, %d skipped, %d failed; %s in, %s out, %.1f objects/s\n",
+			job.ID, job.State, c.Done, doneText(job.Kind), c.Skipped, c.Failed, size(c.BytesIn), size(c.BytesOut), job.Rate.Objects)
 	}
 	if c.Failed > 0 {
 		failures, err := client.JobFailures(ctx, job.ID)

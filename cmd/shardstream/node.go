@@ -12,6 +12,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/etl/engine"
 )
 
@@ -55,6 +56,8 @@ one of them may fail. Logs go to stderr.`,
 	flags.Var((*quotaValue)(&config.ETLCache), "etl-cache", "disk that a target's kept outputs of transformations may take, 0 for none (10GiB, at most a tenth of its first disk)")
 	flags.BoolVar(&config.Insecure, "insecure", false, "listen on a network without TLS and login")
 	configFlag(command, &settings)
+	var allow []string
+	allowFlag(command, &allow)
 	logFlags(command, &log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		if config.Role != api.RoleGateway && config.Role != api.RoleTarget {
@@ -75,6 +78,10 @@ one of them may fail. Logs go to stderr.`,
 				return usagef("%v", err)
 			}
 		}
+		if err := checkAllow(allow); err != nil {
+			return err
+		}
+		config.BackendAllow = append(config.BackendAllow, allow...)
 		logger, err := telemetry.NewLogger(a.err, log)
 		if err != nil {
 			return usagef("%v", err)
@@ -103,4 +110,22 @@ one of them may fail. Logs go to stderr.`,
 // configFlag adds --config.
 func configFlag(command *cobra.Command, path *string) {
 	command.Flags().StringVar(path, "config", "", "YAML file of times and rates, the same for all nodes of a cluster")
+}
+
+// allowFlag adds --backend-allow.
+func allowFlag(command *cobra.Command, allow *[]string) {
+	command.Flags().StringSliceVar(allow, "backend-allow", environmentList("SHARDSTREAM_BACKEND_ALLOW"),
+		"networks and addresses that backends of buckets may be at besides the internet's, such as 10.0.0.0/8 (SHARDSTREAM_BACKEND_ALLOW)")
+}
+
+// environmentList reads a list separated by commas.
+func environmentList(name string) []string {
+	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func checkAllow(allow []string) error {
+	if _, err := backend.ParseAllow(allow); err != nil {
+		return usagef("--backend-allow: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return nil
 }

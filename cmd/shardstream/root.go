@@ -55,7 +55,8 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 	root.AddCommand(
 		newUp(a), newDown(a), newStatus(a), newNode(a),
 		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newCp(a), newSync(a), newObject(a),
-		newETL(a), newJob(a), newDataset(a), newStream(a), newRebalance(a), newScrub(a), newFsck(a), newEvict(a), newVersion(a),
+		newETL(a), newJob(a), newDataset(a), newStream(a), newRebalance(a), newScrub(a), newFsck(a),
+		newPrefetch(a), newEvict(a), newSecret(a), newVersion(a),
 	)
 	harden(root, a)
 	return root

@@ -35,6 +35,7 @@ type upFlags struct {
 
 	isolation string // the least that targets accept
 	settings  string // file of times and rates
+	allow     []string
 }
 
 func newUp(a *app) *cobra.Command {
@@ -72,9 +73,13 @@ a directory. With three gateways or more, any one of them may fail.`,
 	flags.BoolVar(&f.report, "report", false, "")
 	_ = flags.MarkHidden("report")
 	configFlag(command, &f.settings)
+	allowFlag(command, &f.allow)
 	logFlags(command, &f.log)
 	command.RunE = func(c *cobra.Command, _ []string) error {
 		if err := checkConfinement(f.isolation, f.engine); err != nil {
+			return err
+		}
+		if err := checkAllow(f.allow); err != nil {
 			return err
 		}
 		if f.settings != "" {
@@ -247,6 +252,9 @@ func (f *upFlags) nodeArgs() []string {
 	args = append(args, "--etl-isolation", f.isolation)
 	if path, err := filepath.Abs(f.settings); err == nil && f.settings != "" {
 		args = append(args, "--config", path)
+	}
+	if len(f.allow) > 0 {
+		args = append(args, "--backend-allow", strings.Join(f.allow, ","))
 	}
 	if f.memory != 0 {
 		args = append(args, "--stream-memory", (*sizeValue)(&f.memory).String())

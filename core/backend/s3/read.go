@@ -99,9 +99,13 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 	if err != nil {
 		return nil, b.fail(ctx, "open", name, err)
 	}
+	length := int64(-1)
+	if out.ContentLength != nil {
+		length = *out.ContentLength
+	}
 	e := backend.Entry{
 		Name:        name,
-		Size:        aws.ToInt64(out.ContentLength),
+		Size:        length,
 		Modified:    aws.ToTime(out.LastModified),
 		Tag:         tag(out.ETag),
 		ContentType: aws.ToString(out.ContentType),
@@ -111,10 +115,6 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 			etag: out.ETag, crc32c: out.ChecksumCRC32C, sha256: out.ChecksumSHA256, kind: out.ChecksumType,
 			encryption: out.ServerSideEncryption, customer: out.SSECustomerAlgorithm,
 		})
-	}
-	length := int64(-1)
-	if out.ContentLength != nil {
-		length = *out.ContentLength
 	}
 	return backend.NewBody(out.Body, e, o, length, aws.ToString(out.ContentRange), func(err error) error {
 		return b.fail(ctx, "read", name, err)

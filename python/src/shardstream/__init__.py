@@ -15,10 +15,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._backends import BackendInfo, CacheInfo, SecretInfo, Secrets
 from ._client import Bucket, Client
 from ._etl_models import ETLHealth, ETLInfo, ETLStats, ETLStatus, ETLTarget
 from ._etls import ETLs
 from ._exceptions import (
+    BackendBusyError,
+    BackendError,
     BadArchiveError,
     BusyError,
     ClosedError,
@@ -67,12 +70,16 @@ if TYPE_CHECKING:
     from .torch import IterableDataset, Mixture
 
 __all__ = [
+    "BackendBusyError",
+    "BackendError",
+    "BackendInfo",
     "BadArchiveError",
     "Batch",
     "Bucket",
     "BucketInfo",
     "BusyError",
     "BytesColumn",
+    "CacheInfo",
     "Client",
     "ClosedError",
     "ConflictError",
@@ -112,6 +119,8 @@ __all__ = [
     "SampleETLError",
     "SampleError",
     "SampleOrigin",
+    "SecretInfo",
+    "Secrets",
     "ShardstreamError",
     "SkippedSampleWarning",
     "SnapshotChangedError",

@@ -13,6 +13,13 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from ._arguments import erasure_code, flag, integer, text
+from ._backends import (
+    CacheInfo,
+    Secrets,
+    backend_properties,
+    changed_backend,
+    content_spec,
+)
 from ._etls import ETLArgs, ETLs, etl_query
 from ._exceptions import ConflictError, IntegrityError, NotFoundError
 from ._http import Response, Transport
@@ -93,6 +100,11 @@ class Client:
         """The movement of objects to where they belong."""
         return Rebalance(self._http)
 
+    @property
+    def secrets(self) -> Secrets:
+        """Credentials of backends, which the cluster keeps."""
+        return Secrets(self._http)
+
     def scrub(self, bucket: str = "") -> Job:
         """Start to read and verify all copies, and to replace damaged ones by good ones.
 
@@ -167,23 +179,83 @@ class Bucket:
         mirror: int | None = None,
         ec: str | tuple[int, int] | None = None,
         degraded: bool | None = None,
+        backend: str | None = None,
+        secret: str | None = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        ca: str | None = None,
+        insecure: bool | None = None,
+        check: str | None = None,
+        ttl: float | None = None,
+        write: str | None = None,
+        delete: str | None = None,
+        quota: int | str | None = None,
+        read_ahead: int | str | None = None,
+        pin: Sequence[str] | None = None,
+        probe: bool = True,
         exist_ok: bool = False,
     ) -> Bucket:
         """Make the bucket, and return this handle.
+
+        With `backend` it is a cache in front of objects that are kept elsewhere: they are fetched
+        when they are read. The arguments behind `backend` are for that.
 
         Args:
             mirror: copies of each object, on targets of their own; one by default.
             ec: "4+2": objects are cut into 4 slices with 2 more, any 2 of which may be lost.
             degraded: take writes while fewer targets are up than copies are to be made; they are
                 refused otherwise.
+            backend: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX,
+                hdfs://HOST:PORT/PATH, http(s)://HOST/PATH or ss://HOST:PORT/BUCKET.
+            secret: name of the secret with its credentials (see `Client.secrets`); by default
+                those of the nodes' environment.
+            endpoint_url: where its service is, if not at the vendor's.
+            region: of the service.
+            ca: PEM of certificates to trust besides the system's.
+            insecure: don't check its certificate.
+            check: when a cached object is compared with the backend's: "ttl" (the default),
+                "never" or "always".
+            ttl: seconds that a comparison holds; 60 by default.
+            write: where new objects go: "read-only" (the default: nowhere), "write-through" or
+                "cache-only".
+            delete: what a deletion removes: "refuse" (the default), "cache" (the cached copy
+                alone) or "through".
+            quota: bytes, or like "100GiB", that cached objects may take; by default what the
+                disks have room for.
+            read_ahead: bytes that streams may fetch ahead of use.
+            pin: names and patterns of objects that are not evicted.
+            probe: try whether the backend answers.
             exist_ok: do nothing if the bucket is there already.
 
         Raises:
             ConflictError: it is there already.
+            BackendError: the backend does not answer as it should.
         """
+        document = {"name": self.name, **_properties(mirror, ec, degraded)}
+        origin = backend_properties(
+            {
+                "url": backend,
+                "secret": secret,
+                "endpoint": endpoint_url,
+                "region": region,
+                "ca": ca,
+                "insecure": insecure,
+                "check": check,
+                "ttl_s": ttl,
+                "write": write,
+                "delete": delete,
+                "quota": quota,
+                "read_ahead": read_ahead,
+                "pinned": pin,
+            }
+        )
+        if origin:
+            if not backend:
+                raise ValueError(f"{next(iter(origin))} is for a bucket with a backend")
+            document["backend"] = origin
+        path = self._path + ("" if flag("probe", probe) else "?check=false")
         try:
-            document = {"name": self.name, **_properties(mirror, ec, degraded)}
-            self._http.json("PUT", self._path, document)
+            self._http.json("PUT", path, document)
         except ConflictError as error:
             if not exist_ok or error.code != "already_exists":
                 raise
@@ -195,23 +267,95 @@ class Bucket:
         mirror: int | None = None,
         ec: str | tuple[int, int] | None = None,
         degraded: bool | None = None,
+        secret: str | None = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        ca: str | None = None,
+        insecure: bool | None = None,
+        check: str | None = None,
+        ttl: float | None = None,
+        write: str | None = None,
+        delete: str | None = None,
+        quota: int | str | None = None,
+        read_ahead: int | str | None = None,
+        pin: Sequence[str] | None = None,
     ) -> BucketInfo:
         """Change the bucket's properties, and return them as they are now.
 
-        Objects that are there already are brought to it in the background.
+        Objects that are there already are brought to another redundancy in the background. Of a
+        backend all but its URL may be changed; the arguments are those of `create`.
 
         Args:
             mirror: copies of each object.
             ec: "4+2", as for `create`, or "none" for whole copies, as many as `mirror` says.
             degraded: whether to take writes while fewer targets are up than copies are to be made.
+            secret: "" for the nodes' environment.
+            endpoint_url: "" for the vendor's.
+            region: "" for none.
+            ca: "" for the system's certificates alone.
+            insecure: whether not to check the backend's certificate.
+            check: when a cached object is compared with the backend's.
+            ttl: seconds that a comparison holds.
+            write: where new objects go.
+            delete: what a deletion removes.
+            quota: 0 for what the disks have room for.
+            read_ahead: 0 for the default.
+            pin: all that is not evicted from now on; [] for nothing.
 
         Raises:
             UnavailableError: objects are still being moved after the last change; try again later.
         """
         change = _properties(mirror, ec, degraded)
+        origin = backend_properties(
+            {
+                "secret": secret,
+                "endpoint": endpoint_url,
+                "region": region,
+                "ca": ca,
+                "insecure": insecure,
+                "check": check,
+                "ttl_s": ttl,
+                "write": write,
+                "delete": delete,
+                "quota": quota,
+                "read_ahead": read_ahead,
+                "pinned": pin,
+            }
+        )
+        if origin:
+            now = self._http.json("GET", self._path).get("backend")
+            if now is None:
+                raise ValueError(f"bucket {self.name} has no backend: {next(iter(origin))}")
+            change["backend"] = changed_backend(now, origin)
         if not change:
-            raise TypeError("say what to change: mirror, ec or degraded")
+            raise TypeError("say what to change: mirror, ec, degraded, or how a backend is cached")
         return BucketInfo.from_json(self._http.json("PATCH", self._path, change))
+
+    def cached(self) -> CacheInfo:
+        """How much of the bucket's backend is in the cluster."""
+        return CacheInfo.from_json(self._http.json("GET", f"{self._path}/cache"))
+
+    def prefetch(self, objects: str | Sequence[str] = "") -> Job:
+        """Start to fetch objects from the bucket's backend, before they are read.
+
+        Args:
+            objects: a name, a prefix that ends in /, a pattern such as "train-{0000..0099}.tar",
+                or a list of names; all by default.
+
+        Example:
+            >>> client.bucket("imagenet").prefetch("val-*.tar").wait(progress=True)
+        """
+        return Jobs(self._http).start("prefetch", **content_spec(self.name, objects))
+
+    def evict(self, objects: str | Sequence[str] = "") -> Job:
+        """Start to take cached objects away; the next read of one fetches it anew.
+
+        Objects that were put into the cluster alone stay, and so do pinned ones.
+
+        Args:
+            objects: as for `prefetch`.
+        """
+        return Jobs(self._http).start("evict", **content_spec(self.name, objects))
 
     def exists(self) -> bool:
         """Whether the bucket is there."""
@@ -227,6 +371,9 @@ class Bucket:
 
     def drop(self, *, force: bool = False) -> None:
         """Remove the bucket; with force its objects as well.
+
+        What a backend has stays there: of such a bucket the cached objects go, and force is needed
+        only for those that were put into the cluster alone.
 
         Raises:
             ConflictError: it is not empty.
@@ -390,14 +537,27 @@ class Bucket:
         self._http.request("DELETE", self._object(key), headers=headers).read()
 
     def list(
-        self, prefix: str = "", *, start_after: str = "", page: int = 1000
+        self,
+        prefix: str = "",
+        *,
+        start_after: str = "",
+        page: int = 1000,
+        cached: bool = False,
     ) -> Iterator[ObjectInfo]:
         """The objects whose keys begin with prefix, sorted by key; fetched page by page.
 
-        A listing is complete or it raises: UnavailableError where a node is away.
+        A listing is complete or it raises: UnavailableError where a node is away, BackendError
+        where a backend can't be listed.
+
+        Args:
+            prefix: of the keys.
+            start_after: the key to begin behind.
+            page: objects that are asked for at once.
+            cached: of a bucket with a backend, what is in the cluster; the backend is not asked.
         """
         while True:
-            query = urlencode({"prefix": prefix, "start_after": start_after, "limit": page})
+            parameters = {"prefix": prefix, "start_after": start_after, "limit": page}
+            query = urlencode(parameters | ({"cached": "true"} if cached else {}))
             answer = self._http.json("GET", f"{self._path}/objects?{query}")
             for entry in answer.get("objects") or ():
                 yield ObjectInfo.from_json(entry)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ._models import _time
+from ._times import time_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ETLHealth:
         return cls(
             state=document["state"],
             detail=document.get("detail", ""),
-            since=_time(document.get("since")),
+            since=time_of(document.get("since")),
             isolation=document.get("isolation", ""),
             confined=tuple(document.get("confined") or ()),
             python=document.get("python", ""),
@@ -232,7 +232,7 @@ class ETLInfo:
             kind=document.get("kind", "function"),
             level=document.get("level", ""),
             version=int(document.get("version") or 0),
-            created=_time(document.get("created")),
+            created=time_of(document.get("created")),
             source=document.get("source", ""),
             entry=document.get("entry", ""),
             pickle=base64.b64decode(document.get("pickle") or ""),

@@ -21,6 +21,8 @@
     ├── UnavailableError             the cluster, or a node that is needed, can't answer now
     │   ├── BusyError                too many requests
     │   └── NoSpaceError             a disk is full
+    ├── BackendError                 a bucket's backend failed, or refuses the credentials
+    │   └── BackendBusyError         it asks to be left alone, or is away (also an UnavailableError)
     ├── DeadlineError                nothing came in time (also a TimeoutError)
     ├── JobAbortedError              a job was aborted before its end
     ├── ForkedError                  Go was in use before this process was forked (RuntimeError)
@@ -158,6 +160,18 @@ class NoSpaceError(UnavailableError):
     default_code = "no_space"
 
 
+class BackendError(ShardstreamError):
+    """A bucket's backend failed, or refuses the credentials; the message says what it said."""
+
+    default_code = "backend_failed"
+
+
+class BackendBusyError(BackendError, UnavailableError):
+    """A bucket's backend asks to be left alone for a while, or does not answer."""
+
+    default_code = "backend_busy"
+
+
 class DeadlineError(ShardstreamError, TimeoutError):
     """Nothing came in time."""
 
@@ -196,12 +210,14 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "bad_request": RequestError,
     "bad_name": RequestError,
     "method_not_allowed": RequestError,
+    "read_only": RequestError,
     "bad_archive": BadArchiveError,
     "range": RangeError,
     "not_found": NotFoundError,
     "no_such_bucket": NotFoundError,
     "no_such_etl": NotFoundError,
     "no_such_job": NotFoundError,
+    "no_such_secret": NotFoundError,
     "no_such_snapshot": NotFoundError,
     "no_match": NotFoundError,
     "already_exists": ConflictError,
@@ -217,6 +233,9 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "too_many_errors": TooManyErrors,
     "busy": BusyError,
     "unavailable": UnavailableError,
+    "backend_failed": BackendError,
+    "backend_denied": BackendError,
+    "backend_busy": BackendBusyError,
     "no_space": NoSpaceError,
     "timeout": DeadlineError,
     "closed": ClosedError,

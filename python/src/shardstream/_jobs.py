@@ -27,7 +27,7 @@ class Jobs:
         """Start a job of a kind, as `POST /v1/jobs` describes it; `ETLs.run` is easier.
 
         Args:
-            kind: "transform" or "scrub".
+            kind: "transform", "scrub", "prefetch" or "evict".
             spec: what the kind takes: etl, source, destination and so on.
         """
         document = {"kind": text("kind", kind), kind: spec}

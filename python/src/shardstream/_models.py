@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from ._backends import BackendInfo
+from ._times import time_of
 
 _META = "x-shardstream-meta-"
 
@@ -32,6 +35,8 @@ class ObjectInfo:
         samples: samples in the archive.
         max_sample: bytes of the largest sample.
         meta: the user's own properties.
+        cached: in a listing of a bucket with a backend, whether the bytes are in the cluster.
+            What is not even described there has version 0, and no checksums and counts.
     """
 
     bucket: str
@@ -48,12 +53,13 @@ class ObjectInfo:
     samples: int = 0
     max_sample: int = 0
     meta: Mapping[str, str] = field(default_factory=dict)
+    cached: bool | None = None
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> ObjectInfo:
         """From an entry of a listing or the answer to a PUT."""
         known = {key: document[key] for key in cls.__dataclass_fields__ if key in document}
-        known["created"] = _time(known.get("created"))
+        known["created"] = time_of(known.get("created"))
         known["meta"] = dict(known.get("meta") or {})
         return cls(**known)
 
@@ -123,6 +129,7 @@ class BucketInfo:
         mirror: copies of each object; with `ec`, of small ones.
         ec: (4, 2) where objects are cut into 4 slices with 2 more; None where they are whole.
         degraded: writes are taken while fewer targets are up than copies are to be made.
+        backend: where its objects come from; None where they are the cluster's own.
     """
 
     name: str
@@ -130,6 +137,7 @@ class BucketInfo:
     mirror: int
     ec: tuple[int, int] | None = None
     degraded: bool = False
+    backend: BackendInfo | None = None
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> BucketInfo:
@@ -137,10 +145,11 @@ class BucketInfo:
         ec = document.get("ec")
         return cls(
             document["name"],
-            _time(document.get("created")),
+            time_of(document.get("created")),
             int(document["mirror"]),
             (int(ec["data"]), int(ec["parity"])) if ec else None,
             bool(document.get("degraded")),
+            BackendInfo.from_json(document["backend"]) if document.get("backend") else None,
         )
 
 
@@ -233,12 +242,13 @@ class JobStatus:
 
     Attributes:
         id: its name.
-        kind: "transform" or "scrub".
+        kind: "transform", "scrub", "prefetch" or "evict".
         state: "queued", "running", "done", "failed" or "aborted".
         spec: what it does, as it was described.
         total: objects, None until they are counted.
-        done: outputs that are stored.
-        skipped: objects that were up to date, or gone before their turn.
+        done: outputs that are stored; objects that were fetched, or evicted.
+        skipped: objects that were up to date, or gone before their turn; that were cached already,
+            or are not to be evicted.
         failed: objects that it could not deal with; of a scrub, damaged copies that stay so.
         repaired: of a scrub, damaged copies that it replaced by good ones.
         bytes_in: bytes of the sources that are dealt with.
@@ -307,9 +317,9 @@ class JobStatus:
             error=error.get("message", ""),
             error_code=error.get("code", ""),
             runner=document.get("runner", ""),
-            created=_time(document.get("created")),
-            started=_time(document.get("started")),
-            ended=_time(document.get("ended")),
+            created=time_of(document.get("created")),
+            started=time_of(document.get("started")),
+            ended=time_of(document.get("ended")),
         )
 
 
@@ -437,15 +447,3 @@ def checksums(header: str | None) -> dict[str, str]:
     """The sums in an X-Shardstream-Checksum header, by kind."""
     pairs = (part.strip().partition("=") for part in (header or "").split(","))
     return {kind: value for kind, _, value in pairs if value}
-
-
-def _time(text: str | None) -> datetime | None:
-    """An RFC 3339 time; Go writes up to nine decimals, Python 3.10 reads six."""
-    if not text:
-        return None
-    stem, dot, rest = text.removesuffix("Z").partition(".")
-    if dot:
-        digits = rest.split("+")[0].split("-")[0]
-        stem += f".{digits[:6]:0<6}" + rest[len(digits) :]
-    parsed = datetime.fromisoformat(stem)
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)

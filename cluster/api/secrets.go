@@ -1,0 +1,47 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// CreateBucketUntried is CreateBucketWith for a bucket whose backend need not answer yet.
+func (c *Client) CreateBucketUntried(ctx context.Context, name string, properties BucketChange) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPut, bucketPath(name), url.Values{"check": {"false"}}, properties, &b)
+	return b, err
+}
+
+// Cached says how much of a bucket with a backend is in the cluster.
+func (c *Client) Cached(ctx context.Context, bucket string) (Cached, error) {
+	return fetch[Cached](ctx, c, bucketPath(bucket)+"/cache", nil)
+}
+
+// PutSecret stores a secret, new or in place of the one of that name, and describes it.
+func (c *Client) PutSecret(ctx context.Context, name string, data map[string]string) (Secret, error) {
+	var s Secret
+	// Repeating is harmless: the same data is stored again.
+	err := c.retry(ctx, func() error {
+		return c.call(ctx, http.MethodPut, secretPath(name), nil, Secret{Name: name, Data: data}, &s)
+	})
+	return s, err
+}
+
+// Secret describes a secret, without its data; CodeNoSecret if there is none.
+func (c *Client) Secret(ctx context.Context, name string) (Secret, error) {
+	return fetch[Secret](ctx, c, secretPath(name), nil)
+}
+
+// Secrets describes all secrets, sorted by name.
+func (c *Client) Secrets(ctx context.Context) ([]Secret, error) {
+	list, err := fetch[SecretList](ctx, c, "/v1/secrets", nil)
+	return list.Secrets, err
+}
+
+// DeleteSecret removes a secret; CodeRefused while a bucket needs it.
+func (c *Client) DeleteSecret(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, secretPath(name), nil, nil, nil)
+}
+
+func secretPath(name string) string { return "/v1/secrets/" + url.PathEscape(name) }
