@@ -111,6 +111,9 @@ func parsePlace(text string) (place, error) {
 		}
 		return p, nil
 	}
+	if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, "@") {
+		return p, refusef("the address has credentials in it: give them by the vendor's environment variables, or its configuration files")
+	}
 	if scheme == backend.Remote && !strings.Contains(strings.SplitN(rest, "/", 2)[0], ":") {
 		bucket, key, err := api.ParseAddress(text)
 		if err != nil {

@@ -267,7 +267,7 @@ func (r *transferReport) end(totals transfer.Totals, err error) error {
 	case err != nil:
 		return refused(err)
 	case totals.Failed > 0:
-		return fmt.Errorf("%d files failed, %d were copied; run the same command again to try those that are missing", totals.Failed, totals.Copied)
+		return fmt.Errorf("%d of %d files failed", totals.Failed, totals.Failed+totals.Copied+totals.Skipped+totals.Deleted)
 	}
 	return nil
 }
