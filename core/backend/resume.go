@@ -214,7 +214,7 @@ func (r *resumed) fits(c *call, answer *Body) error {
 	fault, kind := "", Changed
 	size := answer.Entry.Size
 	switch {
-	case r.tag != "" && answer.Entry.Tag != r.tag, r.read > 0 && size != r.entry.Size:
+	case r.tag != "" && answer.Entry.Tag != r.tag, c == r.call && size != r.entry.Size:
 		fault = fmt.Sprintf("it is another object than before (tag %q, not %q)", answer.Entry.Tag, r.tag)
 	case answer.Offset != r.next:
 		kind, fault = Failed, fmt.Sprintf("it answered from byte %d on, not from byte %d", answer.Offset, r.next)
