@@ -33,14 +33,20 @@ func ParseContentRange(text string) (offset, length, size int64, err error) {
 		return 0, 0, 0, bad
 	}
 	last, err := strconv.ParseInt(to, 10, 64)
-	if err != nil || first < 0 || last < first {
+	if err != nil {
 		return 0, 0, 0, bad
 	}
 	size = -1
 	if whole != "*" {
-		if size, err = strconv.ParseInt(whole, 10, 64); err != nil || size <= last {
+		if size, err = strconv.ParseInt(whole, 10, 64); err != nil {
 			return 0, 0, 0, bad
 		}
+	}
+	switch {
+	case size >= 0 && first >= size: // Azurite, instead of an error 416
+		return 0, 0, 0, &Error{Kind: Range}
+	case first < 0 || last < first || size >= 0 && last >= size:
+		return 0, 0, 0, bad
 	}
 	return first, last - first + 1, size, nil
 }

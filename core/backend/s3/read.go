@@ -60,10 +60,9 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 		err = b.fail(ctx, "stat", name, err)
 		if backend.KindOf(err) == backend.NotFound {
 			// The answer to a HEAD has no body, and so does not say what is not there.
-			if _, gone := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.Host}); gone != nil {
-				if gone = b.fail(ctx, "stat", name, gone); backend.KindOf(gone) == backend.NotFound {
-					return backend.Entry{}, b.noBucket("stat", name)
-				}
+			_, gone := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.Host, Prefix: b.key(name), MaxKeys: aws.Int32(1)})
+			if gone != nil {
+				err = b.fail(ctx, "stat", name, gone)
 			}
 		}
 		return backend.Entry{}, err
@@ -79,10 +78,6 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 			encryption: out.ServerSideEncryption, customer: out.SSECustomerAlgorithm,
 		}),
 	}, nil
-}
-
-func (b *bucket) noBucket(op, name string) error {
-	return &backend.Error{Backend: b.String(), Op: op, Name: name, Kind: backend.NoBucket, Status: 404}
 }
 
 func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (*backend.Body, error) {
