@@ -197,6 +197,16 @@ func (b *Body) position() int64 {
 	return b.at
 }
 
+// length is the file's, once it was read.
+func (b *Body) length() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.size >= 0 {
+		return b.size
+	}
+	return b.at
+}
+
 // prefixSum is the checksum of what was read, in order.
 func (b *Body) prefixSum() string {
 	b.mu.Lock()

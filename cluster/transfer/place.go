@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -137,6 +138,12 @@ func parsePlace(text string) (place, error) {
 	return p, nil
 }
 
+// isWeb says that an address is a web server's: its path is escaped, and it can't be written to.
+func (p *place) isWeb() bool { return p.scheme == backend.HTTP || p.scheme == backend.HTTPS }
+
+// isWebList says that an address stands for the files that a web server's template or manifest names.
+func (p *place) isWebList() bool { return p.isWeb() && (p.query != "" || strings.Contains(p.key, "{")) }
+
 // isFolder says that an address is written as that of a folder.
 func (p *place) isFolder() bool { return p.key == "" || strings.HasSuffix(p.key, "/") }
 
@@ -158,6 +165,10 @@ func (o *Opener) Source(ctx context.Context, text string, a Access) ([]*Source, 
 		return o.localSource(ctx, text)
 	}
 	s := &Source{address: text}
+	if p.isWebList() {
+		s.Side, err = o.side(ctx, p, p.key, a)
+		return []*Source{s}, err
+	}
 	if at := p.wildcard(); at >= 0 {
 		s.literal = p.key[:strings.LastIndexByte(p.key[:at], '/')+1]
 		if s.pattern, err = api.ParsePattern("ss://pattern/" + p.key); err != nil {
@@ -171,6 +182,11 @@ func (o *Opener) Source(ctx context.Context, text string, a Access) ([]*Source, 
 		return []*Source{s}, err
 	}
 	folder, name := path.Split(p.key)
+	if p.isWeb() {
+		if name, err = url.PathUnescape(name); err != nil {
+			return nil, refusef("%s: %v", text, err)
+		}
+	}
 	if s.Side, err = o.side(ctx, p, folder, a); err != nil {
 		return nil, err
 	}
@@ -266,6 +282,8 @@ func (o *Opener) Target(ctx context.Context, text string, single bool, a Access)
 	}
 	folder, name := p.key, ""
 	switch {
+	case p.isWeb():
+		return nil, refusef("%s: web servers are copied from, not to", text)
 	case p.isFolder():
 	case single:
 		folder, name = path.Split(p.key)
@@ -280,22 +298,25 @@ func (o *Opener) Target(ctx context.Context, text string, single bool, a Access)
 }
 
 // Folder makes a side of an address that stands for a folder, whether or not it is written with a slash at its end. A
-// local one may have to be there: an empty source is more often a mistyped one.
-func (o *Opener) Folder(ctx context.Context, text string, there bool, a Access) (Side, error) {
+// local source must be there: one that is not is more often mistyped than empty.
+func (o *Opener) Folder(ctx context.Context, text string, source bool, a Access) (Side, error) {
 	p, err := parsePlace(text)
 	if err != nil {
 		return nil, err
 	}
 	if p.scheme == "" {
 		switch info, err := os.Stat(text); {
-		case err != nil && there:
+		case err != nil && source:
 			return nil, err
 		case err == nil && !info.IsDir():
 			return nil, refusef("%s is a file: sync takes folders, cp takes files", text)
 		}
 		return NewLocal(text, o.FollowLinks), nil
 	}
-	if p.wildcard() >= 0 {
+	if p.isWeb() && !source {
+		return nil, refusef("%s: web servers are copied from, not to", text)
+	}
+	if p.wildcard() >= 0 && !p.isWebList() {
 		return nil, refusef("%s is a pattern: sync takes folders, and --include chooses among their files", text)
 	}
 	folder := p.key

@@ -231,8 +231,8 @@ func (r *run) verify(ctx context.Context, body *Body, to Side, name string, stor
 	if !whole {
 		difference = ""
 	}
-	if read := body.position(); stored.Size >= 0 && stored.Size != read {
-		difference = fmt.Sprintf("%d bytes, not %d", stored.Size, read)
+	if sent := body.length(); stored.Size >= 0 && stored.Size != sent {
+		difference = fmt.Sprintf("%d bytes, not %d", stored.Size, sent)
 	}
 	if difference == "" {
 		return nil
