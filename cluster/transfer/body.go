@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/time/rate"
 
@@ -34,7 +35,8 @@ type Body struct {
 	// summedFirst says that the first pass is for checksums: what is moved is moved by the second.
 	summedFirst bool
 	stop        context.CancelCauseFunc // called with the first failure; nil: nobody
-	failed      error
+	failed      atomic.Pointer[error]
+	closed      atomic.Bool
 }
 
 // burst is what may be read at once under a limit.
@@ -46,11 +48,19 @@ func newBody(ctx context.Context, side Side, file File, withMD5 bool, limit *rat
 
 // Read implements io.Reader.
 func (b *Body) Read(p []byte) (int, error) {
+	n, err := b.locked(p)
+	if b.closed.Load() {
+		_ = b.Close() // which has not waited for this call
+	}
+	return n, err
+}
+
+func (b *Body) locked(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n, err := b.read(p)
-	if err != nil && !errors.Is(err, io.EOF) && b.failed == nil {
-		b.failed = err
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.failed.CompareAndSwap(nil, &err)
 		if b.stop != nil {
 			b.stop(err)
 		}
@@ -60,9 +70,10 @@ func (b *Body) Read(p []byte) (int, error) {
 
 // failure is what went wrong with the source, if that was the reason that a Put failed.
 func (b *Body) failure() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.failed
+	if err := b.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func (b *Body) read(p []byte) (int, error) {
@@ -176,7 +187,7 @@ func (b *Body) Seek(offset int64, whence int) (int64, error) {
 		return 0, b.broken(backend.Failed, errors.New("seek before its beginning"))
 	}
 	if offset == 0 {
-		b.failed = nil // it is read anew
+		b.failed.Store(nil) // it is read anew
 	}
 	if offset != b.at {
 		b.at = offset
@@ -250,10 +261,13 @@ func (b *Body) closeStream() {
 	}
 }
 
-// Close ends the reading.
+// Close ends the reading. It does not wait for a Read that hangs, as one of a pipe may for ever; that closes the body when
+// it returns.
 func (b *Body) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closeStream()
+	b.closed.Store(true)
+	if b.mu.TryLock() {
+		b.closeStream()
+		b.mu.Unlock()
+	}
 	return nil
 }

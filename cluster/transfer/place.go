@@ -75,6 +75,8 @@ type Access struct {
 	Region   string
 	CA       []byte
 	Insecure bool
+	// Credentials are fields as the backend documents them; empty: the vendor's usual chain.
+	Credentials map[string]string
 }
 
 // Opener makes sides of addresses. It holds what the process has to reach them with.
@@ -258,8 +260,8 @@ func (o *Opener) localGlob(ctx context.Context, text string) ([]*Source, error) 
 // StreamSource is a source that can be read once.
 func StreamSource(name string, r io.Reader) *Source {
 	return &Source{
-		Side: &stream{name: name, reader: r}, address: name,
-		One: &File{Entry: backend.Entry{Name: path.Base(name), Size: -1}},
+		Side: &stream{reader: r}, address: name,
+		One: &File{Entry: backend.Entry{Name: name, Size: -1}},
 	}
 }
 
@@ -352,7 +354,7 @@ func (o *Opener) side(ctx context.Context, p place, folder string, a Access) (Si
 	}
 	c := backend.Config{
 		Address:  backend.Address{Scheme: p.scheme, Host: p.host, Path: strings.TrimSuffix(folder, "/"), Query: p.query},
-		Endpoint: a.Endpoint, Region: a.Region, CA: a.CA, Insecure: a.Insecure,
+		Endpoint: a.Endpoint, Region: a.Region, CA: a.CA, Insecure: a.Insecure, Credentials: a.Credentials,
 	}
 	opened, err := o.Backends(ctx, c)
 	if err != nil {

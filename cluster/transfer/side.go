@@ -90,5 +90,9 @@ func refusef(format string, args ...any) error { return &Refusal{fmt.Sprintf(for
 
 // failure makes the error of one file of a side.
 func failure(side Side, op, name string, kind backend.Kind, err error) error {
-	return &backend.Error{Backend: strings.TrimSuffix(side.String(), "/"), Op: op, Name: name, Kind: kind, Err: err}
+	at := strings.TrimSuffix(side.String(), "/")
+	if at == "" {
+		at, name = name, ""
+	}
+	return &backend.Error{Backend: at, Op: op, Name: name, Kind: kind, Err: err}
 }

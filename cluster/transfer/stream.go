@@ -11,11 +11,11 @@ import (
 
 // stream is a side with one file that can be read but once: standard input, or a pipe.
 type stream struct {
-	name   string
 	reader io.Reader // nil once it was opened
 }
 
-func (s *stream) String() string { return s.name + "/" }
+// String is nothing: the file's name says all.
+func (s *stream) String() string { return "" }
 
 func (s *stream) Sites() []Site { return nil }
 

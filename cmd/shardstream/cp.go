@@ -38,7 +38,7 @@ large download that breaks off goes on where it stopped, the next time.`,
 	f.add(command)
 	noOverwrite := command.Flags().Bool("no-overwrite", false, "leave alone what is at the destination already")
 	command.RunE = func(c *cobra.Command, args []string) error {
-		if err := f.check(); err != nil {
+		if err := f.check(a); err != nil {
 			return err
 		}
 		return refused(a.cp(c.Context(), args[:len(args)-1], args[len(args)-1], *noOverwrite, f))

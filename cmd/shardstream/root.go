@@ -43,6 +43,7 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
   shardstream bucket create digits
   shardstream put train-*.tar ss://digits/
   shardstream ls ss://digits/
+  shardstream sync ss://digits/ s3://my-bucket/digits/
   shardstream down`,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -36,7 +36,7 @@ A run that was broken off is taken up again by the same command.`,
 	remove := flags.Bool("delete", false, "delete at the destination what is not at the source")
 	force := flags.Bool("force", false, "with --delete: delete even where the source is empty, or files failed")
 	command.RunE = func(c *cobra.Command, args []string) error {
-		if err := f.check(); err != nil {
+		if err := f.check(a); err != nil {
 			return err
 		}
 		if *force && !*remove {

@@ -33,6 +33,7 @@ type transferFlags struct {
 	followLinks    bool
 	insecure       bool
 	ca             string
+	secrets        [2]string // files, of source and target
 	source, target transfer.Access
 }
 
@@ -50,8 +51,10 @@ func (f *transferFlags) add(command *cobra.Command) {
 	flags.BoolVar(&f.followLinks, "follow-links", false, "copy what links out of a local folder lead to")
 	flags.StringVar(&f.source.Endpoint, "src-endpoint", "", "URL of the source's service, where it is not the vendor's")
 	flags.StringVar(&f.source.Region, "src-region", "", "region of the source")
+	flags.StringVar(&f.secrets[0], "src-secret", "", "file of credentials for the source, with lines FIELD=VALUE as secret set takes them")
 	flags.StringVar(&f.target.Endpoint, "dst-endpoint", "", "URL of the destination's service, where it is not the vendor's")
 	flags.StringVar(&f.target.Region, "dst-region", "", "region of the destination")
+	flags.StringVar(&f.secrets[1], "dst-secret", "", "the same for the destination")
 	flags.StringVar(&f.ca, "ca", "", "file of certificates (PEM) to trust besides the system's")
 	flags.BoolVar(&f.insecure, "insecure", false, "do not check certificates")
 	flags.BoolVarP(&f.quiet, "quiet", "q", false, "say only what failed")
@@ -59,7 +62,7 @@ func (f *transferFlags) add(command *cobra.Command) {
 }
 
 // check finds mistakes before anything is opened.
-func (f *transferFlags) check() error {
+func (f *transferFlags) check(a *app) error {
 	if f.jobs < 1 {
 		return usagef("--jobs must be 1 or more, not %d", f.jobs)
 	}
@@ -72,6 +75,15 @@ func (f *transferFlags) check() error {
 			return err
 		}
 		f.source.CA, f.target.CA = pem, pem
+	}
+	for i, access := range []*transfer.Access{&f.source, &f.target} {
+		if f.secrets[i] == "" {
+			continue
+		}
+		access.Credentials = map[string]string{}
+		if err := a.readFields(access.Credentials, f.secrets[i]); err != nil {
+			return err
+		}
 	}
 	f.source.Insecure, f.target.Insecure = f.insecure, f.insecure
 	return nil
