@@ -146,6 +146,9 @@ func isDescribed(here *store.Info, e *backend.Entry) bool {
 	return !here.Unread() || here.Archive != archive.None || archive.FormatOf(e.Name) == archive.None
 }
 
+// scanReaders is how many parts of one archive are read at a time.
+const scanReaders = 8
+
 // scan reads the headers of an archive; nil for an object that is none.
 func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*archive.Index, error) {
 	if archive.FormatOf(e.Name) == archive.None {
@@ -163,7 +166,7 @@ func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*arc
 		}
 		return io.ReadFull(body, p)
 	}
-	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{})
+	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{Readers: scanReaders})
 }
 
 // note remembers a description.

@@ -1,6 +1,7 @@
 package s3_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"errors"
@@ -9,9 +10,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/core/backend"
@@ -102,6 +108,60 @@ func TestCredentials(t *testing.T) {
 		require.Equal(t, backend.Denied, backend.KindOf(err), "%v", err)
 		require.ErrorContains(t, err, "put them into a secret")
 	})
+}
+
+// shifty is a body that is another one when it is read again.
+type shifty struct {
+	*bytes.Reader
+	reads atomic.Int64
+	fail  int64 // the read by place that fails; 0: none
+}
+
+func (s *shifty) ReadAt(p []byte, offset int64) (int, error) {
+	if s.reads.Add(1) == s.fail {
+		return 0, errors.New("the disk is gone")
+	}
+	n, err := s.Reader.ReadAt(p, offset)
+	if s.fail == 0 && offset == 0 && n > 0 {
+		p[0]++
+	}
+	return n, err
+}
+
+// Of an object that could not be put, no parts are left to be paid for, and what was there before still is.
+func TestPartsOfWhatFailed(t *testing.T) {
+	server := serverstest.Get(t, backend.S3)
+	bucket := server.Bucket(t)
+	bucket.Put("kept", []byte("as it was"))
+	b := open(t, bucket.Name, "", nil)
+	data := backendtest.Bytes(1, 50<<20)
+	for name, body := range map[string]*shifty{
+		"a read that fails":       {fail: 40},
+		"bytes that have changed": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body.Reader = bytes.NewReader(data)
+			_, err := b.Put(t.Context(), "kept", body, int64(len(data)), backend.PutOptions{})
+			require.Error(t, err)
+			got, err := bucket.Get("kept")
+			require.NoError(t, err)
+			require.Equal(t, "as it was", string(got))
+			require.Empty(t, uploads(t, server, bucket.Name))
+		})
+	}
+}
+
+// uploads are those of a bucket that have not ended.
+func uploads(t *testing.T, server *serverstest.Server, bucket string) []types.MultipartUpload {
+	t.Helper()
+	secret := server.Secret()
+	client := awss3.New(awss3.Options{
+		BaseEndpoint: aws.String(server.EndpointAt(server.Addr)), Region: "us-east-1", UsePathStyle: true,
+		Credentials: credentials.NewStaticCredentialsProvider(secret["access_key_id"], secret["secret_access_key"], ""),
+	})
+	out, err := client.ListMultipartUploads(t.Context(), &awss3.ListMultipartUploadsInput{Bucket: &bucket})
+	require.NoError(t, err)
+	return out.Uploads
 }
 
 // What a guard of addresses refuses stays what it is.
