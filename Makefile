@@ -30,6 +30,13 @@ STAMPS := $(VENV)/.stamps
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
 
+# The servers that the tests of backends run: where they are, and which. Azurite's version is in its package.json, that of
+# Hadoop in its pom.xml.
+BACKENDS := build/backends
+SERVERS  := tests/backends/servers
+VERSITYGW_VERSION := v1.8.0
+FAKE_GCS_VERSION  := v1.56.1
+
 # What a wheel is built from. The build itself is incremental; this decides whether to start one.
 GO_DIRS := cluster cmd core etl loader pybind sampler
 SOURCES := go.mod go.sum pyproject.toml hatch_build.py README.md CHANGELOG.md LICENSE \
@@ -95,6 +102,15 @@ test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (
 test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (90 MB), and its ETL servers behind a target
 	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
 
+.PHONY: backends
+backends: $(BACKENDS)/.versitygw-$(VERSITYGW_VERSION) $(BACKENDS)/.fake-gcs-server-$(FAKE_GCS_VERSION) ## Servers of S3, GCS, Azure and HDFS for tests, into build/backends (420 MB)
+	@if command -v npm >/dev/null && command -v node >/dev/null; then $(MAKE) $(BACKENDS)/azurite/.stamp; \
+		else echo "no server of Azure: install Node.js with npm (Debian: apt-get install npm)"; fi
+	@if command -v mvn >/dev/null && command -v java >/dev/null; then $(MAKE) $(BACKENDS)/hdfs/.stamp; \
+		else echo "no server of HDFS: install Java and Maven (Debian: apt-get install maven)"; fi
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || \
+		echo "no server of HTTP: install nginx (Debian: apt-get install nginx-light)"
+
 .PHONY: lint
 lint: $(GOLANGCI) venv ## golangci-lint, ruff, mypy --strict, bash -n
 	$(GOLANGCI) run --allow-parallel-runners ./...
@@ -145,8 +161,8 @@ bench-etl-publish: install ## Put the last run of bench-etl into docs/benchmarks
 	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py --publish
 
 .PHONY: build
-build: ## The shardstream binary, into build/bin
-	CGO_ENABLED=0 go build -trimpath -o $(BIN)/shardstream ./cmd/shardstream
+build: ## The shardstream binary, into build/bin; TAGS=no_s3,no_gcs,no_azure,no_hdfs leaves out backends
+	CGO_ENABLED=0 go build -trimpath -tags "$(TAGS)" -o $(BIN)/shardstream ./cmd/shardstream
 
 .PHONY: wheel
 wheel: dist/.built ## The Python wheel (with the binary in it), into dist
@@ -206,6 +222,27 @@ dist/.built: $(SOURCES) | $(STAMPS)/venv
 
 $(STAMPS)/install: dist/.built $(STAMPS)/torch-frameworks-$(TORCH)
 	$(PY) -m pip install --disable-pip-version-check --quiet --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+$(BACKENDS)/.versitygw-$(VERSITYGW_VERSION):
+	@mkdir -p $(BACKENDS)/bin
+	GOBIN=$(abspath $(BACKENDS)/bin) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+	@touch $@
+
+$(BACKENDS)/.fake-gcs-server-$(FAKE_GCS_VERSION):
+	@mkdir -p $(BACKENDS)/bin
+	GOBIN=$(abspath $(BACKENDS)/bin) go install github.com/fsouza/fake-gcs-server@$(FAKE_GCS_VERSION)
+	@touch $@
+
+$(BACKENDS)/azurite/.stamp: $(SERVERS)/azurite/package.json $(SERVERS)/azurite/package-lock.json
+	@mkdir -p $(@D)
+	cp $^ $(@D)
+	cd $(@D) && npm ci --no-progress --no-audit --no-fund --ignore-scripts --omit=optional --loglevel=error
+	@touch $@
+
+$(BACKENDS)/hdfs/.stamp: $(SERVERS)/hdfs/pom.xml
+	@rm -rf $(@D)
+	mvn -B -q -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))/lib
 	@touch $@
 
 $(GOLANGCI):

@@ -34,6 +34,8 @@ type Options struct {
 	Settings node.Settings
 	// BackendAllow are networks that backends may be in; nil: this machine, where a test has its servers.
 	BackendAllow []string
+	// Address says where a node listens and under which address the others know it; nil: a free port, and that one.
+	Address func(id string) (listen, advertise string)
 	// Schemes are those of backends; nil: those of the build.
 	Schemes backend.Set
 }
@@ -48,6 +50,7 @@ type Cluster struct {
 	dir     string
 	options Options
 	log     *slog.Logger
+	logged  *lockedBuffer
 }
 
 // Node is one node, running or stopped.
@@ -77,7 +80,8 @@ func Start(t testing.TB, o Options) *Cluster {
 		o.Settings.BackendAllow = []string{"127.0.0.0/8", "::1"}
 	}
 	o.Settings.LeaseTTL = cmp.Or(o.LeaseTTL, o.Settings.LeaseTTL, 2*time.Second)
-	c := &Cluster{t: t, dir: t.TempDir(), options: o, log: testLog(t)}
+	c := &Cluster{t: t, dir: t.TempDir(), options: o, logged: &lockedBuffer{}}
+	c.log = testLog(t, c.logged)
 	t.Cleanup(c.Stop)
 	for range o.Gateways {
 		c.addGateway()
@@ -178,8 +182,13 @@ func (c *Cluster) AddTarget() *Node {
 }
 
 func (c *Cluster) config(id, role string) node.Config {
+	listen, advertise := "127.0.0.1:0", ""
+	if c.options.Address != nil {
+		listen, advertise = c.options.Address(id)
+	}
 	return node.Config{
-		ID: id, Role: role, Listen: "127.0.0.1:0", Settings: c.options.Settings, Schemes: c.options.Schemes, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: listen, Advertise: advertise, Settings: c.options.Settings, Schemes: c.options.Schemes,
+		Version: "test", Logger: c.log,
 	}
 }
 
@@ -270,10 +279,16 @@ func (n *Node) Stop() {
 	}
 }
 
+// Log is what the nodes have logged so far.
+func (c *Cluster) Log() string {
+	c.logged.mu.Lock()
+	defer c.logged.mu.Unlock()
+	return c.logged.all.String()
+}
+
 // testLog keeps what the nodes log and shows it where the test failed.
-func testLog(t testing.TB) *slog.Logger {
+func testLog(t testing.TB, buffer *lockedBuffer) *slog.Logger {
 	t.Helper()
-	buffer := &lockedBuffer{}
 	log, err := telemetry.NewLogger(buffer, telemetry.Log{Level: "info"})
 	if err != nil {
 		t.Fatal(err)

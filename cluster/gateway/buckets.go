@@ -99,10 +99,11 @@ func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
 	if err := ReadKnownJSON(w, r, maxDocument, &change); err != nil {
 		return err
 	}
-	b, err := g.members.ChangeBucket(r.Context(), name, func(b *api.Bucket) error {
+	ctx := r.Context()
+	b, err := g.members.ChangeBucket(ctx, name, func(b *api.Bucket) error {
 		err := changeBucket(b, change, false)
 		if err == nil && change.Backend != nil {
-			err = g.reachable(r.Context(), b, false)
+			err = g.reachable(ctx, b, false)
 		}
 		return err
 	})

@@ -116,3 +116,13 @@ func (r *seekingReader) ReadAt(p []byte, offset int64) (int, error) {
 	}
 	return n, err
 }
+
+// Refused is the error of a body that is not what it should be: nothing of it was sent.
+func (a Address) Refused(name string, err error) error {
+	e := &Error{Backend: a.String(), Op: "put", Name: name, Kind: KindOf(err), Err: err}
+	var own *Error
+	if errors.As(err, &own) {
+		e.Err = own.Err
+	}
+	return e
+}

@@ -33,23 +33,33 @@ func ParseContentRange(text string) (offset, length, size int64, err error) {
 		return 0, 0, 0, bad
 	}
 	last, err := strconv.ParseInt(to, 10, 64)
-	if err != nil || first < 0 || last < first {
+	if err != nil {
 		return 0, 0, 0, bad
 	}
 	size = -1
 	if whole != "*" {
-		if size, err = strconv.ParseInt(whole, 10, 64); err != nil || size <= last {
+		if size, err = strconv.ParseInt(whole, 10, 64); err != nil {
 			return 0, 0, 0, bad
 		}
+	}
+	switch {
+	case size >= 0 && first >= size: // Azurite, instead of an error 416
+		return 0, 0, 0, &Error{Kind: Range}
+	case first < 0 || last < first || size >= 0 && last >= size:
+		return 0, 0, 0, bad
 	}
 	return first, last - first + 1, size, nil
 }
 
 // NewBody makes the body of an answer: its length is what the answer said, in Content-Length or by contentRange ("" for a whole
 // object). fail makes an *Error of what reading it meets. An answer with another range than was asked for is an error:
-// its bytes would be taken for others.
+// its bytes would be taken for others. So is one with another tag, from servers that do not know conditions.
 func NewBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRange string, fail func(error) error) (*Body, error) {
 	b := &Body{Entry: e, Offset: o.Offset, Length: length}
+	if o.Tag != "" && e.Tag != "" && e.Tag != o.Tag {
+		_ = rc.Close()
+		return nil, fail(&Error{Kind: Changed, Err: fmt.Errorf("it has tag %q, and %q was asked for", e.Tag, o.Tag)})
+	}
 	if o.Header() != "" {
 		offset, n, size, err := ParseContentRange(contentRange)
 		if err == nil && (offset != o.Offset || o.Length > 0 && n > o.Length || length >= 0 && n != length) {

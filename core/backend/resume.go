@@ -52,7 +52,10 @@ func (r *resumed) first(c *call, o OpenOptions) (*Body, error) {
 		if answer, err = r.open(c, o); err != nil {
 			return err
 		}
-		return r.fits(c, answer)
+		if err := r.fits(c, answer); err != nil {
+			return err
+		}
+		return r.measure(c, answer)
 	})
 	if err != nil {
 		r.bodies.leave()
@@ -205,8 +208,35 @@ func (r *resumed) resume() error {
 		if err != nil {
 			return err
 		}
-		return r.fits(r.call, answer)
+		if err := r.fits(r.call, answer); err != nil {
+			return err
+		}
+		if size := answer.Entry.Size; r.end < 0 && size >= 0 { // the first answer did not say
+			r.end = size
+		}
+		return nil
 	})
+}
+
+// measure asks how large an object is whose answer does not say: without that, a body that ends early looks whole.
+func (r *resumed) measure(c *call, answer *Body) error {
+	if answer.Entry.Size >= 0 {
+		return nil
+	}
+	var e Entry
+	err := c.within(r.ctx, func(ctx context.Context) (err error) {
+		e, err = r.Backend.Stat(ctx, r.name)
+		return err
+	})
+	if err != nil {
+		r.drop()
+		return err
+	}
+	same := e.Tag == answer.Entry.Tag && e.Tag != "" || answer.Entry.Tag == "" && !e.Modified.IsZero() && e.Modified.Equal(answer.Entry.Modified)
+	if same {
+		answer.Entry = e
+	}
+	return nil
 }
 
 // fits refuses an answer that is not what was asked for, and ends it.
@@ -214,7 +244,7 @@ func (r *resumed) fits(c *call, answer *Body) error {
 	fault, kind := "", Changed
 	size := answer.Entry.Size
 	switch {
-	case r.tag != "" && answer.Entry.Tag != r.tag, c == r.call && size != r.entry.Size:
+	case r.tag != "" && answer.Entry.Tag != r.tag, c == r.call && size != r.entry.Size && size >= 0 && r.entry.Size >= 0:
 		fault = fmt.Sprintf("it is another object than before (tag %q, not %q)", answer.Entry.Tag, r.tag)
 	case answer.Offset != r.next:
 		kind, fault = Failed, fmt.Sprintf("it answered from byte %d on, not from byte %d", answer.Offset, r.next)

@@ -25,6 +25,7 @@ var kinds = map[string]backend.Kind{
 	"InvalidToken":                 backend.Denied,
 	"TokenRefreshRequired":         backend.Denied,
 	"AuthorizationHeaderMalformed": backend.Denied,
+	"XAdminUserNotFound":           backend.Denied, // versitygw; 404
 	"PreconditionFailed":           backend.Changed,
 	"InvalidRange":                 backend.Range,
 	"SlowDown":                     backend.Busy,
@@ -75,6 +76,9 @@ func (b *bucket) fail(ctx context.Context, op, name string, err error) error {
 		known := false
 		if e.Kind, known = kinds[api.ErrorCode()]; !known {
 			e.Kind = backend.KindOfStatus(e.Status)
+		}
+		if !known && e.Kind == backend.NotFound {
+			e.Kind = backend.Failed // of something else: the endpoint may be no S3 at all
 		}
 		e.Err = fmt.Errorf("%s: %.300s", api.ErrorCode(), api.ErrorMessage())
 		if answered {

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"iter"
 	"net/url"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/shardstream/shardstream/core/backend"
 )
@@ -59,12 +61,7 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 	if err != nil {
 		err = b.fail(ctx, "stat", name, err)
 		if backend.KindOf(err) == backend.NotFound {
-			// The answer to a HEAD has no body, and so does not say what is not there.
-			if _, gone := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.Host}); gone != nil {
-				if gone = b.fail(ctx, "stat", name, gone); backend.KindOf(gone) == backend.NotFound {
-					return backend.Entry{}, b.noBucket("stat", name)
-				}
-			}
+			err = b.absent(ctx, name, err)
 		}
 		return backend.Entry{}, err
 	}
@@ -81,8 +78,15 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 	}, nil
 }
 
-func (b *bucket) noBucket(op, name string) error {
-	return &backend.Error{Backend: b.String(), Op: op, Name: name, Kind: backend.NoBucket, Status: 404}
+// absent finds out what it is that is not there: the answer to a HEAD has no body that says it. Who may read objects but not
+// list them is believed.
+func (b *bucket) absent(ctx context.Context, name string, err error) error {
+	_, gone := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.Host, Prefix: b.key(name), MaxKeys: aws.Int32(1)})
+	var answer smithy.APIError
+	if gone == nil || errors.As(gone, &answer) && answer.ErrorCode() == "AccessDenied" {
+		return err
+	}
+	return b.fail(ctx, "stat", name, gone)
 }
 
 func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (*backend.Body, error) {
@@ -99,9 +103,13 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 	if err != nil {
 		return nil, b.fail(ctx, "open", name, err)
 	}
+	length := int64(-1)
+	if out.ContentLength != nil {
+		length = *out.ContentLength
+	}
 	e := backend.Entry{
 		Name:        name,
-		Size:        aws.ToInt64(out.ContentLength),
+		Size:        length,
 		Modified:    aws.ToTime(out.LastModified),
 		Tag:         tag(out.ETag),
 		ContentType: aws.ToString(out.ContentType),
@@ -111,10 +119,6 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 			etag: out.ETag, crc32c: out.ChecksumCRC32C, sha256: out.ChecksumSHA256, kind: out.ChecksumType,
 			encryption: out.ServerSideEncryption, customer: out.SSECustomerAlgorithm,
 		})
-	}
-	length := int64(-1)
-	if out.ContentLength != nil {
-		length = *out.ContentLength
 	}
 	return backend.NewBody(out.Body, e, o, length, aws.ToString(out.ContentRange), func(err error) error {
 		return b.fail(ctx, "read", name, err)

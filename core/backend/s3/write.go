@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"hash/crc32"
 	"io"
 	"time"
@@ -28,7 +27,7 @@ const (
 func (b *bucket) Put(ctx context.Context, name string, body io.ReadSeeker, size int64, o backend.PutOptions) (backend.Entry, error) {
 	sums, err := backend.Summed(body, size, o.Sums, backend.Sums{CRC32C: new(uint32)})
 	if err != nil {
-		return backend.Entry{}, b.refuse(name, err)
+		return backend.Entry{}, b.Refused(name, err)
 	}
 	e := backend.Entry{Name: name, Size: size, ContentType: o.ContentType, Sums: sums}
 	if size > whole {
@@ -48,16 +47,6 @@ func (b *bucket) Put(ctx context.Context, name string, body io.ReadSeeker, size 
 	}
 	e.Tag = tag(out.ETag)
 	return e, nil
-}
-
-// refuse is for a body that is not what it should be.
-func (b *bucket) refuse(name string, err error) error {
-	e := &backend.Error{Backend: b.String(), Op: "put", Name: name, Kind: backend.KindOf(err), Err: err}
-	var own *backend.Error
-	if errors.As(err, &own) {
-		e.Err = own.Err
-	}
-	return e
 }
 
 // putParts uploads the parts of an object, some at once, and makes an object of them. Where it fails, nothing is left.
