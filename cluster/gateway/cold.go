@@ -146,8 +146,26 @@ func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *
 	return send()
 }
 
-// describe has the targets describe the entries of a batch, each those of which it is the primary.
+// describe has the targets describe the entries of a batch; again, where the map changes or a target is away for a moment:
+// what was described is known then.
 func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+	for try := 1; ; try++ {
+		err := g.describeOnce(ctx, b, batch)
+		var refused *api.Error
+		if err == nil || try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
+			return err
+		}
+		select {
+		case <-time.After(describePause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// describeOnce has each target describe those of which it is the primary.
+func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+	version := g.members.View().Map().Version
 	targets, byTarget := map[string]api.Node{}, map[string][]int{}
 	for i := range batch.entries {
 		primary, err := g.Primary(b, batch.entries[i].Name)
@@ -159,13 +177,13 @@ func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) e
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for id, some := range byTarget {
-		group.Go(func() error { return g.describeAt(ctx, b, targets[id], batch, some) })
+		group.Go(func() error { return g.describeAt(ctx, b, version, targets[id], batch, some) })
 	}
 	return group.Wait()
 }
 
 // describeAt has a target describe some of the entries.
-func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node, batch *batchOf, some []int) error {
+func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, version int64, target api.Node, batch *batchOf, some []int) error {
 	ask := struct {
 		Entries []backend.Entry `json:"entries"`
 	}{make([]backend.Entry, len(some))}
@@ -176,31 +194,18 @@ func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, target api.Node
 	if err != nil {
 		return err
 	}
-	for try := 1; ; try++ {
-		var answer api.ObjectList
-		err := g.ask(ctx, describeTimeout, target, http.MethodPost, "/v1/internal/buckets/"+url.PathEscape(b.Name)+"/describe", nil, bytes.NewReader(body), &answer)
-		if err == nil {
-			if len(answer.Objects) != len(some) {
-				return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "target %s described %d of %d objects", target.ID, len(answer.Objects), len(some))
-			}
-			for i, n := range some {
-				batch.objects[batch.places[n]] = answer.Objects[i]
-			}
-			return nil
-		}
-		var refused *api.Error
-		if try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
-			return err
-		}
-		select {
-		case <-time.After(describePause):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if target, err = g.Primary(b, ask.Entries[0].Name); err != nil {
-			return err
-		}
+	var answer api.ObjectList
+	path := "/v1/internal/buckets/" + url.PathEscape(b.Name) + "/describe"
+	if err := g.askBy(ctx, version, describeTimeout, target, http.MethodPost, path, nil, bytes.NewReader(body), &answer); err != nil {
+		return err
 	}
+	if len(answer.Objects) != len(some) {
+		return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "target %s described %d of %d objects", target.ID, len(answer.Objects), len(some))
+	}
+	for i, n := range some {
+		batch.objects[batch.places[n]] = answer.Objects[i]
+	}
+	return nil
 }
 
 // lookUpCold describes the objects of a bucket with a backend that sources name exactly; out is written at their places

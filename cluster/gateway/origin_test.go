@@ -172,7 +172,7 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 
 	memory.Fault = func(op, name string, _ int64) error { return memory.Failure(op, name, backend.Denied) }
 	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory"}})
-	failsWith(t, api.CodeDenied, err, "s3://memory", "not made")
+	failsWith(t, api.CodeDenied, err, "s3://memory", "not made", "--no-check")
 	b, err := cluster.Client.CreateBucketUntried(t.Context(), "b", api.BucketChange{Backend: &api.Backend{URL: "s3://memory"}})
 	require.NoError(t, err)
 	assert.Equal(t, api.Backend{
