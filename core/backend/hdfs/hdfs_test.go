@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jcmturner/gokrb5/v8/keytab"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/core/backend"
@@ -239,7 +240,11 @@ func TestANamenodeThatHangs(t *testing.T) {
 
 func TestSecrets(t *testing.T) {
 	t.Setenv("KRB5_CONFIG", "/none/krb5.conf")
-	keytab := base64.StdEncoding.EncodeToString([]byte{5, 2})
+	keys := keytab.New()
+	require.NoError(t, keys.AddEntry("x", "Y", "password", time.Now(), 1, 18))
+	content, err := keys.Marshal()
+	require.NoError(t, err)
+	keytab := base64.StdEncoding.EncodeToString(content)
 	for want, fields := range map[string]map[string]string{
 		"field":       {"usr": "x"},
 		"USER@REALM":  {"principal": "x", "keytab": keytab},
