@@ -161,7 +161,7 @@ func (c *Cache) Fetches() int64 {
 func (c *Cache) Whole(ctx context.Context, b *api.Bucket, key string) (object *store.Object, hit bool, err error) {
 	var last error
 	for range maxTries {
-		info, err := c.look(ctx, b, key, false)
+		info, err := c.peek(ctx, b, key)
 		if err != nil {
 			return nil, false, err
 		}
@@ -222,7 +222,7 @@ func (c *Cache) Prefetch(ctx context.Context, bucket, key string, version uint64
 	}
 	var last error
 	for range maxTries {
-		info, err := c.look(ctx, b, key, false)
+		info, err := c.peek(ctx, b, key)
 		if err != nil || info.Kind == store.Whole || isOwn(&info) {
 			return err
 		}

@@ -104,6 +104,15 @@ func (c *Cache) Stat(ctx context.Context, b *api.Bucket, key string) (store.Info
 	return c.look(ctx, b, key, false)
 }
 
+// peek is look for who asks the backend for the object next, where its bytes are not here: that tells the same.
+func (c *Cache) peek(ctx context.Context, b *api.Bucket, key string) (store.Info, error) {
+	here, err := c.here(b.Name, key)
+	if err == nil && here.Kind == store.Whole && !isOwn(&here) {
+		return c.look(ctx, b, key, false)
+	}
+	return here, err
+}
+
 // look is Stat. now: it is compared whatever the policy says.
 func (c *Cache) look(ctx context.Context, b *api.Bucket, key string, now bool) (store.Info, error) {
 	here, err := c.here(b.Name, key)

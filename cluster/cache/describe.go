@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,15 +21,75 @@ import (
 // other object what the listing says. The answer is in the order of the entries.
 func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.Entry) ([]store.Info, error) {
 	infos := make([]store.Info, len(entries))
+	var plain []int
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxDescribes)
 	for i := range entries {
+		if entries[i].Size >= 0 && archive.FormatOf(entries[i].Name) == archive.None {
+			plain = append(plain, i)
+			continue
+		}
 		group.Go(func() (err error) {
 			infos[i], err = c.describe(ctx, b, entries[i])
 			return err
 		})
 	}
+	for batch := range slices.Chunk(plain, maxPlain) {
+		if err := c.describePlain(ctx, b, entries, batch, infos); err != nil {
+			return infos, errors.Join(err, group.Wait())
+		}
+	}
 	return infos, group.Wait()
+}
+
+// maxPlain bounds the objects whose descriptions are written at once.
+const maxPlain = 256
+
+// describePlain describes objects of which a listing says all, those of the given numbers, in one write.
+func (c *Cache) describePlain(ctx context.Context, b *api.Bucket, entries []backend.Entry, numbers []int, infos []store.Info) error {
+	numbers = slices.Clone(numbers)
+	slices.SortFunc(numbers, func(i, j int) int { return strings.Compare(entries[i].Name, entries[j].Name) })
+	var stubs []store.Info
+	var of []int
+	for n, i := range numbers {
+		e := &entries[i]
+		if n > 0 && entries[numbers[n-1]].Name == e.Name {
+			continue // twice; below
+		}
+		here, err := c.here(b.Name, e.Name)
+		if err != nil {
+			return err
+		}
+		if infos[i] = here; isOwn(&here) || isDescribed(&here, e) {
+			continue
+		}
+		leave, err := c.Enter(ctx, b.Name, e.Name) // in the order of names, so that two who do this never wait for each other
+		if err != nil {
+			return err
+		}
+		defer leave()
+		if here, err = c.here(b.Name, e.Name); err != nil {
+			return err
+		}
+		if infos[i] = here; isOwn(&here) || isDescribed(&here, e) {
+			continue
+		}
+		last := c.seen.put(objectKey{b.Name, e.Name}, *e, &here, c.Version, time.Now())
+		c.usage.remove(b.Name, e.Name) // what was cached under another tag
+		stubs, of = append(stubs, last.described(b.Name, e.Name)), append(of, i)
+	}
+	put, failed := c.Store.PutStubs(ctx, stubs)
+	for n, i := range of {
+		if infos[i] = put[n]; failed[n] != nil {
+			return failed[n]
+		}
+	}
+	for n, i := range numbers {
+		if n > 0 && entries[numbers[n-1]].Name == entries[i].Name {
+			infos[i] = infos[numbers[n-1]]
+		}
+	}
+	return nil
 }
 
 // describe describes one object.
@@ -84,6 +146,9 @@ func isDescribed(here *store.Info, e *backend.Entry) bool {
 	return !here.Unread() || here.Archive != archive.None || archive.FormatOf(e.Name) == archive.None
 }
 
+// scanReaders is how many parts of one archive are read at a time.
+const scanReaders = 8
+
 // scan reads the headers of an archive; nil for an object that is none.
 func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*archive.Index, error) {
 	if archive.FormatOf(e.Name) == archive.None {
@@ -101,7 +166,7 @@ func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*arc
 		}
 		return io.ReadFull(body, p)
 	}
-	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{})
+	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{Readers: scanReaders})
 }
 
 // note remembers a description.

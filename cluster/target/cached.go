@@ -344,8 +344,12 @@ func (t *Target) describe(r *Request) error {
 		return err
 	}
 	for i := range asked.Entries {
-		if err := store.CheckName(asked.Entries[i].Name); err != nil {
+		name := asked.Entries[i].Name
+		if err := store.CheckName(name); err != nil {
 			return err
+		}
+		if n, ok := l.placer.Primary(l.bucket.Name, name, l.bucket.Copies()); !ok || n.ID != t.id {
+			return api.Errorf(http.StatusConflict, api.CodeStaleMap, "%s is not %s's", api.Address(l.bucket.Name, name), t.id)
 		}
 	}
 	infos, err := t.cache.Describe(r.Context(), l.bucket, asked.Entries)

@@ -3,9 +3,11 @@ package target_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -119,6 +121,37 @@ func TestColdObjects(t *testing.T) {
 		assert.Equal(t, 404, gone.StatusCode)
 		assert.Equal(t, api.CodeNotFound, errorOf(t, document).Code)
 		assert.Empty(t, cached("d"))
+	})
+	t.Run("a damaged copy is fetched again", func(t *testing.T) {
+		remote.Set("f", want)
+		_, _ = do(t, c, "GET", "/v1/objects/far/f", nil)
+		l, err := c.Client.Locate(t.Context(), "far", "f")
+		require.NoError(t, err)
+		file, err := os.OpenFile(l.Copies[0].Files[0], os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte{want[100] ^ 1}, 100)
+		require.NoError(t, errors.Join(err, file.Close()))
+		answer, data := do(t, c, "GET", "/v1/objects/far/f", nil)
+		assert.Equal(t, "miss", answer.Header.Get(api.HeaderCache))
+		assert.True(t, bytes.Equal(want, data))
+		assert.Equal(t, 2, remote.Calls("open", "f"))
+	})
+	t.Run("after a restart", func(t *testing.T) {
+		remote.Set("g", want)
+		before, _ := do(t, c, "GET", "/v1/objects/far/g", nil)
+		c.Targets[0].Stop()
+		c.Targets[0].Start()
+		after, data := do(t, c, "GET", "/v1/objects/far/g", nil)
+		assert.True(t, bytes.Equal(want, data))
+		assert.Equal(t, "hit", after.Header.Get(api.HeaderCache))
+		assert.Equal(t, before.Header.Get("ETag"), after.Header.Get("ETag"))
+		assert.Equal(t, 1, remote.Calls("open", "g"))
+	})
+	t.Run("a backend that fails", func(t *testing.T) {
+		remote.Fault = func(op, name string, _ int64) error { return remote.Failure(op, name, backend.Unsupported) }
+		defer func() { remote.Fault = nil }()
+		answer, _ := do(t, c, "GET", "/v1/objects/far/g", nil)
+		assert.Equal(t, 502, answer.StatusCode, "it can't be compared, so it is not served")
 	})
 	t.Run("failures name the backend", func(t *testing.T) {
 		for kind, code := range map[backend.Kind]string{
@@ -238,10 +271,11 @@ func TestCacheOnly(t *testing.T) {
 	_, data := do(t, c, "GET", "/v1/objects/far/a", nil)
 	assert.Equal(t, "ours", string(data))
 	assert.Equal(t, "theirs", string(remote.Data("a")))
-	require.Error(t, c.Client.DeleteBucket(t.Context(), "far", false), "it holds what is nowhere else")
 	answer, _ = do(t, c, "DELETE", "/v1/objects/far/a", nil)
 	assert.Equal(t, 204, answer.StatusCode)
 	_, data = do(t, c, "GET", "/v1/objects/far/a", nil)
 	assert.Equal(t, "theirs", string(data))
-	require.NoError(t, c.Client.DeleteBucket(t.Context(), "far", false))
+	_, _ = do(t, c, "PUT", "/v1/objects/far/b", strings.NewReader("ours"))
+	require.Error(t, c.Client.DeleteBucket(t.Context(), "far", false), "it holds what is nowhere else")
+	require.NoError(t, c.Client.DeleteBucket(t.Context(), "far", true))
 }

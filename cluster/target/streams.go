@@ -141,7 +141,7 @@ func (s *Streams) mend(damage *store.CorruptError) {
 	t := s.target
 	t.metrics.CorruptRead(damage.Disk)
 	bucket, key := damage.Bucket, damage.Name
-	if b, ok := t.members.View().Bucket(bucket); !ok || b.Copies() == 1 {
+	if b, ok := t.members.View().Bucket(bucket); !ok || b.Copies() == 1 && b.Backend == nil {
 		return // there is nothing to mend it by
 	}
 	about := keyOf(bucket, key)
