@@ -39,6 +39,7 @@ type Options struct {
 	// "": SHARDSTREAM_ENDPOINT, else DefaultEndpoint.
 	Endpoint string
 	Token    string        // "": SHARDSTREAM_TOKEN; sent to the endpoint only
+	NoToken  bool          // none, not even the environment's, which may be for another cluster
 	Timeout  time.Duration // of one request for a document, and of a body without progress
 	RetryFor time.Duration // how long calls that may be repeated are repeated; negative: never
 	// RequestID marks all requests of this client in the logs of the nodes; "": each gets its own.
@@ -67,7 +68,7 @@ func NewClient(o Options) (*Client, error) {
 	if o.Endpoint == "" {
 		o.Endpoint = DefaultEndpoint
 	}
-	if o.Token == "" {
+	if o.Token == "" && !o.NoToken {
 		o.Token = os.Getenv("SHARDSTREAM_TOKEN")
 	}
 	if o.Timeout == 0 {

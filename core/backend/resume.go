@@ -52,7 +52,10 @@ func (r *resumed) first(c *call, o OpenOptions) (*Body, error) {
 		if answer, err = r.open(c, o); err != nil {
 			return err
 		}
-		return r.fits(c, answer)
+		if err := r.fits(c, answer); err != nil {
+			return err
+		}
+		return r.measure(c, answer)
 	})
 	if err != nil {
 		r.bodies.leave()
@@ -213,6 +216,27 @@ func (r *resumed) resume() error {
 		}
 		return nil
 	})
+}
+
+// measure asks how large an object is whose answer does not say: without that, a body that ends early looks whole.
+func (r *resumed) measure(c *call, answer *Body) error {
+	if answer.Entry.Size >= 0 {
+		return nil
+	}
+	var e Entry
+	err := c.within(r.ctx, func(ctx context.Context) (err error) {
+		e, err = r.Backend.Stat(ctx, r.name)
+		return err
+	})
+	if err != nil {
+		r.drop()
+		return err
+	}
+	same := e.Tag == answer.Entry.Tag && e.Tag != "" || answer.Entry.Tag == "" && !e.Modified.IsZero() && e.Modified.Equal(answer.Entry.Modified)
+	if same {
+		answer.Entry = e
+	}
+	return nil
 }
 
 // fits refuses an answer that is not what was asked for, and ends it.
