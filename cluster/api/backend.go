@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Backend is where a bucket's objects come from: the bucket is a cache in front of it.
 type Backend struct {
@@ -77,6 +80,9 @@ type Cached struct {
 	Fetches int64 `json:"fetches"` // under way
 }
 
+// IsReservedMeta says that a name of metadata is the cluster's own: users neither set nor see it.
+func IsReservedMeta(name string) bool { return strings.HasPrefix(name, "shardstream-") }
+
 // Add adds what another target has; the quota is the bucket's.
 func (c *Cached) Add(o *Cached) {
 	c.Objects += o.Objects
@@ -96,6 +102,7 @@ type CachePart struct {
 // CacheReport is the answer: of those that are dealt with.
 type CacheReport struct {
 	Done []CacheResult `json:"done"`
+	Open int           `json:"open"` // that are under way, or about to be
 }
 
 // CacheResult is what came of one object.

@@ -18,6 +18,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 // startTimeout is generous: tests of other packages run at the same time.
@@ -35,6 +36,8 @@ type Options struct {
 	BackendAllow []string
 	// Address says where a node listens and under which address the others know it; nil: a free port, and that one.
 	Address func(id string) (listen, advertise string)
+	// Schemes are those of backends; nil: those of the build.
+	Schemes backend.Set
 }
 
 // Cluster is a running cluster. It ends with the test.
@@ -184,7 +187,8 @@ func (c *Cluster) config(id, role string) node.Config {
 		listen, advertise = c.options.Address(id)
 	}
 	return node.Config{
-		ID: id, Role: role, Listen: listen, Advertise: advertise, Settings: c.options.Settings, Version: "test", Logger: c.log,
+		ID: id, Role: role, Listen: listen, Advertise: advertise, Settings: c.options.Settings, Schemes: c.options.Schemes,
+		Version: "test", Logger: c.log,
 	}
 }
 

@@ -107,8 +107,8 @@ func (c *Client) Discard(ctx context.Context, node api.Node, stage string) error
 }
 
 // Put gives a target a copy of the version that the description says. It is no error where the target has exactly
-// that version; where it has a newer one it is api.CodeSuperseded. A tombstone or a stub has no body. The context
-// bounds it.
+// that version; where it has a newer one it is api.CodeSuperseded. A tombstone has no body; that of a stub is its member
+// index in stored form, nil where it has none. The context bounds it.
 func (c *Client) Put(ctx context.Context, node api.Node, info store.Info, body io.Reader) error {
 	if info.Kind == store.Tombstone {
 		return c.Bury(ctx, node, info.Bucket, info.Name, info.Version)
@@ -124,7 +124,7 @@ func (c *Client) Bury(ctx context.Context, node api.Node, bucket, name string, v
 	return c.document(ctx, node, PathBury, Bury{Bucket: bucket, Name: name, Version: version}, nil)
 }
 
-// Fetch reads a target's copy of that version of an object. The body is verified there; whoever stores it verifies it
+// Fetch reads a target's copy of that version of an object, in the form in which Put takes it. The body is verified there; whoever stores it verifies it
 // once more against the checksums of the description. The context bounds it all.
 func (c *Client) Fetch(ctx context.Context, node api.Node, bucket, name string, version uint64) (store.Info, io.ReadCloser, error) {
 	query := url.Values{"version": {strconv.FormatUint(version, 10)}}
@@ -145,14 +145,16 @@ func (c *Client) Fetch(ctx context.Context, node api.Node, bucket, name string, 
 }
 
 func (c *Client) send(ctx context.Context, node api.Node, query url.Values, info store.Info, body io.Reader, out any) error {
-	if body == nil || info.Payload() == 0 {
+	if body == nil || info.Payload() == 0 && info.Kind != store.Stub {
 		body = http.NoBody
 	}
 	request, err := c.request(ctx, http.MethodPut, node, Path(info.Bucket, info.Name)+"?"+query.Encode(), body)
 	if err != nil {
 		return err
 	}
-	request.ContentLength = info.Payload()
+	if info.Kind != store.Stub { // whose index is as long as it is
+		request.ContentLength = info.Payload()
+	}
 	request.Header.Set(Header, Describe(info))
 	return c.answer(node, request, out)
 }

@@ -54,6 +54,8 @@ type State struct {
 	Size    int64      `json:"size,omitempty"` // of the object
 	XXH3    uint64     `json:"xxh3,omitempty"` // of the object
 	Data    int        `json:"data,omitempty"` // slices that the object can be made from; 0: it is in whole copies
+	// Origin is the tag that the object has at its origin; nil: it is in the cluster alone.
+	Origin *string `json:"origin,omitempty"`
 	// Unknown: it can't tell, as a disk has failed.
 	Unknown bool `json:"unknown,omitempty"`
 }
@@ -61,12 +63,25 @@ type State struct {
 // Exists says that there is an object, and not a deletion or nothing.
 func (s State) Exists() bool { return s.Version != 0 && s.Kind != store.Tombstone }
 
+// Elsewhere says that the object's bytes are not in its copies alone: a copy that is lost can be made again.
+func (s State) Elsewhere() bool { return s.Data > 0 || s.Origin != nil }
+
 // ETag is the object's entity tag.
-func (s State) ETag() string { return store.Info{Version: s.Version, XXH3: s.XXH3}.ETag() }
+func (s State) ETag() string {
+	i := store.Info{Version: s.Version, XXH3: s.XXH3}
+	if s.Origin != nil {
+		i.Meta = map[string]string{store.OriginTag: *s.Origin}
+	}
+	return i.ETag()
+}
 
 // StateOf is what is known by a copy.
 func StateOf(i store.Info) State {
-	return State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3, Data: i.Data}
+	s := State{Version: i.Version, Kind: i.Kind, Size: i.Size, XXH3: i.XXH3, Data: i.Data}
+	if tag, ok := i.Origin(); ok {
+		s.Origin = &tag
+	}
+	return s
 }
 
 // HaveRequest asks what a target has of objects.

@@ -265,7 +265,9 @@ func (r *jobRun) askPrimary(ctx context.Context, n api.Node, share []string, don
 			return err
 		}
 		var report api.CacheReport
-		err = r.coordinator.gateway.ask(ctx, contentTimeout, n, http.MethodPost, cachePath(r.content.Bucket, r.content.Kind), nil, bytes.NewReader(body), &report)
+		g := r.coordinator.gateway
+		err = g.askBy(ctx, g.members.View().Map().Version, contentTimeout, n, http.MethodPost,
+			cachePath(r.content.Bucket, r.content.Kind), nil, bytes.NewReader(body), &report)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -275,7 +277,9 @@ func (r *jobRun) askPrimary(ctx context.Context, n api.Node, share []string, don
 		case err != nil:
 			return err
 		}
-		r.wait(n.ID)
+		if r.wait(n.ID); len(report.Done)+report.Open == 0 {
+			return nil // it is not for this target any more
+		}
 		dealt := make(map[string]bool, len(report.Done))
 		for _, result := range report.Done {
 			dealt[result.Name] = true

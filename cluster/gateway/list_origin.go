@@ -175,15 +175,16 @@ func (m *originMerge) object(line *copies.Listed, e *backend.Entry) *api.Object 
 	return &object
 }
 
-// sameAsAt says whether what a target knows is what the backend has now.
+// sameAsAt says whether what a target knows is what the backend has now. Listings of web servers have no tags: size and
+// time have to do.
 func sameAsAt(line *copies.Listed, e *backend.Entry) bool {
-	if line.Origin == nil {
+	switch {
+	case line.Origin == nil:
 		return false
+	case e.Tag != "":
+		return *line.Origin == e.Tag
 	}
-	if e.Tag == "" && *line.Origin == "" { // a backend that has no tags
-		return e.Size < 0 || e.Size == line.Size
-	}
-	return *line.Origin == e.Tag
+	return (e.Size < 0 || e.Size == line.Size) && !e.Modified.After(line.Created)
 }
 
 // objectAt describes an object that the cluster knows from a listing of the backend alone.

@@ -76,7 +76,8 @@ func (s *State) untouched(b *Bucket, info *store.Info, plan *placement.Plan) boo
 // toSlice says that an object is to be in slices by its bucket's settings, and has whole copies.
 func (s *State) toSlice(info *store.Info) bool {
 	at, found := slices.BinarySearchFunc(s.Buckets, info.Bucket, func(b Bucket, name string) int { return strings.Compare(b.Name, name) })
-	return found && s.Buckets[at].EC != nil && info.Data == 0 && info.Size > api.SmallObject
+	_, elsewhere := info.Origin()
+	return found && s.Buckets[at].EC != nil && info.Data == 0 && info.Size > api.SmallObject && !elsewhere
 }
 
 // set is the set of targets that passes work to: what was done for one does not count for another.

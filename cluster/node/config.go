@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/etl/sandbox"
 )
 
@@ -50,7 +51,9 @@ type Config struct {
 	// most that the machine has.
 	ETLIsolation string
 	Version      string // of the software
-	Logger       *slog.Logger
+	// Schemes are those of backends, instead of those that this build has; for tests.
+	Schemes backend.Set
+	Logger  *slog.Logger
 	Settings
 
 	// work is the data directory that has a target's own files beside its objects: the first that can be written.

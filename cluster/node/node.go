@@ -164,14 +164,21 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 	}
 	defer func() { err = errors.Join(err, deletes.Close()) }()
 	watch.audit.Store(deletes)
+	origins, err := c.origins(members, metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = origins.Close() }() // all calls have ended
 	t := target.New(target.Config{
 		ID: c.ID, Store: s, Members: members, Metrics: metrics, Logger: c.Logger,
 		Audit: deletes, DeleteGrace: c.DeleteGrace, StrayGrace: c.StrayGrace, CommitTimeout: c.CommitTimeout,
+		Origins: origins, CacheHigh: c.CacheHigh / 100, CacheLow: c.CacheLow / 100,
 	})
-	if err := metrics.WatchDisks(t.Disks); err != nil {
+	if err := errors.Join(metrics.WatchDisks(t.Disks), metrics.WatchCache(t.Cache().Stats)); err != nil {
 		return err
 	}
 	defer t.Slices().Close() // before the store closes
+	defer t.Cache().Close()  // likewise
 	keeper := target.NewDiskKeeper(t, disks, table, target.ToldDisks{Disks: self.Disks, Losses: losses})
 	watch.tell(keeper.Changed)
 	transformations, err := c.transformations(ctx, t, self.Addr)
@@ -201,6 +208,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group.Go(func() error { return transformations.Run(ctx) })
 		group.Go(func() error { return watch.run(ctx) })
 		group.Go(func() error { return t.Slices().Run(ctx) })
+		group.Go(func() error { return t.Cache().Run(ctx) })
 		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}

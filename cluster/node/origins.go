@@ -15,6 +15,10 @@ func (c *Config) origins(members *membership.Membership, metrics *telemetry.Metr
 	if err != nil {
 		return nil, err
 	}
-	pool := origin.New(origin.Config{Schemes: schemes.All(), Secrets: secrets.Of(members), Allow: allow})
+	set := c.Schemes
+	if set == nil {
+		set = schemes.All()
+	}
+	pool := origin.New(origin.Config{Schemes: set, Secrets: secrets.Of(members), Allow: allow})
 	return pool, metrics.Register(pool)
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -38,6 +39,10 @@ type Settings struct {
 	// ProbeEvery is how often each disk is tried, ProbeTimeout how long it may take to answer before it is out of use.
 	ProbeEvery   time.Duration `yaml:"probe_every"`
 	ProbeTimeout time.Duration `yaml:"probe_timeout"`
+	// CacheHigh is how much of a disk may be in use, in percent, before cached objects of buckets with backends are evicted
+	// from it, and CacheLow until how much is.
+	CacheHigh float64 `yaml:"cache_high"`
+	CacheLow  float64 `yaml:"cache_low"`
 	// CommitTimeout is how long a write waits for another target to take over its copy.
 	CommitTimeout time.Duration `yaml:"commit_timeout"`
 	// BackendAllow are networks ("10.0.0.0/8") and addresses that backends of buckets may be at besides the internet's: see
@@ -58,6 +63,8 @@ func DefaultSettings() Settings {
 		RebalanceRate:  -1,
 		ProbeEvery:     5 * time.Second,
 		ProbeTimeout:   20 * time.Second,
+		CacheHigh:      90,
+		CacheLow:       85,
 		CommitTimeout:  10 * time.Second,
 	}
 }
@@ -97,6 +104,10 @@ func (s *Settings) check() error {
 	if _, err := backend.ParseAllow(s.BackendAllow); err != nil {
 		faults = append(faults, err)
 	}
+	high, low := cmp.Or(s.CacheHigh, DefaultSettings().CacheHigh), cmp.Or(s.CacheLow, DefaultSettings().CacheLow)
+	if !(low > 0 && low <= high && high <= 100) { // NaN is neither
+		faults = append(faults, fmt.Errorf("cache_high %v and cache_low %v are percents, and low is not above high", high, low))
+	}
 	return errors.Join(faults...)
 }
 
@@ -118,6 +129,7 @@ func (s Settings) Complete() Settings {
 			*field.value = *field.otherwise
 		}
 	}
+	s.CacheHigh, s.CacheLow = cmp.Or(s.CacheHigh, d.CacheHigh), cmp.Or(s.CacheLow, d.CacheLow)
 	if s.ScrubRate == 0 {
 		s.ScrubRate = d.ScrubRate
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/shardstream/shardstream/core/backend"
 )
 
-// Answer makes an *api.Error of a backend's error, for whoever asked for something of a bucket: it names the bucket and
-// the backend, and says what the backend said. Other errors are left as they are.
+// Answer makes an *api.Error of a backend's error, for whoever asked for something of a bucket: it names the bucket, if it
+// is known, and the backend, and says what the backend said. Other errors are left as they are.
 func Answer(bucket string, err error) error {
 	var failed *backend.Error
 	var answer *api.Error
@@ -17,7 +17,11 @@ func Answer(bucket string, err error) error {
 		return err
 	}
 	answered := func(status int, code, hint string) error {
-		return api.Errorf(status, code, "bucket %s: its backend: %v%s", bucket, failed, hint)
+		about := "a bucket's backend" // which it is, its URL says
+		if bucket != "" {
+			about = "bucket " + bucket + ": its backend"
+		}
+		return api.Errorf(status, code, "%s: %v%s", about, failed, hint)
 	}
 	switch failed.Kind {
 	case backend.NotFound:

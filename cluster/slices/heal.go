@@ -86,7 +86,8 @@ func (k *Keeper) Holds() (bool, error) {
 // Misformed says that an object has another form than its bucket gives to new ones. That it is in another number of
 // slices is none: it stays so until it is written anew.
 func Misformed(b *api.Bucket, i *store.Info) bool {
-	return b.EC == nil && i.Data > 0 || b.EC != nil && i.Data == 0 && i.Kind == store.Whole && i.Size > api.SmallObject
+	_, elsewhere := i.Origin()
+	return b.EC == nil && i.Data > 0 || b.EC != nil && i.Data == 0 && i.Kind == store.Whole && i.Size > api.SmallObject && !elsewhere
 }
 
 // complete makes the slices that an arrangement lacks, as many as there is a target for, and says how many and of how

@@ -116,7 +116,7 @@ func (c *machines) write(name string, data []byte, version uint64) store.Info {
 	i, err = staged.Commit(version, now, store.Condition{})
 	require.NoError(c.t, err)
 	for _, n := range list[1:3] {
-		_, err := c.stores[n.ID].PutStub(c.t.Context(), i, store.Condition{})
+		_, err := c.stores[n.ID].PutStub(c.t.Context(), i, nil, store.Condition{})
 		require.NoError(c.t, err)
 	}
 	return i
@@ -256,7 +256,7 @@ func (w *wire) LookAt(_ context.Context, node api.Node, bucket string, names []s
 func (c *machines) read(i store.Info) ([]byte, error) {
 	primary := sliced.List(c.state().Placer, i.Bucket, i.Name, 3)[0].ID
 	s := c.stores[primary]
-	_, err := s.PutStub(c.t.Context(), i, store.Condition{})
+	_, err := s.PutStub(c.t.Context(), i, nil, store.Condition{})
 	if err != nil && !errors.Is(err, store.ErrSuperseded) {
 		return nil, err
 	}
@@ -413,13 +413,13 @@ func TestSlicesAreKeptWhileInDoubt(t *testing.T) {
 	require.NoError(t, third.Drop(t.Context(), "bucket", "x", 20))
 	older := newer
 	older.Version = 10
-	_, err := third.PutStub(t.Context(), older, store.Condition{})
+	_, err := third.PutStub(t.Context(), older, nil, store.Condition{})
 	require.NoError(t, err)
 	sweep()
 	slices, _ := c.count("x", 10)
 	require.Equal(t, 6, slices, "one target still has the older description")
 
-	_, err = third.PutStub(t.Context(), newer, store.Condition{})
+	_, err = third.PutStub(t.Context(), newer, nil, store.Condition{})
 	require.NoError(t, err)
 	down = list[1].ID
 	c.lose(down)

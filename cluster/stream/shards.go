@@ -194,7 +194,7 @@ func (s *shards) load(ctx context.Context, number int, role Role) *shard {
 	bucket, name, _ := strings.Cut(want.Name, "/")
 	object, err := s.server.Objects.Open(bucket, name)
 	if errors.Is(err, store.ErrStub) && (role == Primary || s.any && !s.lean) && s.server.Rebuild != nil {
-		object, err = s.server.Rebuild(ctx, bucket, name)
+		object, err = s.server.Rebuild(ctx, bucket, name, want.Version)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrStub) {
 		sh.absent = true

@@ -47,7 +47,7 @@ type Server struct {
 	Share func() *Share
 	// Rebuild makes an object whole of which the node has but the description (store.ErrStub), and pins it. It is asked for
 	// where the node is its primary, or nobody else sent what is missing; nil: there are no such objects.
-	Rebuild func(ctx context.Context, bucket, name string) (*store.Object, error)
+	Rebuild func(ctx context.Context, bucket, name string, version uint64) (*store.Object, error)
 	// Damaged is told of what a stream can't read, so that it may be mended; it does not block. nil: nobody is.
 	Damaged   func(*store.CorruptError)
 	ETLs      ETLs

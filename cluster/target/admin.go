@@ -64,6 +64,9 @@ func kindOf(i store.Info) string {
 	case i.Data > 0:
 		return api.KindCache
 	}
+	if _, cached := i.Origin(); cached {
+		return api.KindCache
+	}
 	return api.KindWhole
 }
 
@@ -141,6 +144,7 @@ func (t *Target) dropBucket(r *Request) error {
 	if err := t.store.DropBucket(r.Context(), bucket); err != nil {
 		return err
 	}
+	t.cache.Dropped(bucket)
 	r.SetStatusCode(http.StatusNoContent)
 	return nil
 }

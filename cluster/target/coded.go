@@ -113,6 +113,9 @@ func (t *Target) restore(ctx context.Context, bucket, key string, err error) err
 	if err != nil || info.Kind != store.Stub {
 		return err
 	}
+	if _, cached := info.Origin(); cached {
+		return t.cache.Bring(ctx, bucket, key, info.Version)
+	}
 	return t.slices.Rebuild(ctx, info)
 }
 
@@ -127,7 +130,19 @@ func (t *Target) Open(ctx context.Context, bucket, key string) (*store.Object, e
 	if err == nil && object.Info().Data > 0 {
 		t.slices.Touch(bucket, key)
 	}
+	if err == nil {
+		info := object.Info()
+		t.cache.Touch(&info)
+	}
 	return object, err
+}
+
+// openVersion is Open for a version that a stream is about. One that its backend has is fetched only if it is that.
+func (t *Target) openVersion(ctx context.Context, bucket, key string, version uint64) (*store.Object, error) {
+	if b, ok := t.members.View().Bucket(bucket); ok && b.Backend != nil {
+		return t.cache.OpenVersion(ctx, bucket, key, version)
+	}
+	return t.Open(ctx, bucket, key)
 }
 
 // recode gives an object the form that its bucket has now: slices instead of whole copies, or the other way round. Its

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -224,13 +225,78 @@ func (t *Target) tryPutCopy(r *Request) error {
 // stageCopy stages a copy as it is described. Of one that has no version yet the checksums are not known either.
 func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader) (*store.Staged, error) {
 	if info.Kind == store.Stub {
-		return t.store.StageStub(ctx, info)
+		index, err := readIndex(body)
+		if err != nil {
+			return nil, err
+		}
+		return t.store.StageStub(ctx, info, index)
 	}
 	o := info.PutOptions()
 	if o.Internal = info.Version != 0; !o.Internal { // else it heals, or is small: the primary found room for it
 		o.XXH3, o.CRC32 = nil, nil
 	}
 	return t.store.Stage(ctx, info.Bucket, info.Name, body, o)
+}
+
+// maxStubIndex bounds the member index that comes with a stub. It is that of some ten million members.
+const maxStubIndex = 256 << 20
+
+// readIndex reads the member index that a stub comes with; nil where it has none.
+func readIndex(body io.Reader) (*archive.Index, error) {
+	b, err := io.ReadAll(io.LimitReader(body, maxStubIndex+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) == 0:
+		return nil, nil //nolint:nilnil // absence is an answer here
+	case len(b) > maxStubIndex:
+		return nil, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "the member index of a stub has more than %d bytes", maxStubIndex)
+	}
+	index, err := archive.UnmarshalIndex(b)
+	if err != nil {
+		return nil, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
+	}
+	return index, nil
+}
+
+// holding is what this node gives others of a version of an object: its copy, open, or the description of one whose bytes
+// are elsewhere, with the member index in stored form.
+func (t *Target) holding(bucket, key string, version uint64) (info store.Info, index []byte, object *store.Object, err error) {
+	info, _, err = t.store.State(bucket, key)
+	switch {
+	case err != nil:
+		return info, nil, nil, err
+	case info.Version == version && info.Data > 0:
+		return stub(info), nil, nil, nil
+	case info.Version == version && info.Kind == store.Stub:
+		return t.description(bucket, key, version)
+	}
+	object, err = t.store.Open(bucket, key)
+	if errors.Is(err, store.ErrStub) { // it was evicted in this moment
+		return t.description(bucket, key, version)
+	}
+	if err != nil {
+		return info, nil, nil, err
+	}
+	if info = object.Info(); info.Version != version {
+		return info, nil, nil, errors.Join(otherVersion(info), object.Close())
+	}
+	return info, nil, object, nil
+}
+
+func (t *Target) description(bucket, key string, version uint64) (store.Info, []byte, *store.Object, error) {
+	info, x, err := t.store.Describe(bucket, key)
+	if err != nil {
+		return info, nil, nil, err
+	}
+	if info.Version != version || info.Kind != store.Stub {
+		return info, nil, nil, otherVersion(info)
+	}
+	var index []byte
+	if x != nil {
+		index, err = x.MarshalBinary()
+	}
+	return info, index, nil, err
 }
 
 // commitStaged makes a staged body a copy. One that is there already is as good.
@@ -344,17 +410,14 @@ func (t *Target) getCopy(r *Request) error {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "version=%q is not a version", clip(r.Query("version")))
 	}
 	r.SetContentType("application/octet-stream")
-	if info, _, err := t.store.State(bucket, key); err == nil && info.Data > 0 && info.Version == version {
-		r.Response.Header.Set(copies.Header, copies.Describe(stub(info)))
-		return nil
-	}
-	object, err := t.store.Open(bucket, key)
+	info, index, object, err := t.holding(bucket, key, version)
 	if err != nil {
 		return err
 	}
-	info := object.Info()
-	if info.Version != version {
-		return errors.Join(otherVersion(info), object.Close())
+	if object == nil {
+		r.Response.Header.Set(copies.Header, copies.Describe(info))
+		r.Response.SetBodyRaw(index)
+		return nil
 	}
 	body, err := newSectionBody(r, object, 0, info.Size)
 	if err != nil {

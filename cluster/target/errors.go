@@ -9,6 +9,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/cluster/origin"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -32,6 +33,7 @@ func AsError(err error) *api.Error {
 		unavailable *membership.UnavailableError
 		upload      *uploadError
 	)
+	err = origin.Answer("", err)
 	message := func(status int, code string) *api.Error { return api.Errorf(status, code, "%s", err.Error()) }
 	switch {
 	case errors.As(err, &answer):

@@ -56,6 +56,13 @@ func (t *Target) getObject(r *Request) error {
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return err
 	}
+	if t.viaCache(&p) {
+		err = t.getCached(r, p)
+		if t.mended(r.Context(), p, err) {
+			err = t.getCached(r, p)
+		}
+		return err
+	}
 	if !t.isCertain(&p) {
 		f, err := t.newest(r.Context(), p)
 		if err != nil {
@@ -65,6 +72,9 @@ func (t *Target) getObject(r *Request) error {
 			r.redirect(f.holders[0], "local=true&version="+strconv.FormatUint(f.newest.Version, 10))
 			return nil
 		}
+	}
+	if p.bucket.Backend != nil {
+		return t.getCached(r, p)
 	}
 	err = t.getHere(r, p)
 	if t.mended(r.Context(), p, err) {

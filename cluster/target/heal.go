@@ -93,10 +93,10 @@ func (h *Heal) Push(ctx context.Context, version int64, node api.Node, info stor
 	switch {
 	case info.Kind == store.Tombstone:
 		err = client.Bury(ctx, node, info.Bucket, info.Name, info.Version)
-	case info.Data > 0: // its bytes are in slices: others get its description
-		info.Kind, moved = store.Stub, 0
-		err = client.Put(ctx, node, info, nil)
 	default:
+		if info.Data > 0 { // its bytes are in slices: others get its description
+			moved = 0
+		}
 		err = t.sendCopy(ctx, client, node, info.Bucket, info.Name, info.Version)
 	}
 	var corrupt *store.CorruptError

@@ -27,6 +27,10 @@ func (t *Target) lookUp(ctx context.Context, bucket, key string) (api.Object, er
 		}
 		return t.head(ctx, "http://"+p.primary.Addr+api.ObjectPath(bucket, key), bucket, key)
 	}
+	if t.viaCache(&p) {
+		info, err := t.cache.Stat(ctx, &p.bucket.Bucket, key)
+		return objectOf(info), err
+	}
 	f, err := t.newest(ctx, p)
 	switch {
 	case err != nil:

@@ -98,13 +98,15 @@ func (t *Target) mend(ctx context.Context, p placed, version uint64) error {
 	}
 	defer unlock()
 	own, err := t.own(p.bucket.Name, p.key)
-	if err != nil || own.Version != version || own.Kind != store.Whole && own.Kind != store.Lost {
+	described := own.Kind == store.Stub && own.Origin != nil
+	if err != nil || own.Version != version || own.Kind != store.Whole && own.Kind != store.Lost && !described {
 		return err // it was replaced meanwhile
 	}
 	if own.Kind == store.Whole && t.sound(p.bucket.Name, p.key) {
 		return nil // by somebody who was faster
 	}
-	if own.Data > 0 { // made anew from its slices by the next who reads it
+	if own.Elsewhere() { // made anew from its slices, or fetched from its origin, by the next who reads it
+		t.cache.Replaced(p.bucket.Name, p.key)
 		return t.store.Quarantine(ctx, p.bucket.Name, p.key, version)
 	}
 	if p.bucket.Copies() == 1 && p.settled() {

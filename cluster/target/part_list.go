@@ -11,6 +11,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -38,7 +39,7 @@ func (p *part) page(ctx context.Context, after string) (entries, error) {
 		return entries{}, err
 	}
 	list := t.pageHere
-	if !view.Placer.Layout().Settled() || len(b.Was) > 0 {
+	if !view.Placer.Layout().Settled() || len(b.Was) > 0 || b.Backend != nil {
 		list = t.pageOfAll
 	}
 	page, err := list(ctx, view, pattern.Bucket, pattern.Prefix, after)
@@ -100,7 +101,8 @@ func (t *Target) pageOfAll(ctx context.Context, view *membership.View, bucket, p
 		page.more, page.last = list.Next != "", list.Next
 		for i := range list.Objects {
 			o := &list.Objects[i]
-			page.entries = append(page.entries, entry{o.Name, o.Size, o.Archive != ""})
+			archived := o.Archive != "" || o.Version == 0 && archive.FormatOf(o.Name) != archive.None // not described yet
+			page.entries = append(page.entries, entry{o.Name, o.Size, archived})
 		}
 		return page, nil
 	}
@@ -142,6 +144,10 @@ func (t *Target) openNewest(ctx context.Context, bucket, key string) (*store.Obj
 	}
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return nil, err
+	}
+	if t.viaCache(&p) {
+		object, _, err := t.cache.Whole(ctx, &p.bucket.Bucket, key)
+		return object, err
 	}
 	if !t.isCertain(&p) {
 		if err := t.bring(ctx, p); err != nil {

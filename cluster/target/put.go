@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -43,7 +44,11 @@ func (t *Target) put(r *Request) error {
 	if err != nil {
 		return err
 	}
-	k, err := t.keep(r.Context(), p, &uploadMarker{r.upload()}, options)
+	keep := t.keep
+	if p.bucket.Backend != nil {
+		keep = t.keepThrough
+	}
+	k, err := keep(r.Context(), p, &uploadMarker{r.upload()}, options)
 	if err != nil {
 		return err
 	}
@@ -110,7 +115,11 @@ func metaOf(r *Request) (map[string]string, error) {
 		if meta == nil {
 			meta = map[string]string{}
 		}
-		meta[strings.ToLower(string(name[len(api.HeaderMetaPrefix):]))] = string(value)
+		own := strings.ToLower(string(name[len(api.HeaderMetaPrefix):]))
+		if api.IsReservedMeta(own) {
+			return nil, api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "user metadata %q: names that begin with shardstream- are the cluster's own", own)
+		}
+		meta[own] = string(value)
 		size += len(name) + len(value)
 	}
 	if size > maxMeta {
@@ -120,12 +129,27 @@ func metaOf(r *Request) (map[string]string, error) {
 }
 
 func objectOf(i store.Info) api.Object {
-	return api.Object{
-		Bucket: i.Bucket, Name: i.Name, Size: i.Size, Version: i.Version,
-		XXH3: api.FormatXXH3(i.XXH3), CRC32: api.FormatCRC32(i.CRC32), ETag: i.ETag(), Created: i.Created.UTC(),
+	o := api.Object{
+		Bucket: i.Bucket, Name: i.Name, Size: i.Size, Version: i.Version, ETag: i.ETag(), Created: i.Created.UTC(),
 		ContentType: i.ContentType, Archive: string(i.Archive),
-		Members: i.Members, Samples: i.Samples, MaxSample: i.MaxSample, Meta: i.Meta,
+		Members: i.Members, Samples: i.Samples, MaxSample: i.MaxSample, Meta: userMeta(i.Meta),
 	}
+	if !i.Unread() {
+		o.XXH3, o.CRC32 = api.FormatXXH3(i.XXH3), api.FormatCRC32(i.CRC32)
+	}
+	return o
+}
+
+// userMeta is what users have said of an object, without the cluster's own marks.
+func userMeta(meta map[string]string) map[string]string {
+	for name := range meta {
+		if api.IsReservedMeta(name) {
+			own := maps.Clone(meta) // the original is shared
+			maps.DeleteFunc(own, func(name, _ string) bool { return api.IsReservedMeta(name) })
+			return own
+		}
+	}
+	return meta
 }
 
 // setObjectHeader describes an object in the headers of an answer.
@@ -134,7 +158,9 @@ func setObjectHeader(r *Request, i store.Info) {
 	h.Set("ETag", i.ETag())
 	h.Set("Last-Modified", i.Created.UTC().Format(http.TimeFormat))
 	h.Set(api.HeaderVersion, strconv.FormatUint(i.Version, 10))
-	h.Set(api.HeaderChecksum, api.Checksums{XXH3: &i.XXH3, CRC32: &i.CRC32}.String())
+	if !i.Unread() {
+		h.Set(api.HeaderChecksum, api.Checksums{XXH3: &i.XXH3, CRC32: &i.CRC32}.String())
+	}
 	h.Set(api.HeaderMap, strconv.FormatInt(r.Target.Placer().Map.Version, 10))
 	if i.Archive != archive.None {
 		h.Set(api.HeaderArchive, string(i.Archive))
@@ -142,7 +168,7 @@ func setObjectHeader(r *Request, i store.Info) {
 		h.Set(api.HeaderSamples, strconv.FormatInt(i.Samples, 10))
 		h.Set(api.HeaderMaxSample, strconv.FormatInt(i.MaxSample, 10))
 	}
-	for name, value := range i.Meta {
+	for name, value := range userMeta(i.Meta) {
 		h.Set(api.HeaderMetaPrefix+name, value)
 	}
 }
@@ -161,7 +187,11 @@ func (t *Target) deleteObject(r *Request) error {
 		return r.passOn(&p)
 	}
 	if err = t.leased(&p.bucket.Bucket); err == nil {
-		err = t.erase(r.Context(), p, condition)
+		erase := t.erase
+		if p.bucket.Backend != nil {
+			erase = t.eraseThrough
+		}
+		err = erase(r.Context(), p, condition)
 	}
 	if err == nil {
 		r.SetStatusCode(http.StatusNoContent)

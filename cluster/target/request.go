@@ -14,6 +14,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/core/store"
 )
 
@@ -97,6 +98,9 @@ func (r *Request) fail(err error) {
 		r.Target.log.ErrorContext(r.Context(), "damaged object", "error", err)
 	}
 	e := AsError(err)
+	if e.Code == api.CodeBackendBusy {
+		r.Response.Header.Set("Retry-After", strconv.Itoa(retryAfter(err)))
+	}
 	if e.Code == api.CodeInternal {
 		r.Target.log.ErrorContext(r.Context(), "request failed", "path", string(r.URI().PathOriginal()), "error", err)
 	}
@@ -105,6 +109,15 @@ func (r *Request) fail(err error) {
 		r.body = nil
 	}
 	writeError(r.RequestCtx, e)
+}
+
+// retryAfter is in how many seconds a backend that asked to be left alone may be asked again.
+func retryAfter(err error) int {
+	var busy *backend.Error
+	if errors.As(err, &busy) && busy.After > 0 {
+		return int(min(max(busy.After.Round(time.Second), time.Second), time.Minute) / time.Second)
+	}
+	return 1
 }
 
 func writeError(ctx *fasthttp.RequestCtx, e *api.Error) {

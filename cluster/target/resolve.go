@@ -1,6 +1,7 @@
 package target
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -363,18 +364,14 @@ func (r *round) giveCopy(ctx context.Context, node api.Node, newest copies.State
 
 // sendCopy gives another target this node's copy of a version.
 func (t *Target) sendCopy(ctx context.Context, client *copies.Client, node api.Node, bucket, key string, version uint64) error {
-	if info, _, err := t.store.State(bucket, key); err == nil && info.Data > 0 && info.Version == version {
-		return client.Put(ctx, node, stub(info), nil)
-	}
-	object, err := t.store.Open(bucket, key)
+	info, index, object, err := t.holding(bucket, key, version)
 	if err != nil {
 		return err
 	}
-	defer object.Close()
-	info := object.Info()
-	if info.Version != version {
-		return otherVersion(info)
+	if object == nil {
+		return client.Put(ctx, node, info, bytes.NewReader(index))
 	}
+	defer object.Close()
 	return client.Put(ctx, node, info, bodyOf(object))
 }
 

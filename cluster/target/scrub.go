@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/jobs"
 	"github.com/shardstream/shardstream/core/store"
 )
@@ -242,7 +243,7 @@ func (p *scrub) repair(s store.Scrubbed) error {
 		return s.Err
 	case i.Kind == store.Slice: // made anew of the others in a moment
 		t.slices.Damaged(sliceKeyOf(i), s.Err)
-	case i.Data > 0: // the whole is made of its slices again when it is read
+	case copies.StateOf(i).Elsewhere(): // it is made of its slices, or fetched from its origin, when it is read
 		err = t.store.Quarantine(p.ctx, i.Bucket, i.Name, i.Version)
 	default:
 		err = t.Mend(p.ctx, i.Bucket, i.Name, i.Version)

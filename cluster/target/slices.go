@@ -20,6 +20,8 @@ func (t *Target) sliceRoutes() {
 	t.Handle("PUT", copies.PathSlice+"{bucket}/{key...}", t.putSlice)
 	t.Handle("GET", copies.PathSlice+"{bucket}/{key...}", t.getSlice)
 	t.Handle("POST", "/v1/internal/buckets/{bucket}/evict", t.evict)
+	t.Handle("POST", "/v1/internal/buckets/{bucket}/prefetch", t.prefetchCached)
+	t.Handle("GET", "/v1/internal/buckets/{bucket}/cache", t.cacheStatus)
 }
 
 // haveSlices says which slices of some versions are here.
@@ -149,11 +151,18 @@ func (t *Target) lookAtSlices(r *Request) error {
 	return nil
 }
 
-// evict takes away whole copies of erasure-coded objects.
+// evict takes away whole copies of erasure-coded objects, or cached objects of a bucket with a backend.
 func (t *Target) evict(r *Request) error {
 	bucket := r.Param("bucket")
 	if err := store.CheckBucket(bucket); err != nil {
 		return err
+	}
+	b, err := t.members.FindBucket(r.Context(), bucket)
+	if err != nil {
+		return err
+	}
+	if b.Backend != nil {
+		return t.evictCached(r, bucket)
 	}
 	done, err := t.slices.Evict(r.Context(), bucket, r.Query("prefix"))
 	if err != nil {

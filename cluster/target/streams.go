@@ -42,7 +42,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 	snapshots.FetchPages = s.fetchPages
 	part := &shares{target: t}
 	s.server = &stream.Server{
-		Node: t.id, Objects: held{t}, Share: part.now, Rebuild: t.Open, Damaged: s.mend, ETLs: etls, Snapshots: snapshots,
+		Node: t.id, Objects: held{t}, Share: part.now, Rebuild: t.openVersion, Damaged: s.mend, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
 	}
 	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {
@@ -159,8 +159,13 @@ type held struct{ t *Target }
 
 func (h held) Open(bucket, key string) (*store.Object, error) {
 	object, err := h.t.store.Open(bucket, key)
-	if err == nil && object.Info().Data > 0 {
+	if err != nil {
+		return nil, err
+	}
+	if info := object.Info(); info.Data > 0 {
 		h.t.slices.Touch(bucket, key)
+	} else {
+		h.t.cache.Touch(&info)
 	}
 	return object, err
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/audit"
+	"github.com/shardstream/shardstream/cluster/cache"
 	"github.com/shardstream/shardstream/cluster/copies"
 	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
@@ -58,6 +59,9 @@ type Config struct {
 	Audit   *audit.Log // of what the target deletes of its own accord; nil where it does not run
 
 	DeleteGrace, StrayGrace, CommitTimeout time.Duration // see node.Settings; 0: their defaults
+
+	Origins             cache.Backends // of buckets that have one; nil: there are none
+	CacheHigh, CacheLow float64        // parts of a disk that may be in use before cached objects are evicted, and after
 }
 
 // Target is the data server of one node. Routes are added before Serve.
@@ -73,6 +77,7 @@ type Target struct {
 	peers     *http.Client
 	copies    *copies.Client
 	slices    *slicing.Keeper
+	cache     *cache.Cache
 	deletes   *heal.Deletes
 
 	fence    fence
@@ -113,6 +118,7 @@ func New(c Config) *Target {
 		Drop: c.Store.Drop, DropSlice: c.Store.DropSlice, Log: c.Audit, Leased: c.Members.Leased, Gate: &t.gate, Version: t.known,
 	}
 	t.slices = t.keeper(c)
+	t.cache = t.newCache(c)
 	t.standardRoutes()
 	t.copyRoutes()
 	t.sliceRoutes()

@@ -43,6 +43,7 @@ func (t *Target) keep(ctx context.Context, p placed, body io.Reader, o store.Put
 	}
 	k, err := write(ctx, p, body, o)
 	if err != nil {
+		t.makeRoom(ctx, o.Size, err)
 		return k, err
 	}
 	return k, t.stillThere(ctx, p.bucket, k.Info)

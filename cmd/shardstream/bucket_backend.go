@@ -93,7 +93,9 @@ func (f *backendFlags) change(b *api.Backend) error {
 		"delete":       func() { b.Delete = f.to.Delete },
 		"quota":        func() { b.Quota = max(int64(f.quota), 0) },
 		"read-ahead":   func() { b.ReadAhead = max(int64(f.readAhead), 0) },
-		"pin":          func() { b.Pinned = slices.DeleteFunc(slices.Clone(f.to.Pinned), func(p string) bool { return p == none || p == "" }) },
+		"pin": func() {
+			b.Pinned = slices.DeleteFunc(slices.Clone(f.to.Pinned), func(p string) bool { return p == none || p == "" })
+		},
 	} {
 		if changed(name) {
 			set()

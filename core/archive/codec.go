@@ -7,19 +7,25 @@ import (
 
 // The stored form of an index: magic and version, then uvarints: number of members, bytes of all names;
 // then each member: bytes of its name shared with the one before, bytes that follow and those bytes,
-// zigzag distance from the end of the member before, size, and 8 bytes of checksum. The grouping into
-// samples follows from the names. Whoever stores it protects it with a checksum.
+// zigzag distance from the end of the member before, size, and 8 bytes of checksum, which an index that is not
+// Checked lacks. The grouping into samples follows from the names. Whoever stores it protects it with a checksum.
 const (
-	indexMagic   = "SSIX"
-	indexVersion = 1
-	minMember    = 4 + 8 // bytes of the shortest member
+	indexMagic       = "SSIX"
+	indexVersion     = 1
+	uncheckedVersion = 2 // the same without checksums
+	minMember        = 4 // bytes of the shortest member, without its checksum
+	sumSize          = 8
 )
 
 // MarshalBinary gives the index in its stored form.
 func (x *Index) MarshalBinary() ([]byte, error) {
 	out := make([]byte, 0, 32+16*x.NumMembers()+len(x.names)/4)
 	out = append(out, indexMagic...)
-	out = append(out, indexVersion)
+	version := byte(indexVersion)
+	if x.unchecked {
+		version = uncheckedVersion
+	}
+	out = append(out, version)
 	out = binary.AppendUvarint(out, uint64(x.NumMembers()))
 	out = binary.AppendUvarint(out, uint64(len(x.names)))
 	prev, end := "", int64(0)
@@ -31,7 +37,9 @@ func (x *Index) MarshalBinary() ([]byte, error) {
 		out = append(out, name[shared:]...)
 		out = binary.AppendVarint(out, x.offsets[m]-end)
 		out = binary.AppendUvarint(out, uint64(x.sizes[m])) // not negative
-		out = binary.LittleEndian.AppendUint64(out, x.sums[m])
+		if !x.unchecked {
+			out = binary.LittleEndian.AppendUint64(out, x.sums[m])
+		}
 		prev, end = name, x.offsets[m]+x.sizes[m]
 	}
 	return out, nil
@@ -44,12 +52,17 @@ func UnmarshalIndex(data []byte) (*Index, error) {
 	if len(data) < len(indexMagic)+1 || string(data[:len(indexMagic)]) != indexMagic {
 		return nil, &FormatError{Reason: "not a member index"}
 	}
-	if v := data[len(indexMagic)]; v != indexVersion {
+	version, shortest := data[len(indexMagic)], minMember
+	switch version {
+	case indexVersion:
+		shortest += sumSize
+	case uncheckedVersion:
+	default:
 		return nil, &FormatError{Reason: "member index of an unknown version: written by a newer release"}
 	}
 	r.at = len(indexMagic) + 1
 	n, names := r.uvarint(), r.uvarint()
-	if n > uint64(len(data)/minMember) || names > maxNames || names > maxName*n {
+	if n > uint64(len(data)/shortest) || names > maxNames || names > maxName*n {
 		return nil, &FormatError{Offset: int64(r.at), Reason: "member index is cut off"}
 	}
 	var b builder
@@ -67,7 +80,11 @@ func UnmarshalIndex(data []byte) (*Index, error) {
 			break
 		}
 		name = append(name[:shared], r.bytes(suffix)...)
-		offset, size, sum := end+r.varint(), int64(r.uvarint()), r.fixed() // checked below
+		offset, size := end+r.varint(), int64(r.uvarint()) // checked below
+		var sum uint64
+		if version == indexVersion {
+			sum = r.fixed()
+		}
 		if offset < 0 || size < 0 || offset > math.MaxInt64/4 || size > math.MaxInt64/4 || r.bad {
 			r.bad = true
 			break
@@ -81,7 +98,11 @@ func UnmarshalIndex(data []byte) (*Index, error) {
 	if r.bad || r.at != len(data) || uint64(len(b.members.names)+len(b.loose.names)) != names {
 		return nil, &FormatError{Offset: int64(r.at), Reason: "member index is damaged"}
 	}
-	return b.index(), nil
+	x := b.index()
+	if version == uncheckedVersion {
+		x.sums, x.unchecked = nil, true
+	}
+	return x, nil
 }
 
 func (c *columns) reserve(members, names int) {

@@ -11,7 +11,7 @@ type Member struct {
 	Name   string
 	Offset int64  // of its first byte in the archive
 	Size   int64  // in bytes
-	Sum    uint64 // xxh3 of its bytes
+	Sum    uint64 // xxh3 of its bytes; 0 in an index that is not Checked
 }
 
 // Index says where the members and samples of one archive are. Members of samples come first, in
@@ -22,9 +22,11 @@ type Index struct {
 	keyLen   []uint16 // length of the key at the start of member m's name; noKey: none
 	offsets  []int64
 	sizes    []int64
-	sums     []uint64
+	sums     []uint64 // nil where they are not known
 	starts   []uint32 // starts[s] is the first member of sample s; one more entry ends the last
 	maxBytes int64
+
+	unchecked bool // members' checksums are not known
 
 	lookup sync.Once
 	table  nameTable // by name; made at the first Lookup
@@ -38,8 +40,15 @@ func (x *Index) NumMembers() int { return len(x.ends) }
 
 // Member describes member i; it panics if there is none, as a slice does.
 func (x *Index) Member(i int) Member {
-	return Member{Name: x.name(i), Offset: x.offsets[i], Size: x.sizes[i], Sum: x.sums[i]}
+	m := Member{Name: x.name(i), Offset: x.offsets[i], Size: x.sizes[i]}
+	if !x.unchecked {
+		m.Sum = x.sums[i]
+	}
+	return m
 }
+
+// Checked says that the checksums of members are known. They are not in an index that was made without reading them.
+func (x *Index) Checked() bool { return !x.unchecked }
 
 // Lookup finds a member by its exact name.
 func (x *Index) Lookup(name string) (Member, bool) {

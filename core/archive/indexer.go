@@ -55,29 +55,56 @@ func (x *Indexer) Write(p []byte) (int, error) {
 		return 0, x.err
 	}
 	for rest := p; len(rest) > 0; {
-		var n int
-		switch x.state {
-		case inHeader:
-			n = x.takeHeader(rest)
-		case inMember:
-			n = x.takeMember(rest)
-		case inExtension:
-			n = x.takeExtension(rest)
-		case inGap:
-			n = int(min(x.left, int64(len(rest))))
-			if x.left -= int64(n); x.left == 0 {
-				x.state = inHeader
-			}
-		case atEnd:
-			n = x.takeEnd(rest)
-		}
+		n := x.take(rest)
 		if x.err != nil {
 			return len(p) - len(rest), x.err
 		}
-		x.at += int64(n)
 		rest = rest[n:]
 	}
 	return len(p), nil
+}
+
+// take takes some of the next bytes, all of which belong to one thing.
+func (x *Indexer) take(p []byte) (n int) {
+	switch x.state {
+	case inHeader:
+		n = x.takeHeader(p)
+	case inMember:
+		n = x.takeMember(p)
+	case inExtension:
+		n = x.takeExtension(p)
+	case inGap:
+		n = int(min(x.left, int64(len(p))))
+		if x.left -= int64(n); x.left == 0 {
+			x.state = inHeader
+		}
+	case atEnd:
+		n = x.takeEnd(p)
+	}
+	if x.err == nil {
+		x.at += int64(n)
+	}
+	return n
+}
+
+// skippable is how many of the next bytes do not matter, where checksums are not asked for.
+func (x *Indexer) skippable() int64 {
+	switch x.state {
+	case inMember:
+		return x.left + x.pad
+	case inGap:
+		return x.left
+	default:
+		return 0
+	}
+}
+
+// skip passes over bytes that do not matter: all of them, or as many as the archive has.
+func (x *Indexer) skip(n int64) {
+	x.at += n
+	if n == x.skippable() {
+		x.state, x.left = inHeader, 0
+	}
 }
 
 // Finish ends the archive. An archive that stops early is a *FormatError.
@@ -260,7 +287,8 @@ func (x *Indexer) takeEnd(p []byte) int {
 	for rest := p; len(rest) > 0; {
 		n := min(len(rest), blockSize)
 		if !bytes.Equal(rest[:n], zeroBlock[:n]) {
-			x.fail(x.at+int64(len(p)-len(rest)), "data after the end of the archive: were two archives joined?")
+			at := x.at + int64(len(p)-len(bytes.TrimLeft(rest, "\x00")))
+			x.fail(at&^(blockSize-1), "data after the end of the archive: were two archives joined?")
 			break
 		}
 		rest = rest[n:]

@@ -205,7 +205,13 @@ func (r *resumed) resume() error {
 		if err != nil {
 			return err
 		}
-		return r.fits(r.call, answer)
+		if err := r.fits(r.call, answer); err != nil {
+			return err
+		}
+		if size := answer.Entry.Size; r.end < 0 && size >= 0 { // the first answer did not say
+			r.end = size
+		}
+		return nil
 	})
 }
 
@@ -214,7 +220,7 @@ func (r *resumed) fits(c *call, answer *Body) error {
 	fault, kind := "", Changed
 	size := answer.Entry.Size
 	switch {
-	case r.tag != "" && answer.Entry.Tag != r.tag, c == r.call && size != r.entry.Size:
+	case r.tag != "" && answer.Entry.Tag != r.tag, c == r.call && size != r.entry.Size && size >= 0 && r.entry.Size >= 0:
 		fault = fmt.Sprintf("it is another object than before (tag %q, not %q)", answer.Entry.Tag, r.tag)
 	case answer.Offset != r.next:
 		kind, fault = Failed, fmt.Sprintf("it answered from byte %d on, not from byte %d", answer.Offset, r.next)

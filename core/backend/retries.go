@@ -261,7 +261,7 @@ func (p *patient) Put(ctx context.Context, name string, body io.ReadSeeker, size
 		watched, watch := newWatch(ctx, p.policy.Stall+p.policy.Timeout)
 		defer watch.stop()
 		watch.arm()
-		lent := &lentBody{source: body, watch: watch}
+		lent := &lentBody{source: body, start: start, watch: watch}
 		defer lent.takeBack()
 		e, err = p.Backend.Put(watched, name, lent, size, o)
 		return c.slow(ctx, watched, err)

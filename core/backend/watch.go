@@ -36,6 +36,7 @@ func (w *watch) stop() {
 type lentBody struct {
 	mu     sync.Mutex
 	source io.ReadSeeker // nil once it was taken back
+	start  int64         // of the body within the source: its 0
 	watch  *watch
 }
 
@@ -58,7 +59,11 @@ func (l *lentBody) Seek(offset int64, whence int) (int64, error) {
 		return 0, errTakenBack
 	}
 	l.watch.arm()
-	return l.source.Seek(offset, whence)
+	if whence == io.SeekStart {
+		offset += l.start
+	}
+	at, err := l.source.Seek(offset, whence)
+	return at - l.start, err
 }
 
 // takeBack returns when nobody reads the body any more, nor will.

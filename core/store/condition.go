@@ -3,10 +3,19 @@ package store
 import (
 	"fmt"
 	"strings"
+
+	"github.com/zeebo/xxh3"
 )
 
-// ETag is the object's entity tag, quoted as in HTTP. It differs between any two versions.
-func (i Info) ETag() string { return fmt.Sprintf("\"%016x-%016x\"", i.Version, i.XXH3) }
+// ETag is the object's entity tag, quoted as in HTTP. It differs between any two versions. Of an object that has an
+// origin it is the same before and after its bytes are known.
+func (i Info) ETag() string {
+	content := i.XXH3
+	if tag, ok := i.Origin(); ok {
+		content = xxh3.HashString(tag)
+	}
+	return fmt.Sprintf("\"%016x-%016x\"", i.Version, content)
+}
 
 // holds says whether the condition allows a change of the present object; nil: there is none.
 func (c Condition) holds(present *record) bool {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"sync/atomic"
 	"time"
 )
@@ -45,7 +46,7 @@ func (s *Store) stage(
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("stage %s/%s: %w", bucket, name, errors.Join(w.disk.full(err), w.discard()))
+		err = fmt.Errorf("stage %s/%s: %w", bucket, name, w.giveUp(err))
 		w.disk.done(w.id)
 		return nil, err
 	}
@@ -60,6 +61,19 @@ func (s *Store) staged(w *writer) *Staged {
 
 // Info describes what was staged; it has no version yet.
 func (g *Staged) Info() Info { return g.info }
+
+// SetOrigin says under which tag the object's origin has what was staged, as is known once it has taken it. It comes
+// before Commit, not beside it.
+func (g *Staged) SetOrigin(tag string) {
+	w := g.w.Load()
+	if w == nil {
+		return
+	}
+	meta := make(map[string]string, len(w.info.Meta)+1) // the old one may be shared
+	maps.Copy(meta, w.info.Meta)
+	meta[OriginTag] = tag
+	w.info.Meta, g.info.Meta = meta, meta
+}
 
 // Commit makes it the object's newest version, as Put does: with the version and time of the write that it is a copy
 // of, or with new ones where version is 0. ErrSuperseded where one as new or newer is there; but a stub, or what is left
@@ -81,7 +95,7 @@ func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(
 	}
 	defer w.disk.done(w.id)
 	if err := g.s.enter(); err != nil {
-		return Info{}, errors.Join(err, w.discard())
+		return Info{}, w.giveUp(err)
 	}
 	defer g.s.leave()
 	as(w)
@@ -95,8 +109,9 @@ func (g *Staged) commit(version uint64, created time.Time, c Condition, as func(
 		err = g.s.commit(w, c)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, errors.Join(w.disk.full(err), w.discard()))
+		return Info{}, fmt.Errorf("put %s/%s: %w", w.info.Bucket, w.info.Name, w.giveUp(err))
 	}
+	w.settle(nil)
 	return w.info, nil
 }
 
@@ -107,7 +122,9 @@ func (g *Staged) Discard() error {
 		return nil
 	}
 	defer w.disk.done(w.id)
-	return w.discard()
+	err := w.discard()
+	w.settle(ErrDiscarded)
+	return err
 }
 
 // see makes sure that versions given out later are higher than one that was.

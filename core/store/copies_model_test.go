@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/zeebo/xxh3"
 	"pgregory.net/rapid"
 
 	"github.com/shardstream/shardstream/core/store"
@@ -22,7 +24,16 @@ type heldCopy struct {
 	version uint64
 	data    []byte
 	coded   bool
+	cached  bool // its origin has it, too
+	unread  bool
 }
+
+// inIndexOnly says that there is no file.
+func (h *heldCopy) inIndexOnly() bool {
+	return h.kind == store.Tombstone || h.kind == store.Stub && h.cached
+}
+
+func (h *heldCopy) elsewhere() bool { return h.coded || h.cached }
 
 func (h *heldCopy) holds() int {
 	return map[store.Kind]int{store.Lost: 0, store.Stub: 1, store.Whole: 2, store.Tombstone: 3}[h.kind]
@@ -62,7 +73,10 @@ func (c *copiesModel) accepts(name string, next *heldCopy, replace bool) error {
 		return nil
 	case next.version < now.version || now.kind == store.Tombstone:
 		return store.ErrSuperseded
-	case replace || next.holds() > now.holds():
+	case replace || next.holds() > now.holds(), next.kind == store.Stub && now.kind == store.Stub && now.unread && !next.unread:
+		if next.cached != now.cached {
+			return store.ErrDiffers
+		}
 		return nil
 	}
 	return store.ErrSuperseded
@@ -80,7 +94,8 @@ func (c *copiesModel) expect(rt *rapid.T, name string, next heldCopy, want, got 
 func (c *copiesModel) drawCopy(rt *rapid.T) (string, heldCopy) {
 	name := modelNames.Draw(rt, "name")
 	version := v(modelVersions.Draw(rt, "version"))
-	return name, heldCopy{store.Whole, version, bodyOf(name, version), rapid.Bool().Draw(rt, "coded")}
+	form := rapid.SampledFrom([]string{"own", "coded", "cached"}).Draw(rt, "form")
+	return name, heldCopy{kind: store.Whole, version: version, data: bodyOf(name, version), coded: form == "coded", cached: form == "cached"}
 }
 
 func (h *heldCopy) options() store.PutOptions {
@@ -88,7 +103,47 @@ func (h *heldCopy) options() store.PutOptions {
 	if h.coded {
 		o.Data, o.Parity = 4, 2
 	}
+	if h.cached {
+		o.Meta = map[string]string{store.OriginTag: "tag"}
+	}
 	return o
+}
+
+// describe puts what an origin tells of an object, with checksums or without.
+func (c *copiesModel) describe(rt *rapid.T) {
+	name, next := c.drawCopy(rt)
+	next.kind, next.coded, next.cached = store.Stub, false, true
+	next.unread = rapid.Bool().Draw(rt, "unread")
+	info := store.Info{
+		Bucket: "b", Name: name, Version: next.version, Created: created, Size: int64(len(next.data)), XXH3: xxh3.Hash(next.data),
+		CRC32: crc32.ChecksumIEEE(next.data), Meta: map[string]string{store.OriginTag: "tag"},
+	}
+	if next.unread {
+		info.Meta[store.UnreadMark] = "1"
+	}
+	want := c.accepts(name, &next, false)
+	if rapid.Bool().Draw(rt, "with others") {
+		_, failed := c.s.PutStubs(ctx, []store.Info{info})
+		c.expect(rt, name, next, want, failed[0])
+		return
+	}
+	_, err := c.s.PutStub(ctx, info, nil, store.Condition{})
+	c.expect(rt, name, next, want, err)
+}
+
+func (c *copiesModel) forget(rt *rapid.T) {
+	name, like := c.drawCopy(rt)
+	err := c.s.Forget(ctx, "b", name, like.version)
+	now := c.held[name]
+	switch {
+	case now == nil || now.version != like.version || now.kind == store.Tombstone:
+		require.NoError(rt, err)
+	case !now.cached:
+		require.ErrorIs(rt, err, store.ErrSole)
+	default:
+		require.NoError(rt, err)
+		delete(c.held, name)
+	}
 }
 
 func (c *copiesModel) put(rt *rapid.T) {
@@ -187,7 +242,7 @@ func (c *copiesModel) evict(rt *rapid.T) {
 	switch {
 	case now == nil || now.version != like.version || now.kind != store.Whole:
 		require.NoError(rt, err)
-	case !now.coded:
+	case !now.elsewhere():
 		require.ErrorIs(rt, err, store.ErrSole)
 	default:
 		require.NoError(rt, err)
@@ -199,7 +254,7 @@ func (c *copiesModel) quarantine(rt *rapid.T) {
 	name, like := c.drawCopy(rt)
 	require.NoError(rt, c.s.Quarantine(ctx, "b", name, like.version))
 	if now := c.held[name]; now != nil && now.version == like.version && now.kind == store.Whole {
-		if now.kind = store.Lost; now.coded {
+		if now.kind = store.Lost; now.elsewhere() {
 			now.kind = store.Stub
 		}
 	}
@@ -216,12 +271,13 @@ func (c *copiesModel) push(rt *rapid.T) {
 	require.NoError(rt, err)
 	require.True(rt, known)
 	next := *now
-	if next.kind = store.Whole; now.coded && rapid.Bool().Draw(rt, "stub") {
-		next.kind = store.Stub
+	next.unread = false
+	if next.kind = store.Whole; now.elsewhere() && rapid.Bool().Draw(rt, "stub") {
+		next.kind, next.unread = store.Stub, now.unread
 	}
 	want := c.accepts(name, &next, false)
 	if next.kind == store.Stub {
-		_, err = c.s.PutStub(ctx, info, store.Condition{})
+		_, err = c.s.PutStub(ctx, info, nil, store.Condition{})
 		c.expect(rt, name, next, want, err)
 		return
 	}
@@ -230,7 +286,11 @@ func (c *copiesModel) push(rt *rapid.T) {
 		o.Size, o.XXH3, o.CRC32 = -1, nil, nil
 		_, err = c.s.Put(ctx, "b", name, bytes.NewReader(other), o)
 		var sum *store.ChecksumError
-		require.ErrorAs(rt, err, &sum, "other bytes of the version")
+		if now.unread {
+			require.ErrorIs(rt, err, store.ErrDiffers)
+		} else {
+			require.ErrorAs(rt, err, &sum, "other bytes of the version")
+		}
 	}
 	_, err = c.s.Put(ctx, "b", name, bytes.NewReader(now.data), info.PutOptions())
 	c.expect(rt, name, next, want, err)
@@ -275,7 +335,7 @@ func (c *copiesModel) stop(rt *rapid.T) {
 		_ = c.s.Close() // of a machine that is off
 		next := left.outcomes()[how]
 		if c.m.restore(next); next.meta == nil {
-			maps.DeleteFunc(c.held, func(_ string, h *heldCopy) bool { return h.kind == store.Tombstone })
+			maps.DeleteFunc(c.held, func(_ string, h *heldCopy) bool { return h.inIndexOnly() })
 		}
 	}
 	c.staged = nil
@@ -287,6 +347,7 @@ func (c *copiesModel) stop(rt *rapid.T) {
 // check compares all that the store tells with the model; rapid calls it after each step.
 func (c *copiesModel) check(rt *rapid.T) {
 	var objects, all []string
+	files := len(c.slices) + len(c.staged)
 	want := store.Report{Slices: int64(len(c.slices))}
 	for _, name := range slices.Sorted(maps.Keys(c.held)) {
 		h := c.held[name]
@@ -299,6 +360,9 @@ func (c *copiesModel) check(rt *rapid.T) {
 		}
 		if h.kind == store.Stub {
 			want.Stubs++
+		}
+		if h.kind != store.Tombstone && !h.inIndexOnly() {
+			files++
 		}
 		c.checkOne(rt, name, h)
 	}
@@ -328,14 +392,14 @@ func (c *copiesModel) check(rt *rapid.T) {
 		report.Missing = nil
 	}
 	require.Equal(rt, want, report)
-	require.EqualValues(rt, c.m.files()-len(c.staged), want.Objects+want.Slices)
+	require.Equal(rt, files, c.m.files())
 }
 
 func (c *copiesModel) checkOne(rt *rapid.T, name string, h *heldCopy) {
 	info, known, err := c.s.State("b", name)
 	require.NoError(rt, err)
 	require.True(rt, known)
-	require.Equal(rt, []any{h.kind, h.version, int64(len(h.data))}, []any{info.Kind, info.Version, info.Size}, name)
+	require.Equal(rt, []any{h.kind, h.version, int64(len(h.data)), h.unread}, []any{info.Kind, info.Version, info.Size, info.Unread()}, name)
 	o, err := c.s.Open("b", name)
 	switch h.kind {
 	case store.Whole:
@@ -375,6 +439,8 @@ func TestCopiesModel(t *testing.T) {
 			"drop":       c.drop,
 			"delete":     c.delete,
 			"evict":      c.evict,
+			"describe":   c.describe,
+			"forget":     c.forget,
 			"quarantine": c.quarantine,
 			"push":       c.push,
 			"put slice":  c.putSlice,

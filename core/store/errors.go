@@ -13,12 +13,15 @@ var (
 	ErrPrecondition = errors.New("precondition failed")
 	// ErrSuperseded is returned for a copy that is older than, or the same as, what is there; nothing was changed.
 	ErrSuperseded = errors.New("a newer version is there")
-	// ErrStub is returned where an object's bytes are asked for that only its slices have.
-	ErrStub = errors.New("the object is here as slices only")
+	// ErrStub is returned where an object's bytes are asked for that only its slices, or its origin, have.
+	ErrStub = errors.New("the object is here without its bytes")
 	// ErrLost is returned where an object's bytes are asked for that were found damaged here.
 	ErrLost = errors.New("the copy here was damaged and is put aside; put it again from a good copy")
-	// ErrSole is returned by Evict where the bytes are nowhere else as slices.
-	ErrSole = errors.New("the copy is not of an erasure-coded object: it can't be evicted")
+	// ErrSole is returned by Evict and Forget where the bytes are nowhere else: neither in slices nor at an origin.
+	ErrSole = errors.New("the bytes are nowhere else: the copy can't be evicted")
+	// ErrDiffers is returned for a copy of a version that is here, but not of the same object: it has another tag at its
+	// origin, or other members than the description; nothing was changed.
+	ErrDiffers = errors.New("it is not the object that was described: it has changed at its origin")
 	// ErrDiscarded is returned by Commit where what was staged is gone: it was committed or discarded before.
 	ErrDiscarded = errors.New("what was staged is gone")
 	// ErrClosed is returned by a Store after its Close.

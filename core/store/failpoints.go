@@ -12,6 +12,7 @@ var (
 	atRenamed    = failpoint.New("store/publish/renamed")   // it has its name
 	atPublished  = failpoint.New("store/publish/synced")    // on disk, too
 	atRecorded   = failpoint.New("store/install/recorded")  // the index names it
+	atDescribed  = failpoint.New("store/describe/recorded") // the index names many stubs
 	atReplaced   = failpoint.New("store/replace/dropped")   // a copy on another disk is no more in its index
 	atUnlinked   = failpoint.New("store/unlink/removed")    // a data file that no index names is gone
 	atBuried     = failpoint.New("store/bury/recorded")     // the index has a tombstone

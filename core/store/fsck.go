@@ -75,7 +75,9 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			}
 			continue
 		}
-		c.used[one.disk][one.file] = struct{}{}
+		if !one.bare() {
+			c.used[one.disk][one.file] = struct{}{}
+		}
 		if i > 0 {
 			if c.s.current(one.copyOf) {
 				c.report.Stray = append(c.report.Stray, finding(one.copyOf, "older copy of an object that another disk has"))
@@ -83,6 +85,9 @@ func (c *checker) object(ctx context.Context, key []byte, copies []found) error 
 			continue
 		}
 		c.count(one.info.Kind)
+		if one.bare() {
+			continue
+		}
 		if one.info.Kind == Lost {
 			c.report.Missing = append(c.report.Missing, finding(one.copyOf, "the copy was damaged and is put aside"))
 		}
@@ -132,10 +137,11 @@ func (c *checker) add(one copyOf, err error) {
 }
 
 func finding(one copyOf, detail string) Finding {
-	return Finding{
-		Disk: one.disk.ID, Bucket: one.info.Bucket, Name: one.info.Name,
-		File: one.disk.path(one.file), Block: -1, Detail: detail,
+	f := Finding{Disk: one.disk.ID, Bucket: one.info.Bucket, Name: one.info.Name, Block: -1, Detail: detail}
+	if !one.bare() {
+		f.File = one.disk.path(one.file)
 	}
+	return f
 }
 
 func verify(ctx context.Context, one copyOf) error {
@@ -161,7 +167,7 @@ func (h *handle) verify(ctx context.Context, pace Pace) error {
 	}
 	payload := h.info.Payload()
 	b, err := h.footer.readIndex(h.file)
-	if err == nil && payload > 0 && h.info.Archive != archive.None {
+	if err == nil && (payload > 0 || len(b) > 0) && h.info.Archive != archive.None {
 		if _, bad := archive.UnmarshalIndex(b); bad != nil {
 			err = damaged(h.footer.indexAt(), "its member index: %v", bad)
 		}

@@ -39,7 +39,19 @@ func sound(t testing.TB, s *store.Store, o store.Options, want store.Report) {
 	report, err := s.Fsck(ctx)
 	require.NoError(t, err)
 	require.Equal(t, want, report)
-	require.Len(t, dataFiles(t, o), int(want.Objects+want.Slices))
+	objects, _, err := s.List("b", "", "", 1<<20)
+	require.NoError(t, err)
+	without := 0 // stubs that are in the index only
+	for _, i := range objects {
+		_, files, err := s.Locate("b", i.Name)
+		require.NoError(t, err)
+		if len(files) == 0 {
+			require.Equal(t, store.Stub, i.Kind)
+			require.Contains(t, i.Meta, store.OriginTag)
+			without++
+		}
+	}
+	require.Len(t, dataFiles(t, o), int(want.Objects+want.Slices)-without)
 }
 
 func quarantined(t testing.TB, o store.Options) []string {
@@ -93,7 +105,7 @@ func TestEvictAndFill(t *testing.T) {
 	other.Version--
 	_, err = s.Put(ctx, "b", "s.tar", bytes.NewReader(data), other)
 	require.ErrorIs(t, err, store.ErrSuperseded)
-	_, err = s.PutStub(ctx, stub, store.Condition{})
+	_, err = s.PutStub(ctx, stub, nil, store.Condition{})
 	require.ErrorIs(t, err, store.ErrSuperseded)
 
 	filled, err := s.Put(ctx, "b", "s.tar", bytes.NewReader(data), stub.PutOptions())
@@ -124,7 +136,7 @@ func TestPutStub(t *testing.T) {
 	whole := putCoded(t, s, "other.tar", tarOf(t, map[string][]byte{"a.jpg": payload(1, 100)}), 1<<62)
 	info := whole
 	info.Name, info.Kind = "s.tar", store.Stub
-	staged, err := s.StageStub(ctx, info)
+	staged, err := s.StageStub(ctx, info, nil)
 	require.NoError(t, err)
 	_, known, err := s.State("b", "s.tar")
 	require.NoError(t, err)
@@ -143,10 +155,10 @@ func TestPutStub(t *testing.T) {
 	require.Equal(t, []store.Info{whole, stub}, listed)
 
 	info.Data = 0
-	_, err = s.PutStub(ctx, info, store.Condition{})
-	require.ErrorContains(t, err, "no slices")
+	_, err = s.PutStub(ctx, info, nil, store.Condition{})
+	require.ErrorContains(t, err, "has no slices")
 	info.Data = 256
-	_, err = s.PutStub(ctx, info, store.Condition{})
+	_, err = s.PutStub(ctx, info, nil, store.Condition{})
 	require.ErrorContains(t, err, "at most 255")
 	sound(t, s, o, store.Report{Objects: 2, Stubs: 1})
 	require.NoError(t, s.Delete(ctx, "b", "s.tar", store.Condition{}))
@@ -381,7 +393,7 @@ func TestReplace(t *testing.T) {
 
 	stub := info
 	stub.Data, stub.Parity = 4, 2
-	staged, err := s.StageStub(ctx, stub)
+	staged, err := s.StageStub(ctx, stub, nil)
 	require.NoError(t, err)
 	_, err = staged.Replace(info.Version, info.Created, false)
 	require.NoError(t, err)

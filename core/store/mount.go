@@ -20,7 +20,7 @@ func (s *Store) prepare(k *disk) error {
 			sure = false
 			return nil
 		}
-		if r.info.Kind != Tombstone {
+		if !r.bare() {
 			used[r.file] = struct{}{}
 		}
 		s.see(r.info.Version)

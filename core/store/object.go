@@ -210,28 +210,39 @@ func (r *spanReader) next() (bool, error) {
 	return true, nil
 }
 
-func (o *Object) spans(off, n int64) (spanReader, error) {
-	if o.closed.Load() {
-		return spanReader{}, fmt.Errorf("object %s/%s: %w", o.h.info.Bucket, o.h.info.Name, os.ErrClosed)
-	}
-	if off < 0 || n < 0 || off > o.h.info.Size || n > o.h.info.Size-off {
+func (h *handle) spans(off, n int64) (spanReader, error) {
+	if off < 0 || n < 0 || off > h.info.Size || n > h.info.Size-off {
 		return spanReader{}, fmt.Errorf("object %s/%s of %d bytes: %d bytes from %d: %w",
-			o.h.info.Bucket, o.h.info.Name, o.h.info.Size, n, off, ErrRange)
+			h.info.Bucket, h.info.Name, h.info.Size, n, off, ErrRange)
 	}
 	buf, _ := spans.Get().(*[spanSize]byte)
-	return spanReader{h: o.h, buf: buf, at: off, end: off + n}, nil
+	return spanReader{h: h, buf: buf, at: off, end: off + n}, nil
+}
+
+func (o *Object) checkOpen() error {
+	if o.closed.Load() {
+		return fmt.Errorf("object %s/%s: %w", o.h.info.Bucket, o.h.info.Name, os.ErrClosed)
+	}
+	return nil
 }
 
 // ReadAt reads verified bytes, as io.ReaderAt says. What it counts in n is right even where it then fails.
 func (o *Object) ReadAt(p []byte, off int64) (n int, err error) {
-	want, size := int64(len(p)), o.h.info.Size
+	if err := o.checkOpen(); err != nil {
+		return 0, err
+	}
+	return o.h.readAt(p, off)
+}
+
+func (h *handle) readAt(p []byte, off int64) (n int, err error) {
+	want, size := int64(len(p)), h.info.Size
 	if off >= size && off >= 0 {
 		if want == 0 {
 			return 0, nil
 		}
 		return 0, io.EOF
 	}
-	r, err := o.spans(off, min(want, size-off))
+	r, err := h.spans(off, min(want, size-off))
 	if err != nil {
 		return 0, err
 	}
@@ -255,7 +266,14 @@ func (o *Object) ReadAt(p []byte, off int64) (n int, err error) {
 // WriteRange writes n verified bytes from off to w, in pieces of up to 1 MiB that w may not keep. It stops
 // before the first block that is damaged.
 func (o *Object) WriteRange(w io.Writer, off, n int64) (written int64, err error) {
-	r, err := o.spans(off, n)
+	if err := o.checkOpen(); err != nil {
+		return 0, err
+	}
+	return o.h.writeRange(w, off, n)
+}
+
+func (h *handle) writeRange(w io.Writer, off, n int64) (written int64, err error) {
+	r, err := h.spans(off, n)
 	if err != nil {
 		return 0, err
 	}

@@ -50,8 +50,9 @@ func (s *Store) Put(ctx context.Context, bucket, name string, body io.Reader, o 
 		err = s.commit(w, o.Condition)
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, errors.Join(k.full(err), w.discard()))
+		return Info{}, fmt.Errorf("put %s/%s: %w", bucket, name, w.giveUp(err))
 	}
+	w.settle(nil)
 	return w.info, nil
 }
 
@@ -112,6 +113,9 @@ type writer struct {
 	sums    []byte // block checksums as they are stored
 	index   []byte
 	indexer *archive.Indexer
+	lenient bool
+	bare    bool     // a stub that has no file
+	growing *Growing // nil: nobody follows the write
 	seal    uint64
 }
 
@@ -121,10 +125,13 @@ func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("put %s/%s: %w", bucket, name, err)
 	}
+	meta := maps.Clone(o.Meta)
+	delete(meta, UnreadMark) // it is read now
 	return &writer{
 		disk: k, id: k.newFileID(), given: o.Version, purpose: o.purpose(), whole: xxh3.New(), indexer: archive.NewIndexer(o.Archive),
+		lenient: o.Lenient,
 		info: Info{
-			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: maps.Clone(o.Meta), Archive: o.Archive, Disk: k.ID,
+			Bucket: bucket, Name: name, ContentType: o.ContentType, Meta: meta, Archive: o.Archive, Disk: k.ID,
 			Created: o.Created.UTC().Round(0), Data: o.Data, Parity: o.Parity,
 		},
 	}, nil
@@ -135,6 +142,9 @@ func (s *Store) newWriter(bucket, name string, o PutOptions) (*writer, error) {
 const chunkSize = 512 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+
+// smallChunks is the part of a body that is taken in block by block where others read it while it comes.
+const smallChunks = 1 << 20
 
 // flushEvery is how much is written before the disk is asked to begin with it.
 const flushEvery = 8 << 20
@@ -155,6 +165,13 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.create(); err != nil {
 		return err
 	}
+	if o.Follow != nil {
+		var err error
+		if w.growing, err = w.newGrowing(); err != nil {
+			return err
+		}
+		o.Follow(w.growing)
+	}
 	if err := w.payload(ctx, body, o.Size); err != nil {
 		return err
 	}
@@ -162,16 +179,33 @@ func (w *writer) write(ctx context.Context, body io.Reader, o PutOptions) error 
 	if err := w.checkPromises(o); err != nil {
 		return err
 	}
-	if w.info.Archive != archive.None {
-		x, err := w.indexer.Finish()
-		if err != nil {
-			return err
-		}
-		w.info.Members, w.info.Samples, w.info.MaxSample = int64(x.NumMembers()), int64(x.NumSamples()), x.MaxSample()
-		if w.index, err = x.MarshalBinary(); err != nil {
-			return err
-		}
+	return w.finishIndex()
+}
+
+// finishIndex completes what is told of an archive.
+func (w *writer) finishIndex() error {
+	if w.info.Archive == archive.None {
+		return nil
 	}
+	x, err := w.indexer.Finish()
+	if err != nil {
+		return w.unindexed(err)
+	}
+	w.info.Members, w.info.Samples, w.info.MaxSample = int64(x.NumMembers()), int64(x.NumSamples()), x.MaxSample()
+	w.index, err = x.MarshalBinary()
+	return err
+}
+
+// unindexed goes on with an archive that can't be indexed as with opaque bytes, where it may.
+func (w *writer) unindexed(err error) error {
+	if !w.lenient {
+		return err
+	}
+	w.info.Archive, w.indexer = archive.None, archive.NewIndexer(archive.None)
+	if w.info.Meta == nil {
+		w.info.Meta = map[string]string{}
+	}
+	w.info.Meta[UnindexedMark] = err.Error()
 	return nil
 }
 
@@ -183,7 +217,11 @@ func (w *writer) payload(ctx context.Context, body io.Reader, size int64) error 
 		if err := cancelled(ctx, "body abandoned"); err != nil {
 			return err
 		}
-		n, err := readChunk(body, buf[:])
+		chunk := buf[:]
+		if w.growing != nil && w.info.Size < smallChunks {
+			chunk = buf[:BlockSize]
+		}
+		n, err := readChunk(body, chunk)
 		if last = errors.Is(err, io.EOF); err != nil && !last {
 			return w.bodyError(err, size, n)
 		}
@@ -243,10 +281,15 @@ func (w *writer) chunk(p []byte) error {
 	_, _ = w.whole.Write(p)
 	w.crc = crc32.Update(w.crc, crc32.IEEETable, p)
 	if _, err := w.indexer.Write(p); err != nil {
-		return err
+		if err = w.unindexed(err); err != nil {
+			return err
+		}
 	}
 	n, err := w.file.WriteAt(p, w.info.Size)
 	w.info.Size += int64(n)
+	if err == nil && w.growing != nil {
+		w.growing.grow(n, w.sums)
+	}
 	return err
 }
 
@@ -271,6 +314,9 @@ func (w *writer) finish(s *Store) error {
 	}
 	if w.given == 0 || w.info.Created.IsZero() {
 		w.info.Created = s.o.Now().UTC().Round(0)
+	}
+	if w.bare {
+		return nil
 	}
 	payload := w.info.Payload()
 	ft := footer{size: payload, version: w.info.Version}
@@ -326,6 +372,20 @@ func (s *Store) commit(w *writer, c Condition) error {
 
 // commitLocked returns the copies whose files are to be removed.
 func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error) {
+	copies, err := s.allows(w, c, k)
+	if err != nil {
+		return nil, err
+	}
+	old, err := s.install(w, copies)
+	if err == nil {
+		k.last = max(k.last, w.info.Version)
+		s.see(w.info.Version)
+	}
+	return old, err
+}
+
+// allows makes sure that a copy may be committed, and returns those that are there.
+func (s *Store) allows(w *writer, c Condition, k *stripe) ([]copyOf, error) {
 	i := &w.info
 	copies, err := s.copies(i.Bucket, i.Name)
 	if err != nil && (!errors.Is(err, ErrDiskFailed) || c != Condition{}) {
@@ -344,12 +404,7 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 			return nil, err
 		}
 	}
-	old, err := s.install(w, copies)
-	if err == nil {
-		k.last = max(k.last, i.Version)
-		s.see(i.Version)
-	}
-	return old, err
+	return copies, nil
 }
 
 // fills says that a copy may replace the one that is there, which is of the same version: since it holds the bytes
@@ -357,13 +412,10 @@ func (s *Store) commitLocked(w *writer, c Condition, k *stripe) ([]copyOf, error
 func (w *writer) fills(present *Info) error {
 	i := &w.info
 	more := w.replaces && present.Kind != Tombstone || i.Kind.holds() > present.Kind.holds()
-	if i.Version != present.Version || !more {
+	if i.Version != present.Version || !more && !i.tellsMore(present) {
 		return fmt.Errorf("object %s/%s, version %d: %w", i.Bucket, i.Name, i.Version, ErrSuperseded)
 	}
-	if i.Size != present.Size || i.XXH3 != present.XXH3 {
-		return &ChecksumError{Bucket: i.Bucket, Name: i.Name, Algorithm: "xxh3", Want: present.XXH3, Got: i.XXH3}
-	}
-	return nil
+	return i.agrees(present)
 }
 
 // publish gives the file its name, durably.
@@ -389,8 +441,10 @@ func (w *writer) publish() error {
 // their stripe. It returns the copies whose files are to be removed.
 func (s *Store) install(w *writer, copies []copyOf) ([]copyOf, error) {
 	i := &w.info
-	if err := w.publish(); err != nil {
-		return nil, err
+	if !w.bare {
+		if err := w.publish(); err != nil {
+			return nil, err
+		}
 	}
 	for _, old := range copies {
 		old.disk.begin(old.file)
@@ -435,7 +489,7 @@ func (s *Store) dropReplaced(key []byte, by *disk, copies []copyOf) []copyOf {
 // unlink removes data files that no record names any more. Readers that have them open keep them.
 func (s *Store) unlink(old []copyOf) {
 	for _, c := range old {
-		if c.info.Kind == Tombstone {
+		if c.bare() {
 			c.disk.done(c.file)
 			continue
 		}

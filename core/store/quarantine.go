@@ -18,7 +18,8 @@ const (
 // putAside moves the files of damaged copies to their disk's quarantine.
 func (s *Store) putAside(old []copyOf) {
 	for _, c := range old {
-		if c.info.Kind == Tombstone {
+		if c.bare() {
+			c.disk.done(c.file)
 			continue
 		}
 		to, err := c.disk.quarantine(c.file, uint64(s.o.Now().UnixNano()))

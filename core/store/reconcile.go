@@ -47,7 +47,7 @@ func (s *Store) reconcileOnce() error {
 					return err
 				}
 			default:
-				if c.info.Kind != Tombstone {
+				if !c.bare() {
 					used[c.disk][c.file] = struct{}{}
 				}
 				s.see(c.info.Version)

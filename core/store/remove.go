@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 )
 
@@ -33,11 +32,16 @@ func (s *Store) deleteLocked(bucket, name string, c Condition, k *stripe) ([]cop
 	if len(copies) == 0 || copies[0].info.Kind == Tombstone {
 		return nil, fmt.Errorf("object %s/%s: %w", bucket, name, ErrNotFound)
 	}
-	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
-	if s.anyOut() || slices.ContainsFunc(copies, readOnly) {
+	if s.mayReturn(copies) {
 		return s.buryLocked(bucket, name, s.nextVersion(), k) // what can't be removed now must not come back to life
 	}
 	return s.removeLocked(bucket, name, k, func(copies []copyOf) ([]copyOf, error) { return copies, nil })
+}
+
+// mayReturn says that a copy can't be removed now, of these or on a disk that is out of use.
+func (s *Store) mayReturn(copies []copyOf) bool {
+	readOnly := func(c copyOf) bool { return c.disk.cond.Load().state == DiskReadOnly }
+	return s.anyOut() || slices.ContainsFunc(copies, readOnly)
 }
 
 // remove removes those copies of an object that pick picks, oldest first: a crash in between must not
@@ -121,22 +125,14 @@ func (s *Store) dropRange(ctx context.Context, bucket string, lower, upper []byt
 
 // dropPage removes objects or slices with one synced write for each disk.
 func (s *Store) dropPage(infos []Info) error {
-	numbers := map[*stripe]int{}
-	for _, i := range infos {
-		n := s.stripeNumber(i.Bucket, i.Name)
-		numbers[&s.keys[n]] = n
-	}
-	// Others hold one stripe at a time, and we take ours in order: nobody waits in a circle.
-	inOrder := slices.SortedFunc(maps.Keys(numbers), func(a, b *stripe) int { return numbers[a] - numbers[b] })
-	for _, k := range inOrder {
-		k.Lock()
-	}
+	unlock := s.lockStripes(infos)
 	gone, err := s.dropPageLocked(infos)
 	version := s.nextVersion()
-	for _, k := range inOrder {
+	for _, i := range infos {
+		k := s.stripe(i.Bucket, i.Name)
 		k.last = max(k.last, version)
-		k.Unlock()
 	}
+	unlock()
 	s.unlink(gone)
 	return err
 }

@@ -172,7 +172,7 @@ func (s *Store) move(ctx context.Context, k *disk, key []byte, r *record) error 
 	}
 	next := *r
 	next.info.Disk = to.ID
-	if r.info.Kind != Tombstone {
+	if !r.bare() {
 		k.begin(r.file)
 		defer k.done(r.file)
 		next.file = to.newFileID()
@@ -188,7 +188,7 @@ func (s *Store) move(ctx context.Context, k *disk, key []byte, r *record) error 
 	lock.Lock()
 	gone, moved, err := s.moveLocked(key, copyOf{record: r, disk: k}, copyOf{record: &next, disk: to})
 	lock.Unlock()
-	if !moved && r.info.Kind != Tombstone && !to.isOut() {
+	if !moved && !r.bare() && !to.isOut() {
 		err = errors.Join(err, to.fs.Remove(next.file.path()))
 	}
 	s.unlink(gone)

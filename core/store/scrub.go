@@ -130,6 +130,9 @@ func (s *Store) scrubOne(ctx context.Context, one toScrub, pace Pace, visit func
 	if err := cancelled(ctx, "scrub"); err != nil || c.info.Kind == Tombstone {
 		return err
 	}
+	if c.bare() {
+		return visit(Scrubbed{c.info, nil, cursor})
+	}
 	var paced pacer
 	if pace != nil {
 		paced.pace = pace

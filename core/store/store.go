@@ -94,8 +94,9 @@ type Info struct {
 // Kind is what a copy holds.
 type Kind uint8
 
-// Kinds of copies. A stub is all that there is to know of an erasure-coded object but its bytes; a whole copy
-// whose Data is not 0 is of one too, and can be made a stub (see Evict). A tombstone says that the object was deleted.
+// Kinds of copies. A stub is all that there is to know of an object but its bytes, which are elsewhere: in slices where
+// Data is not 0, else at its origin (see OriginTag). A whole copy of such an object can be made a stub (see Evict). A
+// tombstone says that the object was deleted.
 // Lost is what remains of a copy that was damaged (see Quarantine): the object exists, its bytes are elsewhere or nowhere.
 const (
 	Whole Kind = iota
@@ -113,12 +114,17 @@ func (i *Info) Payload() int64 {
 	return 0
 }
 
-// PutOptions describe a Put of a copy of this very version, elsewhere or here again: its bytes are checked.
+// PutOptions describe a Put of a copy of this very version, elsewhere or here again: its bytes are checked, as far as
+// they are known.
 func (i *Info) PutOptions() PutOptions {
-	return PutOptions{
+	o := PutOptions{
 		Size: i.Size, ContentType: i.ContentType, Meta: i.Meta, XXH3: &i.XXH3, CRC32: &i.CRC32, Archive: i.Archive,
 		Version: i.Version, Created: i.Created, Data: i.Data, Parity: i.Parity,
 	}
+	if i.Unread() {
+		o.XXH3, o.CRC32 = nil, nil
+	}
+	return o
 }
 
 // Condition restricts a Put or Delete, as If-Match and If-None-Match do in HTTP: an ETag, a
@@ -144,6 +150,12 @@ type PutOptions struct {
 	// Admit is asked when the body is here and before the object is committed, by Put alone; leave is called after.
 	// nil: every object is admitted.
 	Admit func() (leave func(), err error)
+
+	// Follow is given the payload before the first byte of it is written, for others to read while it grows; nil: nobody
+	// does.
+	Follow func(*Growing)
+	// Lenient puts keep an archive that can't be indexed as opaque bytes, and say why in Meta[UnindexedMark].
+	Lenient bool
 
 	// Internal puts may take room that is kept from users' objects: for copies that are made to heal or move data, and
 	// outputs of transformations.
@@ -296,11 +308,14 @@ func (s *Store) Stat(bucket, name string) (Info, error) {
 	return c.info, nil
 }
 
-// Locate describes an object and names its data file, which is gone once the object is overwritten.
+// Locate describes an object and names its data file, which is gone once the object is overwritten; a stub may have none.
 func (s *Store) Locate(bucket, name string) (Info, []string, error) {
 	c, err := s.stat(bucket, name)
 	if err != nil {
 		return Info{}, nil, err
+	}
+	if c.bare() {
+		return c.info, nil, nil
 	}
 	return c.info, []string{c.disk.path(c.file)}, nil
 }

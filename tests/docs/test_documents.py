@@ -4,11 +4,13 @@ A block that opens with ```bash run or ```python run is run, in the order of its
 kernel that sits in an empty directory with some shards in `shards/`. Blocks of one document share
 variables. A document that brings up no cluster itself finds one, with those shards in
 `ss://digits/`. Notebooks are run in the same way. A block that opens with ```python run if jax is
-run where jax is installed.
+run where jax is installed. A guide of a kind of backend finds a real server of that kind, with the
+shards in `datasets`, `digits/`; how it is reached is in the environment.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import subprocess
@@ -19,13 +21,20 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from workplaces import Workplace, workplace_in
+from workplaces import Workplace, server_of, workplace_in
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```(bash|python) run(?: if (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
+SERVERS = {  # the guides that need one, and its scheme
+    "backends-s3": "s3",
+    "backends-gcs": "gs",
+    "backends-azure": "az",
+    "backends-hdfs": "hdfs",
+    "backends-http": "http",
+}
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -66,15 +75,18 @@ def test_blocks_run(path: Path, workplace: Workplace) -> None:
     blocks = blocks_of(path)
     if any("import torch" in code or "from torch" in code for _, code in blocks):
         pytest.importorskip("torch", reason="torch is not installed (TORCH=none)")
-    if not any("shardstream up" in code for _, code in blocks):
-        workplace.start()
     cells = [
         nbformat.v4.new_code_cell(
             code if language == "python" else f"%%bash\nset -euo pipefail\n{code}"
         )
         for language, code in blocks
     ]
-    execute(nbformat.v4.new_notebook(cells=cells), workplace)
+    with contextlib.ExitStack() as around:
+        if scheme := SERVERS.get(path.stem):
+            around.enter_context(server_of(scheme, workplace))
+        if not any("shardstream up" in code for _, code in blocks):
+            workplace.start()
+        execute(nbformat.v4.new_notebook(cells=cells), workplace)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+
+ROOT = Path(__file__).parents[2]
+MISSING = 3  # what tests/backends/serve exits with where a server is not installed
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,31 @@ def workplace_in(tmp_path: Path) -> Iterator[Workplace]:
     finally:
         place.run("shardstream", "down")
         shutil.rmtree(tmp_path / "state", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def server_of(scheme: str, place: Workplace) -> Iterator[None]:
+    """Run a real server of a scheme that has the shards, and tell the user of it by the environment."""
+    command = ["go", "run", "./tests/backends/serve", scheme, str(place.path / "shards")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None  # they are pipes
+        line = process.stdout.readline()  # which ends with the process, at the latest
+        if not line:
+            _, errors = process.communicate()
+            said = errors.decode()
+            # `go run` has an exit code of its own, and says that of the program.
+            if f"exit status {MISSING}" in said and "SHARDSTREAM_REQUIRE_BACKENDS" not in os.environ:
+                pytest.skip(said.splitlines()[0])
+            pytest.fail(said, pytrace=False)
+        place.env.update(json.loads(line))
+        place.env["SHARDSTREAM_BACKEND_ALLOW"] = "127.0.0.0/8"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(60)
 
 
 def write_shards(folder: Path, shards: int = 4, samples: int = 64) -> None:

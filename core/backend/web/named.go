@@ -91,7 +91,9 @@ func (t *template) list(_ context.Context, prefix, after string) iter.Seq2[file,
 	return func(yield func(file, error) bool) { t.named.list(prefix, after, yield) }
 }
 
-func (t *template) find(_ context.Context, name string) (*url.URL, error) { return t.named.find(t.web, name) }
+func (t *template) find(_ context.Context, name string) (*url.URL, error) {
+	return t.named.find(t.web, name)
+}
 
 // manifestFor is how long a manifest is taken for what it was when a name is looked up in it.
 const manifestFor = 10 * time.Second

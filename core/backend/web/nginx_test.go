@@ -61,7 +61,7 @@ func nginx(t *testing.T) (address, files string) {
 	text := strings.NewReplacer("DIR", dir, "PORT", port).Replace(configuration)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(text), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "users"), []byte("reader:{PLAIN}right\n"), 0o644)) //nolint:gosec // as above
-	output, err := os.Create(filepath.Join(dir, "output")) //nolint:gosec // a test's
+	output, err := os.Create(filepath.Join(dir, "output"))                                                //nolint:gosec // a test's
 	require.NoError(t, err)
 	command := exec.Command(program, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", filepath.Join(dir, "error.log")) //nolint:gosec,noctx // ends with the test
 	command.Stdout, command.Stderr = output, output

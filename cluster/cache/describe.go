@@ -1,0 +1,136 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/archive"
+	"github.com/shardstream/shardstream/core/backend"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// Describe tells all that there is to know of objects but their bytes, as a backend's listing has them: what is described
+// here under that tag, or else, and remembered from then on, the headers of an archive, read in small pieces, and of any
+// other object what the listing says. The answer is in the order of the entries.
+func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.Entry) ([]store.Info, error) {
+	infos := make([]store.Info, len(entries))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxDescribes)
+	for i := range entries {
+		group.Go(func() (err error) {
+			infos[i], err = c.describe(ctx, b, entries[i])
+			return err
+		})
+	}
+	return infos, group.Wait()
+}
+
+// describe describes one object.
+func (c *Cache) describe(ctx context.Context, b *api.Bucket, e backend.Entry) (store.Info, error) {
+	for range maxTries {
+		info, err := c.describeOnce(ctx, b, e)
+		if !errors.Is(err, errAgain) {
+			return info, err
+		}
+	}
+	return store.Info{}, gaveUp(b.Name, e.Name, errAgain)
+}
+
+func (c *Cache) describeOnce(ctx context.Context, b *api.Bucket, e backend.Entry) (store.Info, error) {
+	here, err := c.here(b.Name, e.Name)
+	if err != nil || isOwn(&here) || isDescribed(&here, &e) {
+		return here, err
+	}
+	if e.Size < 0 { // a listing that does not say it is of no use
+		last, err := c.compare(ctx, b, e.Name)
+		if err != nil {
+			return here, err
+		}
+		if e = last.entry; e.Size < 0 {
+			info, err := c.fetch(ctx, b, e.Name, want{urgent: true})
+			return info, err
+		}
+		e.Name = last.entry.Name
+	}
+	last, err := c.saw(b.Name, e.Name, e, time.Now())
+	if err != nil {
+		return here, err
+	}
+	info := last.described(b.Name, e.Name)
+	if tag, tagged := tagOf(&here); tagged && tag == last.tag {
+		info.Created, info.ContentType = here.Created, here.ContentType
+	}
+	index, err := c.scan(ctx, b, &e)
+	if err != nil {
+		return here, err
+	}
+	if index != nil {
+		info.Archive = archive.FormatOf(e.Name)
+	}
+	return c.note(ctx, b, &here, info, index)
+}
+
+// isDescribed says that what is here tells all that there is to know of an entry.
+func isDescribed(here *store.Info, e *backend.Entry) bool {
+	tag, tagged := tagOf(here)
+	if !tagged || here.Kind == store.Tombstone || tag != originOf(e) {
+		return false
+	}
+	return !here.Unread() || here.Archive != archive.None || archive.FormatOf(e.Name) == archive.None
+}
+
+// scan reads the headers of an archive; nil for an object that is none.
+func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*archive.Index, error) {
+	if archive.FormatOf(e.Name) == archive.None {
+		return nil, nil //nolint:nilnil // absence is an answer here
+	}
+	tag := originOf(e)
+	read := func(ctx context.Context, p []byte, off int64) (int, error) {
+		body, err := c.openPart(ctx, b, e.Name, backend.OpenOptions{Offset: off, Length: int64(len(p)), Tag: asked(tag)})
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = body.Close() }() // what is wrong with it, its reader has said
+		if now := originOf(&body.Entry); now != tag {
+			return 0, changedThere(b.Name, e.Name, errors.New("it was replaced while it was described"))
+		}
+		return io.ReadFull(body, p)
+	}
+	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{})
+}
+
+// note remembers a description.
+func (c *Cache) note(ctx context.Context, b *api.Bucket, base *store.Info, info store.Info, index *archive.Index) (store.Info, error) {
+	staged, err := c.Store.StageStub(ctx, info, index)
+	if err != nil {
+		return info, err
+	}
+	defer staged.Discard() //nolint:errcheck // after a commit it does nothing; else what is left is swept
+	leave, err := c.Enter(ctx, b.Name, info.Name)
+	if err != nil {
+		return info, err
+	}
+	defer leave()
+	here, err := c.here(b.Name, info.Name)
+	switch {
+	case err != nil:
+		return here, err
+	case here.Version != base.Version && here.Version != info.Version, isOwn(&here):
+		return here, errAgain
+	case here.Version == info.Version && here.Kind == store.Whole:
+		return here, nil // it was fetched meanwhile
+	}
+	made, err := staged.Commit(info.Version, info.Created, store.Condition{})
+	if errors.Is(err, store.ErrSuperseded) {
+		return here, errAgain
+	}
+	if err == nil && here.Version != info.Version {
+		c.usage.remove(b.Name, info.Name) // what was cached under another tag
+	}
+	return made, err
+}

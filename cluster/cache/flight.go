@@ -1,0 +1,388 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/archive"
+	"github.com/shardstream/shardstream/core/backend"
+	"github.com/shardstream/shardstream/core/store"
+)
+
+// want says what a fetch is for.
+type want struct {
+	urgent bool // somebody waits for it
+	fill   bool // it goes on when nobody waits any more
+	pinned bool // it must be what is described here; otherwise it is what the backend has now
+}
+
+// flight is a fetch of an object: the only one of it at a time.
+type flight struct {
+	c      *Cache
+	bucket *api.Bucket
+	key    string
+	pinned bool
+	ticket ticket
+	cancel context.CancelCauseFunc
+
+	room    func() // gives back what is reserved; nil: nothing is
+	roomFor int64
+
+	opened chan struct{} // closed once info and growing are there, or it has failed
+	done   chan struct{} // closed once it is committed, or has failed
+
+	mu      sync.Mutex
+	waiting int
+	fill    bool
+	invalid bool           // what the backend has was replaced by a write through this node
+	info    store.Info     // of the object as it will be
+	growing *store.Growing // nil: it can't be followed
+	err     error
+}
+
+// join begins a fetch, or takes part in the one that is under way. The caller leaves it when it is done waiting.
+func (c *Cache) join(b *api.Bucket, key string, w want) (*flight, error) {
+	about := objectKey{b.Name, key}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.flights[about]
+	if f == nil {
+		if c.closed {
+			return nil, api.Errorf(503, api.CodeUnavailable, "%v", errStopping)
+		}
+		f = &flight{
+			c: c, bucket: b, key: key, pinned: w.pinned, ticket: ticket{bucket: b.Name, urgent: w.urgent},
+			opened: make(chan struct{}), done: make(chan struct{}),
+		}
+		var ctx context.Context
+		ctx, f.cancel = context.WithCancelCause(c.ctx) //nolint:contextcheck // it outlives who asked first
+		c.flights[about] = f
+		c.work.Go(func() { f.run(ctx) }) // ends with the fetch, or with Close
+	}
+	f.mu.Lock()
+	f.waiting++
+	f.fill = f.fill || w.fill
+	f.mu.Unlock()
+	if w.urgent {
+		c.slots.promote(&f.ticket)
+	}
+	return f, nil
+}
+
+// leave says that one who waited does not any more.
+func (f *flight) leave() {
+	f.mu.Lock()
+	f.waiting--
+	unwanted := f.waiting == 0 && !f.fill
+	f.mu.Unlock()
+	if unwanted {
+		f.c.unwanted(f)
+	}
+}
+
+// unwanted ends a fetch, if nobody has joined it again.
+func (c *Cache) unwanted(f *flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.waiting == 0 && !f.fill {
+		f.cancel(errUnwanted)
+	}
+}
+
+// flying says whether an object is being fetched.
+func (c *Cache) flying(bucket, key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flights[objectKey{bucket, key}] != nil
+}
+
+// current is the fetch of an object that is under way, if there is one.
+func (c *Cache) current(bucket, key string) *flight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flights[objectKey{bucket, key}]
+}
+
+// fetch fetches an object, or waits for the fetch that is under way, and describes what is here then.
+func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (store.Info, error) {
+	f, err := c.join(b, key, w)
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer f.leave()
+	select {
+	case <-f.done:
+		if f.pinned && !w.pinned && changes(f.err) {
+			return f.info, errAgain // it was of what is described, and this is of what the backend has now
+		}
+		return f.info, f.err
+	case <-ctx.Done():
+		return store.Info{}, context.Cause(ctx)
+	}
+}
+
+// run fetches the object and ends.
+func (f *flight) run(ctx context.Context) {
+	c := f.c
+	c.usage.hold(f.bucket.Name)
+	err := f.fly(ctx)
+	c.slots.give(&f.ticket)
+	if err != nil && ctx.Err() != nil && !errors.Is(err, errAgain) {
+		err = context.Cause(ctx)
+	}
+	if errors.Is(err, errStopping) {
+		err = api.Errorf(503, api.CodeUnavailable, "%s: %v", api.Address(f.bucket.Name, f.key), errStopping)
+	}
+	c.mu.Lock()
+	delete(c.flights, objectKey{f.bucket.Name, f.key})
+	c.mu.Unlock()
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+	select {
+	case <-f.opened:
+	default:
+		close(f.opened)
+	}
+	close(f.done)
+	f.cancel(nil)
+	c.meter.fetched(err)
+	if err != nil && !again(err) && !errors.Is(err, ErrNoRoom) && !gone(err) {
+		c.Logger.WarnContext(ctx, "an object could not be fetched", "object", api.Address(f.bucket.Name, f.key), "error", err)
+	}
+}
+
+func (f *flight) fly(ctx context.Context) error {
+	c := f.c
+	if err := c.slots.take(ctx, &f.ticket); err != nil {
+		return err
+	}
+	base, err := c.here(f.bucket.Name, f.key)
+	if err != nil {
+		return err
+	}
+	if isOwn(&base) {
+		return errAgain // put meanwhile
+	}
+	defer f.giveRoom()
+	if size, known := f.likely(&base); known { // else what the backend answers says it
+		if err := f.takeRoom(ctx, size); err != nil {
+			return err
+		}
+	}
+	remote, err := c.Backends.Get(ctx, f.bucket)
+	if err != nil {
+		return err
+	}
+	var o backend.OpenOptions
+	if f.pinned {
+		tag, _ := tagOf(&base)
+		o.Tag = asked(tag)
+	}
+	begun := time.Now()
+	body, err := remote.Open(ctx, f.key, o)
+	if gone(err) {
+		return c.forget(ctx, f.bucket, f.key, &base, err)
+	}
+	if f.pinned && kindIs(err, backend.Changed) {
+		return changedThere(f.bucket.Name, f.key, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = body.Close() }() // what is wrong with it, its reader has said
+	info, err := f.expect(&base, body.Entry, begun)
+	if err != nil {
+		return err
+	}
+	return f.keep(ctx, &base, info, body)
+}
+
+// expect says what the object will be, by what the backend says of it and what is known here.
+func (f *flight) expect(base *store.Info, e backend.Entry, at time.Time) (store.Info, error) {
+	c := f.c
+	last := c.seen.put(objectKey{f.bucket.Name, f.key}, e, base, c.Version, at)
+	tag, tagged := tagOf(base)
+	if f.pinned && (!tagged || tag != last.tag) {
+		return store.Info{}, changedThere(f.bucket.Name, f.key, fmt.Errorf("it has the tag %s there, not %s", last.tag, tag))
+	}
+	info := last.described(f.bucket.Name, f.key)
+	if tagged && tag == last.tag {
+		info = *base
+		if e.ContentType != "" {
+			info.ContentType = e.ContentType
+		}
+		if e.Size >= 0 && e.Size != base.Size {
+			return info, changedThere(f.bucket.Name, f.key, fmt.Errorf("it has %d bytes there, not %d", e.Size, base.Size))
+		}
+	}
+	return info, nil
+}
+
+// keep takes in the object, lets others follow it, and commits it.
+func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, body *backend.Body) error {
+	c := f.c
+	staged, err := f.stage(ctx, info, body)
+	if err != nil {
+		return err
+	}
+	defer staged.Discard() //nolint:errcheck // after a commit it does nothing; else what is left is swept
+	leave, err := c.Enter(ctx, f.bucket.Name, f.key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	here, err := c.here(f.bucket.Name, f.key)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	invalid, unread := f.invalid, f.waiting == 0 || !f.ticket.urgent
+	f.mu.Unlock()
+	if invalid || here.Version != base.Version && here.Version != info.Version {
+		return errAgain
+	}
+	made, err := staged.Commit(info.Version, info.Created, store.Condition{})
+	switch {
+	case errors.Is(err, store.ErrSuperseded):
+		return errAgain
+	case errors.Is(err, store.ErrDiffers):
+		return changedThere(f.bucket.Name, f.key, err)
+	case err != nil:
+		return err
+	}
+	f.mu.Lock()
+	f.info = made
+	f.mu.Unlock()
+	c.usage.add(&made, unread)
+	return nil
+}
+
+// stage takes in the bytes, once there is room for them.
+func (f *flight) stage(ctx context.Context, info store.Info, body *backend.Body) (*store.Staged, error) {
+	c := f.c
+	if err := f.takeRoom(ctx, max(info.Size, 0)); err != nil {
+		return nil, err
+	}
+	o := store.PutOptions{
+		Size: info.Size, ContentType: info.ContentType, Meta: map[string]string{store.OriginTag: info.Meta[store.OriginTag]},
+		Archive: archive.FormatOf(f.key), Lenient: true, Created: info.Created,
+		Follow: func(g *store.Growing) { f.open(info, g) },
+	}
+	if !info.Unread() {
+		o.XXH3, o.CRC32 = &info.XXH3, &info.CRC32
+	}
+	counted := &countingReader{r: body, n: &c.meter.backendBytes}
+	staged, err := c.Store.Stage(ctx, f.bucket.Name, f.key, counted, o)
+	var full *store.NoSpaceError
+	if errors.As(err, &full) && counted.read == 0 {
+		if _, failed := c.MakeRoom(ctx, max(info.Size, 1)+info.Size/8, ""); failed != nil {
+			return nil, failed
+		}
+		staged, err = c.Store.Stage(ctx, f.bucket.Name, f.key, counted, o)
+	}
+	if errors.As(err, &full) {
+		return nil, errors.Join(ErrNoRoom, err)
+	}
+	var other *store.ChecksumError
+	if errors.As(err, &other) {
+		return nil, changedThere(f.bucket.Name, f.key, err)
+	}
+	return staged, err
+}
+
+// open lets others follow what comes.
+func (f *flight) open(info store.Info, g *store.Growing) {
+	f.mu.Lock()
+	f.info, f.growing = info, g
+	f.mu.Unlock()
+	select {
+	case <-f.opened:
+	default:
+		close(f.opened)
+	}
+}
+
+// likely is how long an object is, by what was said of it before.
+func (f *flight) likely(base *store.Info) (size int64, known bool) {
+	if _, tagged := tagOf(base); tagged && base.Kind != store.Tombstone {
+		return base.Size, true
+	}
+	last, known := f.c.seen.get(objectKey{f.bucket.Name, f.key})
+	return last.entry.Size, known && last.entry.Size >= 0
+}
+
+// takeRoom reserves room for so many bytes, instead of what was reserved before. Only run calls it.
+func (f *flight) takeRoom(ctx context.Context, size int64) error {
+	if f.room != nil && f.roomFor == size {
+		return nil
+	}
+	f.giveRoom()
+	done, err := f.c.room(ctx, f.bucket, need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots)})
+	if err == nil {
+		f.room, f.roomFor = done, size
+	}
+	return err
+}
+
+func (f *flight) giveRoom() {
+	if f.room != nil {
+		f.room()
+		f.room = nil
+	}
+}
+
+// wanted says whether somebody waits for the ticket's fetch.
+func (t *ticket) wanted(s *slots) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return t.urgent
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	r    io.Reader
+	n    interface{ Add(int64) int64 }
+	read int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.read += int64(n)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// fill fetches in the background what was read in part.
+func (c *Cache) fill(ctx context.Context) {
+	for {
+		select {
+		case about := <-c.fills:
+			b, ok := c.Bucket(about.bucket)
+			if !ok || b.Backend == nil {
+				continue
+			}
+			_, _ = c.fetch(ctx, b, about.key, want{fill: true}) // it has been logged
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// fillLater has an object be fetched in the background, if not too many are already.
+func (c *Cache) fillLater(b *api.Bucket, key string, size int64) {
+	if quota := c.quota(b); quota > 0 && size > quota || c.flying(b.Name, key) {
+		return
+	}
+	select {
+	case c.fills <- objectKey{b.Name, key}:
+	default:
+	}
+}
