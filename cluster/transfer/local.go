@@ -48,9 +48,9 @@ func (l *Local) Sites() []Site {
 	// Of a folder that is not there yet, what is there above it decides.
 	missing := ""
 	for {
-		real, err := filepath.EvalSymlinks(at)
+		resolved, err := filepath.EvalSymlinks(at)
 		if err == nil {
-			at = filepath.Join(real, missing)
+			at = filepath.Join(resolved, missing)
 			break
 		}
 		if at == filepath.Dir(at) {

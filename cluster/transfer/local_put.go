@@ -70,7 +70,7 @@ func (l *Local) prepare(root *os.Root, name string) error {
 		return err
 	}
 	if folder := path.Dir(name); folder != "." {
-		err := root.MkdirAll(folder, 0o777) //nolint:gosec // the user's umask decides
+		err := root.MkdirAll(folder, 0o777)
 		if errors.Is(err, fs.ErrExist) {
 			err = syscall.ENOTDIR
 		}
@@ -110,7 +110,7 @@ func (l *Local) begin(root *os.Root, name string, body *Body, size int64, tag st
 	}
 	for i := 0; ; i++ {
 		temporary := path.Join(path.Dir(name), fmt.Sprintf("%s%d-%08x%s", partPrefix, os.Getpid(), rand.Uint32(), partSuffix))
-		file, err := root.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666) //nolint:gosec // the user's umask decides
+		file, err := root.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
 			return &part{root: root, file: file, name: temporary}, nil
 		}

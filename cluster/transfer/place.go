@@ -325,7 +325,11 @@ func (o *Opener) Folder(ctx context.Context, text string, source bool, a Access)
 	if !p.isFolder() {
 		folder += "/"
 	}
-	return o.side(ctx, p, folder, a)
+	side, err := o.side(ctx, p, folder, a)
+	if remote, ok := side.(*Remote); ok && !source {
+		remote.made = p.scheme == backend.HDFS
+	}
+	return side, err
 }
 
 // side opens what has files below a folder, "" or ending in a slash.

@@ -16,12 +16,14 @@ import (
 type Remote struct {
 	backend backend.Backend
 	address backend.Address
-	at      string // the endpoint, where it is not the vendor's
+	// made says that a folder which is not there yet is made by the first Put: no error, but an empty listing. Only file
+	// systems know of such.
+	made bool
 }
 
 // NewRemote makes a side of a backend, opened by this configuration. It closes the backend.
 func NewRemote(b backend.Backend, c backend.Config) *Remote {
-	return &Remote{backend: b, address: c.Address, at: c.Endpoint}
+	return &Remote{backend: b, address: c.Address}
 }
 
 func (r *Remote) String() string { return strings.TrimSuffix(r.address.String(), "/") + "/" }
@@ -43,6 +45,9 @@ func siteOf(a backend.Address, prefix string) Site {
 func (r *Remote) List(ctx context.Context, prefix string) iter.Seq2[File, error] {
 	return func(yield func(File, error) bool) {
 		for entry, err := range r.backend.List(ctx, prefix, "") {
+			if r.made && backend.KindOf(err) == backend.NoBucket {
+				return
+			}
 			if !yield(File{Entry: entry}, err) || err != nil {
 				return
 			}

@@ -35,7 +35,7 @@ func (n *note) path() string {
 // takeUp opens the part of a file that is kept, and takes what it has of the body for read. nil: another process copies
 // the same file, so this copy needs a part of its own.
 func takeUp(root *os.Root, name string, body *Body, want note) (*part, error) {
-	file, err := root.OpenFile(want.part(), os.O_RDWR|os.O_CREATE, 0o666) //nolint:gosec // the user's umask decides
+	file, err := root.OpenFile(want.part(), os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, explainPlace(name, err)
 	}
@@ -112,7 +112,7 @@ func (p *part) write(body *Body) error {
 		return err
 	}
 	next := p.note.path() + partSuffix
-	if err := p.root.WriteFile(next, document, 0o666); err != nil { //nolint:gosec // the user's umask decides
+	if err := p.root.WriteFile(next, document, 0o666); err != nil {
 		return err
 	}
 	err = p.root.Rename(next, p.note.path())

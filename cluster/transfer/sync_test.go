@@ -38,7 +38,7 @@ func TestSyncOfAnyTree(t *testing.T) {
 		source, there := tree.Draw(rt, "source"), tree.Draw(rt, "there")
 		local := rapid.Bool().Draw(rt, "local")
 		dir, m := folder(t, nil), newMemory()
-		defer os.RemoveAll(dir)
+		defer func() { require.NoError(rt, os.RemoveAll(dir)) }()
 		var from, to transfer.Side = transfer.NewLocal(dir, false), m.side()
 		if local {
 			from, to = to, from
