@@ -81,8 +81,9 @@ func (f *Files) Open(ctx context.Context, name string, o backend.OpenOptions) (*
 		return nil, err // what was opened holds nothing before it is read
 	}
 	b := <-opened
+	length := b.left // which is pump's from now on
 	f.calls.Go(b.pump)
-	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: b.left}, nil
+	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: length}, nil
 }
 
 func (f *Files) begin(ctx context.Context, name, path string, file *hdfs.FileReader, c *client, o backend.OpenOptions) (*body, error) {
