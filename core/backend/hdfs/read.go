@@ -142,8 +142,10 @@ const pieceBytes = 256 << 10
 // pump reads until the end, an error, or Close.
 func (b *body) pump() {
 	defer func() { _ = b.file.Close() }()
-	b.free <- make([]byte, pieceBytes)
-	b.free <- make([]byte, pieceBytes)
+	b.free <- make([]byte, min(pieceBytes, max(b.left, 1)))
+	if b.left > pieceBytes {
+		b.free <- make([]byte, pieceBytes)
+	}
 	for first := true; ; first = false {
 		var buffer []byte
 		select {
@@ -194,7 +196,7 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, b.err
 		}
 		if b.whole != nil {
-			b.free <- b.whole[:pieceBytes]
+			b.free <- b.whole[:cap(b.whole)]
 			b.whole = nil
 		}
 		select {
