@@ -81,8 +81,9 @@ func (f *Files) Open(ctx context.Context, name string, o backend.OpenOptions) (*
 		return nil, err // what was opened holds nothing before it is read
 	}
 	b := <-opened
+	length := b.left // which is pump's from now on
 	f.calls.Go(b.pump)
-	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: b.left}, nil
+	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: length}, nil
 }
 
 func (f *Files) begin(ctx context.Context, name, path string, file *hdfs.FileReader, c *client, o backend.OpenOptions) (*body, error) {
@@ -141,8 +142,10 @@ const pieceBytes = 256 << 10
 // pump reads until the end, an error, or Close.
 func (b *body) pump() {
 	defer func() { _ = b.file.Close() }()
-	b.free <- make([]byte, pieceBytes)
-	b.free <- make([]byte, pieceBytes)
+	b.free <- make([]byte, min(pieceBytes, max(b.left, 1)))
+	if b.left > pieceBytes {
+		b.free <- make([]byte, pieceBytes)
+	}
 	for first := true; ; first = false {
 		var buffer []byte
 		select {
@@ -193,7 +196,7 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, b.err
 		}
 		if b.whole != nil {
-			b.free <- b.whole[:pieceBytes]
+			b.free <- b.whole[:cap(b.whole)]
 			b.whole = nil
 		}
 		select {
