@@ -67,7 +67,10 @@ func NewBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRang
 		}
 		if err != nil {
 			_ = rc.Close()
-			return nil, fail(fmt.Errorf("ranges do not work there: %w", err))
+			if KindOf(err) != Range {
+				err = &Error{Kind: Unsupported, Err: fmt.Errorf("ranges do not work there: %w", err)}
+			}
+			return nil, fail(err)
 		}
 		b.Length, b.Entry.Size = n, size
 	}
