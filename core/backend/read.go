@@ -78,6 +78,16 @@ func NewBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRang
 	return b, nil
 }
 
+// NewTaggedBody is NewBody for services whose objects all have a tag. An answer without one is not theirs but somebody's on
+// the way, such as a proxy that wants its user to log in: its bytes would be taken for the object.
+func NewTaggedBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRange string, fail func(error) error) (*Body, error) {
+	if e.Tag == "" {
+		_ = rc.Close()
+		return nil, fail(&Error{Kind: Passing, Err: errors.New("the answer has no tag: it is not the service's own")})
+	}
+	return NewBody(rc, e, o, length, contentRange, fail)
+}
+
 // reader ends with an *Error where it ends early.
 type reader struct {
 	io.ReadCloser

@@ -155,7 +155,7 @@ func (b *body) pump() {
 		}
 		p := piece{err: io.EOF}
 		if b.left > 0 {
-			n, err := b.file.Read(buffer[:min(int64(len(buffer)), b.left)])
+			n, err := b.fill(buffer[:min(int64(len(buffer)), b.left)])
 			if err == nil && first {
 				err = b.still()
 			}
@@ -178,6 +178,21 @@ func (b *body) pump() {
 			return
 		}
 	}
+}
+
+// verifiedRead is less than a chunk of HDFS (512 bytes), each of which has a checksum. The library verifies a read of that
+// length before it gives it out, and takes the chunk from another data node where it is damaged; of longer reads it gives
+// out the damaged bytes as if nothing were wrong.
+const verifiedRead = 511
+
+// fill reads all of p, unless there is an error.
+func (b *body) fill(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = b.file.Read(p[n:min(n+verifiedRead, len(p))])
+		n += m
+	}
+	return n, err
 }
 
 // still makes sure that the blocks, which the library looks up by the name when it reads first, are those of the file
