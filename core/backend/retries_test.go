@@ -289,8 +289,8 @@ func TestASlowAttemptIsGivenUp(t *testing.T) {
 		_, err := backend.WithRetries(f, policy).Stat(t.Context(), "a")
 		require.Equal(t, backend.Passing, backend.KindOf(err))
 		require.ErrorContains(t, err, "did not answer in time")
-		require.Equal(t, 6, f.count("stat"))
-		require.Less(t, time.Since(start), 10*time.Minute)
+		require.Equal(t, 2, f.count("stat"))
+		require.Less(t, time.Since(start), 90*time.Second)
 	})
 }
 
