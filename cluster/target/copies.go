@@ -243,6 +243,9 @@ const maxStubIndex = 256 << 20
 
 // readIndex reads the member index that a stub comes with; nil where it has none.
 func readIndex(body io.Reader) (*archive.Index, error) {
+	if body == nil {
+		return nil, nil //nolint:nilnil // absence is an answer here
+	}
 	b, err := io.ReadAll(io.LimitReader(body, maxStubIndex+1))
 	switch {
 	case err != nil:
