@@ -60,6 +60,14 @@ func holds(t testing.TB, client *copies.Client, node api.Node, i store.Info) (st
 	return info, data, nil
 }
 
+// TestMarks: what the store keeps among an object's metadata is what the API names so, and users can't set it.
+func TestMarks(t *testing.T) {
+	assert.Equal(t, api.OriginTag, store.OriginTag)
+	for _, mark := range []string{store.OriginTag, store.UnreadMark, store.UnindexedMark} {
+		assert.True(t, api.IsReservedMeta(mark), mark)
+	}
+}
+
 // TestDescriptionsTravel: what is known of an object whose bytes are at its origin is given to others with its member index,
 // and goes where the object belongs when the set of targets changes. So does a cached copy.
 func TestDescriptionsTravel(t *testing.T) {
