@@ -161,8 +161,8 @@ bench-etl-publish: install ## Put the last run of bench-etl into docs/benchmarks
 	VENV="$(abspath $(VENV))" tests/bench/run.sh augment.py --publish
 
 .PHONY: build
-build: ## The shardstream binary, into build/bin
-	CGO_ENABLED=0 go build -trimpath -o $(BIN)/shardstream ./cmd/shardstream
+build: ## The shardstream binary, into build/bin; TAGS=no_s3,no_gcs,no_azure,no_hdfs leaves out backends
+	CGO_ENABLED=0 go build -trimpath -tags "$(TAGS)" -o $(BIN)/shardstream ./cmd/shardstream
 
 .PHONY: wheel
 wheel: dist/.built ## The Python wheel (with the binary in it), into dist

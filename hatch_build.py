@@ -9,6 +9,10 @@ Two artefacts come of it, both from this source tree and the modules that go.mod
 
 A Go toolchain, a C compiler and the headers of the running Python are needed, and named
 where one is missing.
+
+``SHARDSTREAM_BUILD_BACKENDS`` says which clients of other storage the command has: ``all``,
+which is the default, ``none``, or some of ``s3,gcs,azure,hdfs``. A wheel for trainers and
+notebooks needs none: the cluster's nodes read backends, and the loader has no part of them.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULE = "github.com/shardstream/shardstream"
 NAME = "pybind"  # of the Go package; the extension is then called _pybind
+BACKENDS = ("s3", "gcs", "azure", "hdfs")  # each with a build tag no_NAME
 
 
 class BuildError(RuntimeError):
@@ -47,6 +52,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
             return
         build = Build(Path(self.root), self.metadata.version)
         build.check()
+        build.tags()  # before minutes of compiling
         with build.alone():
             extension = build.extension()
             command = build.command()
@@ -154,10 +160,22 @@ class Build:
         target = self.out / "bin" / "shardstream"
         self.run(
             "go", "build", "-trimpath", "-buildvcs=false",
-            f"-ldflags=-s -w -X main.version={self.version}",
+            f"-ldflags=-s -w -X main.version={self.version}", f"-tags={self.tags()}",
             "-o", str(target), "./cmd/shardstream", CGO_ENABLED="0",
         )  # fmt: skip
         return target
+
+    def tags(self) -> str:
+        """The build tags that leave out the backends which are not wanted."""
+        text = self.env.get("SHARDSTREAM_BUILD_BACKENDS", "").strip().lower() or "all"
+        text = {"all": ",".join(BACKENDS), "none": ""}.get(text, text)
+        wanted = {name.strip() for name in text.split(",")} - {""}
+        if unknown := wanted - set(BACKENDS):
+            raise BuildError(
+                f"SHARDSTREAM_BUILD_BACKENDS has {', '.join(sorted(unknown))}: it takes all, none, "
+                f"or some of {','.join(BACKENDS)}"
+            )
+        return ",".join(f"no_{name}" for name in BACKENDS if name not in wanted)
 
     def run(self, *args: str, cwd: Path | None = None, **env: str) -> str:
         """Run a step and return its output; a failing one raises with all that it said."""

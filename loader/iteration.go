@@ -94,7 +94,7 @@ func (it *iteration) pull(ctx context.Context) error {
 	it.mu.Lock()
 	it.group, it.info, it.turns = group, info, turns
 	it.view.Samples = info.Samples
-	it.counters.snapshot = info.Snapshot
+	it.counters.snapshot, it.counters.order = info.Snapshot, it.orderOf(&info)
 	it.cluster, it.version = info.Map.Cluster, info.Map.Version
 	if err := it.view.Validate(); err != nil {
 		it.mu.Unlock()
@@ -133,7 +133,8 @@ func (it *iteration) pull(ctx context.Context) error {
 func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 	cfg := &it.l.cfg
 	req := api.StreamRequest{
-		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Shuffle: cfg.Shuffle, Seed: cfg.Seed, ETL: cfg.ETL, ETLArgs: cfg.ETLArgs,
+		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Seed: cfg.Seed, ETL: cfg.ETL, ETLArgs: cfg.ETLArgs,
+		Shuffle: cfg.Shuffle, Slices: cfg.Slices, Window: cfg.Window,
 		Fields: cfg.Fields, Decode: cfg.Decode, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
 	}
 	retry := newBackoff(cfg.Timeout)
@@ -149,6 +150,11 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 		}
 		if ctx.Err() != nil || permanent(err) {
 			return info, err
+		}
+		if describing(err) { // which goes on: what was described is not described again
+			retry.reset()
+			retry.wait(ctx)
+			continue
 		}
 		it.count(func(c *counters) { c.retries++ })
 		// Where nobody listens, waiting on helps only while a gateway is being started again.
@@ -175,6 +181,12 @@ func (it *iteration) checkSnapshot(info api.StreamInfo) error {
 			it.run.Snapshot, info.Snapshot, info.Samples, info.Shards)
 	}
 	return nil
+}
+
+// describing says that the gateway is at work, and has more to do than it lets anybody wait for.
+func describing(err error) bool {
+	var ae *api.Error
+	return errors.As(err, &ae) && ae.Code == api.CodeDescribing
 }
 
 // permanent says that asking again can't help: the cluster understood and refused.

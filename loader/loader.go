@@ -38,7 +38,11 @@ type Config struct {
 	Mixture   *Mixture // takes the place of Sources, Shuffle and ETL
 	Samples   string   // api.SamplesShards, or api.SamplesObjects; shards when empty
 	BatchSize int
-	Shuffle   string // global, window, shards, none
+	// Shuffle is global, window, shards or none; "": the gateway chooses, window with Slices and Window that fit the cache
+	// where a source has a backend, else global.
+	Shuffle   string
+	Slices    int // of a window; 0: the defaults
+	Window    int
 	Seed      uint64
 	ETL       string          // transformations, separated by commas
 	ETLArgs   json.RawMessage // of these; see api.StreamRequest
@@ -161,8 +165,8 @@ func New(cfg Config, control Control) (*Loader, error) {
 	if err := api.CheckSamples(cfg.Samples); err != nil {
 		return nil, err
 	}
-	if _, err := sampler.ParseMode(cfg.Shuffle); err != nil && cfg.Mixture == nil {
-		return nil, badRequest("%v", err)
+	if err := checkShuffle(&cfg); err != nil {
+		return nil, err
 	}
 	if err := cfg.MaxErrors.validate(); err != nil {
 		return nil, err
@@ -171,6 +175,21 @@ func New(cfg Config, control Control) (*Loader, error) {
 		return nil, badRequest("max_errors needs on_error skip or warn: raise ends with the first error")
 	}
 	return &Loader{cfg: cfg, control: control, arena: newArena(cfg.Prefetch+1, cfg.MaxBatch)}, nil
+}
+
+// checkShuffle refuses what no gateway would take.
+func checkShuffle(cfg *Config) error {
+	shuffle := sampler.Shuffle{Slices: cfg.Slices, Window: cfg.Window}
+	if cfg.Shuffle != "" {
+		var err error
+		if shuffle.Mode, err = sampler.ParseMode(cfg.Shuffle); err != nil {
+			return badRequest("%v", err)
+		}
+	}
+	if err := shuffle.Validate(); err != nil {
+		return badRequest("%v", err)
+	}
+	return nil
 }
 
 // Start begins an iteration and ends an earlier one. It returns at once; faults of the network or the

@@ -17,7 +17,7 @@ func planOf(m *api.MixtureInfo) *wire.Mixture {
 	}
 	plan := &wire.Mixture{Interleave: m.Interleave, Unit: m.Unit, Parts: make([]wire.Part, len(m.Parts))}
 	for i, p := range m.Parts {
-		plan.Parts[i] = wire.Part{Shards: p.Shards, Draws: p.Draws, Shuffle: p.Shuffle, ETL: p.ETL, ETLArgs: p.ETLArgs}
+		plan.Parts[i] = wire.Part{Shards: p.Shards, Draws: p.Draws, Shuffle: p.Shuffle, Slices: p.Slices, Window: p.Window, ETL: p.ETL, ETLArgs: p.ETLArgs}
 	}
 	return plan
 }

@@ -15,7 +15,8 @@ import (
 // describe fills in what all requests of an iteration share.
 func (it *iteration) describe(r *wire.ReadRequest) {
 	cfg, v := &it.l.cfg, &it.view
-	r.Epoch, r.Seed, r.Shuffle = it.run.Epoch, cfg.Seed, cfg.Shuffle
+	r.Epoch, r.Seed = it.run.Epoch, cfg.Seed
+	r.Shuffle, r.Slices, r.Window = it.counters.order.Shuffle, it.counters.order.Slices, it.counters.order.Window
 	r.Start, r.BatchSize, r.DropLast = v.Start, v.BatchSize, v.DropLast
 	r.World, r.Rank, r.Workers, r.Worker = v.World, v.Rank, v.Workers, v.Worker
 	r.Compress = cfg.Compress

@@ -69,6 +69,7 @@ type Queue struct {
 // Stats counts what a loader did over all its iterations.
 type Stats struct {
 	Snapshot    string                 `json:"snapshot"`
+	Order       Order                  `json:"order"`
 	Batches     int64                  `json:"batches"`
 	Samples     int64                  `json:"samples"` // those that pad a batch apart
 	Bytes       int64                  `json:"bytes"`
@@ -103,6 +104,7 @@ func (t *targetCount) point(now time.Time) point {
 // counters are Stats under way; guarded by their iteration's mutex.
 type counters struct {
 	snapshot                         string
+	order                            Order
 	batches, samples, bytes, retries int64
 	skipped                          int64
 	skippedKeys                      []string
@@ -149,7 +151,7 @@ func (c *counters) target(id string, edit func(*TargetStats)) { edit(&c.of(id).T
 // add folds a finished iteration into the total.
 func (c *counters) add(o counters) {
 	if o.snapshot != "" {
-		c.snapshot = o.snapshot
+		c.snapshot, c.order = o.snapshot, o.order
 	}
 	c.batches += o.batches
 	c.samples += o.samples
@@ -271,7 +273,8 @@ func (l *Loader) Stats() Stats {
 		s.BoundBy, s.Advice = verdict(&run, l.cfg.ETL)
 	}
 	s.Queue.Window, s.Queue.Held = l.cfg.Prefetch, l.arena.held()
-	s.Snapshot, s.Batches, s.Samples, s.Bytes = c.snapshot, c.batches, c.samples, c.bytes
+	s.Snapshot, s.Order = c.snapshot, c.order
+	s.Batches, s.Samples, s.Bytes = c.batches, c.samples, c.bytes
 	s.WaitSeconds, s.RunSeconds, s.Retries = c.wait.Seconds(), c.ran.Seconds(), c.retries
 	s.Skipped, s.SkippedKeys, s.ByCode = c.skipped, append([]string{}, c.skippedKeys...), c.byCode
 	if s.ByCode == nil {

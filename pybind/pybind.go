@@ -44,6 +44,8 @@ type openConfig struct {
 	Samples   string          `json:"samples"`
 	BatchSize int             `json:"batch_size"`
 	Shuffle   string          `json:"shuffle"`
+	Slices    int             `json:"slices"`
+	Window    int             `json:"window"`
 	Seed      uint64          `json:"seed"`
 	ETL       string          `json:"etl"`
 	ETLArgs   json.RawMessage `json:"etl_args"`
@@ -82,7 +84,7 @@ func Open(config string) (id int64, err error) {
 	}
 	l, err := loader.Connect(c.Endpoint, c.Token, loader.Config{
 		Mixture: c.Mixture,
-		Sources: c.Sources, Samples: c.Samples, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Seed: c.Seed, ETL: c.ETL, ETLArgs: c.ETLArgs, Fields: c.Fields, Decode: c.Decode,
+		Sources: c.Sources, Samples: c.Samples, BatchSize: c.BatchSize, Shuffle: c.Shuffle, Slices: c.Slices, Window: c.Window, Seed: c.Seed, ETL: c.ETL, ETLArgs: c.ETLArgs, Fields: c.Fields, Decode: c.Decode,
 		DropLast: c.DropLast, Prefetch: c.Prefetch, MaxBatch: c.MaxBatch, OnError: loader.Policy(c.OnError),
 		Timeout: time.Duration(c.TimeoutS * float64(time.Second)), SharedMemory: c.Shared, Compress: c.Compress, ReadAhead: c.ReadAhead,
 		Pad: c.Pad, MaxErrors: c.MaxErrors,

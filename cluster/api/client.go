@@ -38,11 +38,10 @@ type Options struct {
 	// Endpoint is the URL of a gateway, or of several, separated by commas: another is spoken to where one does not answer.
 	// "": SHARDSTREAM_ENDPOINT, else DefaultEndpoint.
 	Endpoint string
-	Token    string // "": SHARDSTREAM_TOKEN; sent to the endpoint only
-	// Anonymous sends no token, whatever SHARDSTREAM_TOKEN says: to a cluster that it is not meant for.
-	Anonymous bool
-	Timeout   time.Duration // of one request for a document, and of a body without progress
-	RetryFor  time.Duration // how long calls that may be repeated are repeated; negative: never
+	Token    string        // "": SHARDSTREAM_TOKEN; sent to the endpoint only
+	NoToken  bool          // none, not even the environment's, which may be for another cluster
+	Timeout  time.Duration // of one request for a document, and of a body without progress
+	RetryFor time.Duration // how long calls that may be repeated are repeated; negative: never
 	// RequestID marks all requests of this client in the logs of the nodes; "": each gets its own.
 	RequestID string
 	Transport http.RoundTripper // a seam for tests; nil: one of its own
@@ -69,7 +68,7 @@ func NewClient(o Options) (*Client, error) {
 	if o.Endpoint == "" {
 		o.Endpoint = DefaultEndpoint
 	}
-	if o.Token == "" && !o.Anonymous {
+	if o.Token == "" && !o.NoToken {
 		o.Token = os.Getenv("SHARDSTREAM_TOKEN")
 	}
 	if o.Timeout == 0 {

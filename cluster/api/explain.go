@@ -20,10 +20,13 @@ type ExplainRequest struct {
 
 // Explanation is where the samples of a batch, or at some positions, come from.
 type Explanation struct {
-	Snapshot  string `json:"snapshot"`
-	Seed      uint64 `json:"seed"`
-	Epoch     uint64 `json:"epoch"`
+	Snapshot string `json:"snapshot"`
+	Seed     uint64 `json:"seed"`
+	Epoch    uint64 `json:"epoch"`
+	// Shuffle is the one that was asked for or chosen; Slices and Window are those of a window that is not the default.
 	Shuffle   string `json:"shuffle"`
+	Slices    int    `json:"slices,omitempty"`
+	Window    int    `json:"window,omitempty"`
 	Rank      int    `json:"rank"`
 	WorldSize int    `json:"world_size"`
 	Batch     int64  `json:"batch"`    // -1 where positions were asked for

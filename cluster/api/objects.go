@@ -321,7 +321,9 @@ func (c *Client) do(request *http.Request, owner Node, slow bool) (*http.Respons
 		if request.Context().Err() != nil && context.Cause(request.Context()) != errStalled { //nolint:errorlint // set by us
 			return nil, err
 		}
-		return nil, Errorf(http.StatusServiceUnavailable, CodeUnavailable, "%s (%s) does not answer: %v", owner.ID, owner.Addr, unwrapURL(err))
+		failed := Errorf(http.StatusServiceUnavailable, CodeUnavailable, "%s (%s) does not answer: %v", owner.ID, owner.Addr, unwrapURL(err))
+		failed.Cause = err
+		return nil, failed
 	}
 	c.noteMap(response.Header)
 	if response.StatusCode == http.StatusServiceUnavailable { // others may have taken over from it

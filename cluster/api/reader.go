@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ type GetOptions struct {
 // where it stopped, on the same version. It is not safe for concurrent use.
 type ObjectReader struct {
 	Object Object // as the first answer described it; Size is the body's, -1 where a transformation has not told it yet
+	Total  int64  // bytes of the whole object, of which a range may be read; -1 where the answer does not say
 	Cached bool   // the output had been kept
 	client *Client
 	ctx    context.Context //nolint:containedctx // of the call that opened the reader; it bounds all reads
@@ -151,6 +153,7 @@ func (r *ObjectReader) request(limit int64, first bool) (url.Values, http.Header
 func (r *ObjectReader) first(response *http.Response) {
 	r.Object = ObjectOf(response.Header, r.Object.Bucket, r.Object.Name)
 	r.Object.Size = response.ContentLength
+	r.Total = total(response)
 	r.want, r.Cached = bodySum(response.Header), response.Header.Get(HeaderCache) == "hit"
 	if !r.plain() {
 		return
@@ -161,6 +164,19 @@ func (r *ObjectReader) first(response *http.Response) {
 	if response.ContentLength >= 0 {
 		r.end = r.next + response.ContentLength
 	}
+}
+
+// total is the size of a whole object by the answer to a request for it, or for a range.
+func total(response *http.Response) int64 {
+	if response.StatusCode != http.StatusPartialContent {
+		return response.ContentLength
+	}
+	_, text, _ := strings.Cut(response.Header.Get("Content-Range"), "/")
+	size, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return size
 }
 
 // bodySum is the xxh3 of a body as header or trailer have it.

@@ -74,6 +74,7 @@ const (
 	CodeCorrupt      = "corrupt"            // 500: names object, block and disk
 	CodeInternal     = "internal"           // 500
 	CodeUnavailable  = "unavailable"        // 503
+	CodeDescribing   = "describing"         // 503: a stream's shards are being described at their backend; ask again
 	CodeTooFew       = "too_few_targets"    // 503: fewer are up than the bucket's redundancy takes
 	CodeNoSpace      = "no_space"           // 507
 	CodeReadOnly     = "read_only"          // 405: of a bucket whose backend is not written to
@@ -90,6 +91,8 @@ type Error struct {
 	Status  int    `json:"-"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
+	// Cause is what a request ended with that had no answer; nil for an answer.
+	Cause error `json:"-"`
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s (%s)", e.Message, e.Code) }
@@ -408,8 +411,8 @@ type Copy struct {
 const (
 	KindWhole = "whole"
 	KindSlice = "slice" // of an erasure-coded object
-	KindStub  = "stub"  // all but the bytes of an erasure-coded object
-	KindCache = "cache" // a whole copy of an erasure-coded object, that may be dropped
+	KindStub  = "stub"  // all but the bytes, which are in slices or at a backend
+	KindCache = "cache" // a whole copy that may be dropped, as slices or a backend have the bytes, too
 )
 
 // FsckReport is what fsck found; all three lists are empty on a sound cluster.
@@ -492,8 +495,11 @@ type StreamRequest struct {
 	BatchSize int      `json:"batch_size"`
 	// Shuffle is global, window, shards or none; "": global, or window where a source has a backend.
 	Shuffle string `json:"shuffle"`
-	Seed    uint64 `json:"seed"`
-	ETL     string `json:"etl,omitempty"` // transformations to go through in order, separated by commas
+	// Slices and Window are those of a window; 0: the defaults, or what fits the cache where the shuffle is chosen.
+	Slices int    `json:"slices,omitempty"`
+	Window int    `json:"window,omitempty"`
+	Seed   uint64 `json:"seed"`
+	ETL    string `json:"etl,omitempty"` // transformations to go through in order, separated by commas
 	// ETLArgs are their arguments: a JSON object, of several transformations a list with one, or null, for each.
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 	Fields  []string        `json:"fields,omitempty"`
@@ -522,7 +528,10 @@ type MixtureSource struct {
 	Weight  *float64 `json:"weight,omitempty"`  // its share of the epoch, relative to the other weights
 	Repeat  *float64 `json:"repeat,omitempty"`  // times that its samples come in an epoch
 	Samples *int64   `json:"samples,omitempty"` // that it gives an epoch
-	Shuffle string   `json:"shuffle,omitempty"` // global (the default), window, shards, none
+	// Shuffle, Slices and Window are as in StreamRequest. Under interleave random, "" is global.
+	Shuffle string `json:"shuffle,omitempty"`
+	Slices  int    `json:"slices,omitempty"`
+	Window  int    `json:"window,omitempty"`
 	// ETL and ETLArgs are what its samples go through, as in StreamRequest.
 	ETL     string          `json:"etl,omitempty"`
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
@@ -561,6 +570,8 @@ type MixturePart struct {
 	Samples int64  `json:"samples"` // that it has
 	Draws   int64  `json:"draws"`   // samples that it gives an epoch
 	Shuffle string `json:"shuffle"`
+	Slices  int    `json:"slices,omitempty"` // as in StreamInfo
+	Window  int    `json:"window,omitempty"`
 	ETL     string `json:"etl,omitempty"`
 	// ETLArgs are the arguments of the part's transformation.
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`

@@ -44,6 +44,9 @@ type Config struct {
 	Buckets func() []string
 	// Enter begins a change of an object, once it has the object's lock, if this node is its primary.
 	Enter func(ctx context.Context, bucket, key string) (leave func(), err error)
+	// Learn makes sure that this target knows what others had of an object that it has nothing of, after the set of targets
+	// has changed.
+	Learn func(ctx context.Context, bucket, key string) error
 	// Version gives out a version.
 	Version func() uint64
 	// Share is this target's part of the cluster's weight, by which it has a part of a bucket's quota.
@@ -161,7 +164,7 @@ func (c *Cache) Fetches() int64 {
 func (c *Cache) Whole(ctx context.Context, b *api.Bucket, key string) (object *store.Object, hit bool, err error) {
 	var last error
 	for range maxTries {
-		info, err := c.look(ctx, b, key, false)
+		info, err := c.peek(ctx, b, key)
 		if err != nil {
 			return nil, false, err
 		}
@@ -222,7 +225,7 @@ func (c *Cache) Prefetch(ctx context.Context, bucket, key string, version uint64
 	}
 	var last error
 	for range maxTries {
-		info, err := c.look(ctx, b, key, false)
+		info, err := c.peek(ctx, b, key)
 		if err != nil || info.Kind == store.Whole || isOwn(&info) {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,15 +21,86 @@ import (
 // other object what the listing says. The answer is in the order of the entries.
 func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.Entry) ([]store.Info, error) {
 	infos := make([]store.Info, len(entries))
+	var plain []int
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxDescribes)
 	for i := range entries {
+		if entries[i].Size >= 0 && archive.FormatOf(entries[i].Name) == archive.None {
+			plain = append(plain, i)
+			continue
+		}
 		group.Go(func() (err error) {
 			infos[i], err = c.describe(ctx, b, entries[i])
 			return err
 		})
 	}
+	for batch := range slices.Chunk(plain, maxPlain) {
+		if err := c.describePlain(ctx, b, entries, batch, infos); err != nil {
+			return infos, errors.Join(err, group.Wait())
+		}
+	}
 	return infos, group.Wait()
+}
+
+// maxPlain bounds the objects whose descriptions are written at once.
+const maxPlain = 256
+
+// describePlain describes objects of which a listing says all, those of the given numbers, in one write.
+func (c *Cache) describePlain(ctx context.Context, b *api.Bucket, entries []backend.Entry, numbers []int, infos []store.Info) error {
+	lacking := map[string]int{} // the last of each name: there is one write of it
+	for _, i := range numbers {
+		here, err := c.known(ctx, b.Name, entries[i].Name)
+		if err != nil {
+			return err
+		}
+		if infos[i] = here; !isOwn(&here) && !isDescribed(&here, &entries[i]) {
+			lacking[entries[i].Name] = i
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	described, err := c.writePlain(ctx, b, entries, lacking)
+	for _, i := range numbers {
+		if info, ok := described[entries[i].Name]; ok {
+			infos[i] = info
+		}
+	}
+	return err
+}
+
+// writePlain writes the descriptions of objects that lack one.
+func (c *Cache) writePlain(
+	ctx context.Context, b *api.Bucket, entries []backend.Entry, lacking map[string]int,
+) (map[string]store.Info, error) {
+	described := make(map[string]store.Info, len(lacking))
+	var stubs []store.Info
+	for _, name := range slices.Sorted(maps.Keys(lacking)) { // in this order, so that two who do this never wait for each other
+		leave, err := c.Enter(ctx, b.Name, name)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		here, err := c.here(b.Name, name)
+		if err != nil {
+			return nil, err
+		}
+		e := &entries[lacking[name]]
+		if described[name] = here; isOwn(&here) || isDescribed(&here, e) {
+			continue
+		}
+		last := c.seen.put(objectKey{b.Name, name}, *e, &here, c.Version, time.Now())
+		c.usage.remove(b.Name, name) // what was cached under another tag
+		stubs = append(stubs, last.described(b.Name, name))
+	}
+	put, failed := c.Store.PutStubs(ctx, stubs)
+	for i := range stubs {
+		if failed[i] != nil {
+			return nil, failed[i]
+		}
+		described[stubs[i].Name] = put[i]
+	}
+	return described, nil
 }
 
 // describe describes one object.
@@ -42,7 +115,7 @@ func (c *Cache) describe(ctx context.Context, b *api.Bucket, e backend.Entry) (s
 }
 
 func (c *Cache) describeOnce(ctx context.Context, b *api.Bucket, e backend.Entry) (store.Info, error) {
-	here, err := c.here(b.Name, e.Name)
+	here, err := c.known(ctx, b.Name, e.Name)
 	if err != nil || isOwn(&here) || isDescribed(&here, &e) {
 		return here, err
 	}
@@ -84,6 +157,9 @@ func isDescribed(here *store.Info, e *backend.Entry) bool {
 	return !here.Unread() || here.Archive != archive.None || archive.FormatOf(e.Name) == archive.None
 }
 
+// scanReaders is how many parts of one archive are read at a time.
+const scanReaders = 8
+
 // scan reads the headers of an archive; nil for an object that is none.
 func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*archive.Index, error) {
 	if archive.FormatOf(e.Name) == archive.None {
@@ -101,7 +177,7 @@ func (c *Cache) scan(ctx context.Context, b *api.Bucket, e *backend.Entry) (*arc
 		}
 		return io.ReadFull(body, p)
 	}
-	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{})
+	return archive.Scan(ctx, read, e.Size, archive.ScanOptions{Readers: scanReaders})
 }
 
 // note remembers a description.

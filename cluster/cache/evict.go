@@ -17,6 +17,8 @@ const (
 	watchEvery = 2 * time.Second
 	// recently used objects are not evicted for the sake of a watermark, nor for what nobody waits for.
 	recently = 30 * time.Second
+	// many is how many objects a bucket has of which one is not worth to be picked alone.
+	many = 10_000
 )
 
 // need is what room is wanted for.
@@ -52,7 +54,11 @@ func (c *Cache) room(ctx context.Context, b *api.Bucket, n need) (done func(), e
 			if total(list) < over {
 				return nil, ErrNoRoom // what is here stays then
 			}
-			freed, err := c.free(ctx, list, over, "quota")
+			free := over
+			if len(list) > many { // sorting them pays for several fetches
+				free = max(over, quota/256)
+			}
+			freed, err := c.free(ctx, list, free, "quota")
 			if err != nil {
 				return nil, err
 			}

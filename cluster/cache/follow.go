@@ -24,14 +24,9 @@ type Reading struct {
 func (c *Cache) Get(ctx context.Context, b *api.Bucket, key string) (object *store.Object, reading *Reading, err error) {
 	var last error
 	for range maxTries {
-		here, err := c.here(b.Name, key)
+		here, err := c.peek(ctx, b, key)
 		if err != nil {
 			return nil, nil, err
-		}
-		if here.Kind == store.Whole || isOwn(&here) {
-			if here, err = c.look(ctx, b, key, false); err != nil {
-				return nil, nil, err
-			}
 		}
 		if isOwn(&here) {
 			object, err = c.Store.Open(b.Name, key) // its error says what is wrong with it
@@ -68,6 +63,7 @@ func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.O
 	}
 	f.mu.Lock()
 	info, growing := f.info, f.growing
+	f.followed = f.followed || growing != nil && info.Size > withheld
 	f.mu.Unlock()
 	var follower *store.Follower
 	if growing != nil && info.Size >= 0 {

@@ -44,7 +44,7 @@ func (g *Gateway) explain(ctx context.Context, req *api.ExplainRequest) (*api.Ex
 	}
 	snap := order.Snapshot()
 	e := &api.Explanation{
-		Snapshot: snap.ID(), Seed: req.Seed, Epoch: req.Epoch, Shuffle: req.Shuffle,
+		Snapshot: snap.ID(), Seed: req.Seed, Epoch: req.Epoch, Shuffle: req.Shuffle, Slices: req.Slices, Window: req.Window,
 		Rank: req.Rank, WorldSize: req.WorldSize, Batch: req.Batch,
 	}
 	count, err := locateSamples(e, req, order.Samples())
@@ -72,15 +72,23 @@ func (g *Gateway) explainOrder(ctx context.Context, req *api.ExplainRequest) (sa
 	if req.Mixture != nil {
 		return g.explainMixture(ctx, req)
 	}
+	if req.Shuffle == "" { // the one that a stream would get
+		info, _, err := g.resolve(ctx, &req.StreamRequest, nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Shuffle, req.Slices, req.Window = info.Shuffle, info.Slices, info.Window
+	}
 	snap, err := g.snapshotOf(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	mode, err := sampler.ParseMode(req.Shuffle)
+	shuffle, err := shuffleOf(req.Shuffle, req.Slices, req.Window)
 	if err != nil {
 		return nil, badStream("%v", err)
 	}
-	order, err := sampler.NewOrder(snap, sampler.Shuffle{Mode: mode, Seed: req.Seed}, req.Epoch)
+	shuffle.Seed = req.Seed
+	order, err := sampler.NewOrder(snap, shuffle, req.Epoch)
 	if err != nil {
 		return nil, badStream("%v", err)
 	}
@@ -126,7 +134,7 @@ func (g *Gateway) snapshotOf(ctx context.Context, req *api.ExplainRequest) (*sam
 			return snap, err
 		}
 	}
-	_, snap, err := g.resolve(ctx, &req.StreamRequest)
+	_, snap, err := g.resolve(ctx, &req.StreamRequest, nil)
 	if err != nil {
 		return nil, err
 	}

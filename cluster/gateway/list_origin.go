@@ -67,6 +67,8 @@ type originPart struct {
 	prefix, after string
 	limit         int  // of what targets are asked for at once; 0: as many as they give
 	cached        bool // what is in the cluster alone; the backend is not asked
+	// unknown visits what only the backend describes; nil: it is visited as all else.
+	unknown func(*backend.Entry) error
 }
 
 // walkOrigin visits the objects of a bucket with a backend, sorted by name: those that the backend has, described as far as
@@ -74,7 +76,13 @@ type originPart struct {
 func (g *Gateway) walkOrigin(ctx context.Context, b *api.Bucket, part originPart, visit func(*api.Object) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m := &originMerge{bucket: b, cachedOnly: part.cached, visit: visit}
+	m := &originMerge{bucket: b, cachedOnly: part.cached, visit: visit, unknown: part.unknown}
+	if m.unknown == nil {
+		m.unknown = func(e *backend.Entry) error {
+			object := objectAt(b, e)
+			return visit(&object)
+		}
+	}
 	if part.cached {
 		m.done = true
 	} else {
@@ -97,6 +105,7 @@ type originMerge struct {
 	bucket     *api.Bucket
 	cachedOnly bool
 	visit      func(*api.Object) error
+	unknown    func(*backend.Entry) error
 
 	next func() (backend.Entry, error, bool) // of the backend
 	head *backend.Entry                      // the next one, if it is known
@@ -128,8 +137,7 @@ func (m *originMerge) before(name string) error {
 			return err
 		}
 		m.head = nil
-		object := objectAt(m.bucket, e)
-		if err := m.visit(&object); err != nil {
+		if err := m.unknown(e); err != nil {
 			return err
 		}
 	}
@@ -144,35 +152,31 @@ func (m *originMerge) kept(line *copies.Listed) error {
 	if err != nil {
 		return err
 	}
+	m.head = nil
 	if e != nil && e.Name != line.Name {
-		e = nil
+		m.head, e = e, nil
 	}
-	object := m.object(line, e)
-	if e != nil {
-		m.head = nil
+	switch {
+	case m.known(line, e):
+		return m.visit(&line.Object)
+	case e != nil:
+		return m.unknown(e)
 	}
-	if object == nil {
-		return nil
-	}
-	return m.visit(object)
+	return nil
 }
 
-// object is what a name stands for that targets have something of, and the backend perhaps; nil for nothing. What was
-// deleted in the cluster hides nothing of the backend's: that it was deleted there too is for the backend to say.
-func (m *originMerge) object(line *copies.Listed, e *backend.Entry) *api.Object {
+// known says whether a name stands for what a target knows of it, where the backend has e or nothing. What was deleted in
+// the cluster hides nothing of the backend's: that it was deleted there too is for the backend to say.
+func (m *originMerge) known(line *copies.Listed, e *backend.Entry) bool {
 	cached := line.Cached != nil && *line.Cached
 	switch {
 	case line.Deleted:
+		return false
 	case line.Origin == nil && cached, m.cachedOnly && cached, // its own hides the backend's
-		cached && m.bucket.Backend.Check == api.CheckNever, // what is read is what is here
-		e != nil && sameAsAt(line, e):
-		return &line.Object
+		cached && m.bucket.Backend.Check == api.CheckNever: // what is read is what is here
+		return true
 	}
-	if e == nil {
-		return nil
-	}
-	object := objectAt(m.bucket, e)
-	return &object
+	return e != nil && sameAsAt(line, e)
 }
 
 // sameAsAt says whether what a target knows is what the backend has now. Listings of web servers have no tags: size and

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/big"
 	"net/http"
+	"slices"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/sampler"
@@ -13,7 +14,7 @@ import (
 // checkMixture refuses what no data could make a mixture of, before anything is listed.
 func checkMixture(req *api.StreamRequest) error {
 	m := req.Mixture
-	if len(req.Sources) > 0 || req.Shuffle != "" || req.ETL != "" || len(req.ETLArgs) > 0 && string(req.ETLArgs) != "null" {
+	if len(req.Sources) > 0 || req.Shuffle != "" || req.Slices != 0 || req.Window != 0 || req.ETL != "" || len(req.ETLArgs) > 0 && string(req.ETLArgs) != "null" {
 		return badStream("a mixture takes the place of sources, shuffle and etl: give these to its sources")
 	}
 	if len(m.Sources) == 0 || len(m.Sources) > sampler.MaxParts {
@@ -95,18 +96,14 @@ func mixtureParts(req *api.StreamRequest, draws []int64) ([]sampler.Part, sample
 	for i := range m.Sources {
 		s := &m.Sources[i]
 		parts[i].Draws = draws[i]
-		parts[i].Shuffle.Seed = sampler.PartSeed(req.Seed, i)
-		if s.Shuffle == "" {
-			continue // global is the zero mode
-		}
-		mode, err := sampler.ParseMode(s.Shuffle)
-		if err != nil {
+		var err error
+		if parts[i].Shuffle, err = shuffleOf(s.Shuffle, s.Slices, s.Window); err != nil {
 			return nil, blend, badStream("source %d (%.100s): %v", i, s.Sources[0], err)
 		}
-		if blend.Interleave == sampler.Random && mode != sampler.Global {
+		parts[i].Shuffle.Seed = sampler.PartSeed(req.Seed, i)
+		if blend.Interleave == sampler.Random && parts[i].Shuffle.Mode != sampler.Global {
 			return nil, blend, badStream(`interleave "random" permutes all samples, which undoes shuffle %q of source %d (%.100s): take interleave "stratified", or shuffle "global" there`, s.Shuffle, i, s.Sources[0])
 		}
-		parts[i].Shuffle.Mode = mode
 	}
 	if err := blend.Validate(parts); err != nil {
 		return nil, blend, badStream("%v", err)
@@ -124,15 +121,23 @@ type mixture struct {
 
 // resolveMixture lists the shards of all sources, one source after the other, and works out how many
 // samples an epoch takes from each.
-func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*mixture, error) {
+func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest, p *progress) (*mixture, error) {
 	info := &api.StreamInfo{}
 	var shards sampler.Builder
 	counts, sizes := make([]int, len(req.Mixture.Sources)), make([]int64, len(req.Mixture.Sources))
-	for i := range req.Mixture.Sources {
-		s := &req.Mixture.Sources[i]
-		before, samples := shards.NumShards(), shards.Samples()
-		if err := g.list(ctx, s.Sources, req.Samples, info, &shards); err != nil {
+	chosen := *req.Mixture // with the shuffles that were left to us
+	chosen.Sources = slices.Clone(chosen.Sources)
+	for i := range chosen.Sources {
+		s := &chosen.Sources[i]
+		before, samples, bytes := shards.NumShards(), shards.Samples(), info.Bytes
+		cold, err := g.list(ctx, s.Sources, req.Samples, info, &shards, p)
+		if err != nil {
 			return nil, err
+		}
+		if s.Shuffle == "" && (chosen.Interleave == "" || chosen.Interleave == sampler.Random.String()) {
+			s.Shuffle = sampler.Global.String() // all samples are permuted
+		} else if s.Shuffle == "" {
+			s.Shuffle, s.Slices, s.Window = cold.shuffle(info.Bytes-bytes, int64(shards.NumShards()-before))
 		}
 		counts[i], sizes[i] = shards.NumShards()-before, shards.Samples()-samples
 		if sizes[i] == 0 {
@@ -147,7 +152,9 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	parts, blend, err := mixtureParts(req, draws)
+	ordered := *req
+	ordered.Mixture = &chosen
+	parts, blend, err := mixtureParts(&ordered, draws)
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +164,8 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 		info.Samples += draws[i]
 		info.Mixture.Parts = append(info.Mixture.Parts, api.MixturePart{
 			Shards: int64(counts[i]), Samples: sizes[i], Draws: draws[i],
-			Shuffle: parts[i].Shuffle.Mode.String(), ETL: req.Mixture.Sources[i].ETL, ETLArgs: req.Mixture.Sources[i].ETLArgs,
+			Shuffle: parts[i].Shuffle.Mode.String(), Slices: parts[i].Shuffle.Slices, Window: parts[i].Shuffle.Window,
+			ETL: chosen.Sources[i].ETL, ETLArgs: chosen.Sources[i].ETLArgs,
 		})
 	}
 	if err := sampler.CheckMixture(snap, parts, blend); err != nil {
@@ -173,7 +181,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest) (*
 // explainMixture is the plan of an epoch. Which shards are which source's follows from a listing alone, so
 // that only the present data can be explained.
 func (g *Gateway) explainMixture(ctx context.Context, req *api.ExplainRequest) (sampler.Plan, error) {
-	m, err := g.resolveMixture(ctx, &req.StreamRequest)
+	m, err := g.resolveMixture(ctx, &req.StreamRequest, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 func TestNobodyJoinsWhatWasGivenUp(t *testing.T) {
 	var o opens
 	begun, finish := make(chan struct{}, 3), make(chan struct{})
-	work := func(ctx context.Context) (*api.StreamInfo, error) {
+	work := func(ctx context.Context, _ *progress) (*api.StreamInfo, error) {
 		begun <- struct{}{}
 		select {
 		case <-finish:

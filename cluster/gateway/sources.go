@@ -52,17 +52,28 @@ func foundOf(o *api.Object) found {
 }
 
 // list adds the objects of the sources to a snapshot, in the order given and by name within a pattern, and
-// their bytes to the stream's.
-func (g *Gateway) list(ctx context.Context, addresses []string, samples string, info *api.StreamInfo, shards *sampler.Builder) error {
+// their bytes to the stream's. It returns the buckets of the sources that have backends.
+func (g *Gateway) list(
+	ctx context.Context, addresses []string, samples string, info *api.StreamInfo, shards *sampler.Builder, p *progress,
+) (coldBuckets, error) {
 	sources, err := g.expand(ctx, addresses)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	exact, err := g.lookUp(ctx, sources)
+	cold, err := g.coldOf(ctx, sources)
+	if err != nil {
+		return nil, err
+	}
+	return cold, g.listSources(ctx, sources, cold, &list{
+		plain: samples == api.SamplesObjects, shards: shards, info: info, seed: maphash.MakeSeed(), progress: p,
+	})
+}
+
+func (g *Gateway) listSources(ctx context.Context, sources []source, cold coldBuckets, l *list) error {
+	exact, err := g.lookUp(ctx, sources, cold, l.progress)
 	if err != nil {
 		return err
 	}
-	l := list{plain: samples == api.SamplesObjects, shards: shards, info: info, seed: maphash.MakeSeed()}
 	if len(sources) > 1 || sources[0].pattern == nil {
 		l.seen = make(map[uint64]struct{}, len(sources))
 	}
@@ -70,7 +81,7 @@ func (g *Gateway) list(ctx context.Context, addresses []string, samples string, 
 		s := &sources[i]
 		l.before = sources[:i]
 		if s.pattern != nil {
-			err = g.matches(ctx, s.pattern, &l)
+			err = g.matches(ctx, s.pattern, cold[s.bucket], l)
 		} else {
 			_, err = l.add(s, s.key, exact[i])
 		}
@@ -86,6 +97,8 @@ type list struct {
 	plain  bool // objects are samples
 	shards *sampler.Builder
 	info   *api.StreamInfo
+
+	progress *progress
 
 	// What finds objects that two sources name: hashes only, as there may be many millions of names. Where
 	// one comes again, the sources before say whether it was the same. Nil where there is one source.
@@ -178,7 +191,7 @@ func (g *Gateway) expand(ctx context.Context, addresses []string) ([]source, err
 
 // lookUp describes the objects that are named exactly, and fails with those that there are not. The names of
 // a bucket are asked of all targets together, thousands at a time.
-func (g *Gateway) lookUp(ctx context.Context, sources []source) ([]found, error) {
+func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets, p *progress) ([]found, error) {
 	out := make([]found, len(sources))
 	buckets := map[string][]int{}
 	for i := range sources {
@@ -189,8 +202,9 @@ func (g *Gateway) lookUp(ctx context.Context, sources []source) ([]found, error)
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(statRequests)
 	for bucket, numbers := range buckets {
-		if _, err := g.bucket(ctx, bucket); err != nil {
-			return nil, err
+		if b := cold[bucket]; b != nil {
+			group.Go(func() error { return g.lookUpCold(gctx, b, sources, numbers, out, p) })
+			continue
 		}
 		for from := 0; from < len(numbers); from += statAtOnce {
 			some := numbers[from:min(from+statAtOnce, len(numbers))]
@@ -205,6 +219,16 @@ func (g *Gateway) lookUp(ctx context.Context, sources []source) ([]found, error)
 
 // stat describes some of the sources, which are in one bucket; out is written at their places alone.
 func (g *Gateway) stat(ctx context.Context, bucket string, sources []source, some []int, out []found) error {
+	return g.statLines(ctx, bucket, sources, some, func(n int, line *copies.Listed) {
+		if out[n] = (found{}); !line.Deleted {
+			out[n] = foundOf(&line.Object)
+		}
+	})
+}
+
+// statLines visits what targets have of some of the sources, which are in one bucket, by their numbers; again where the map
+// changes meanwhile.
+func (g *Gateway) statLines(ctx context.Context, bucket string, sources []source, some []int, visit func(n int, line *copies.Listed)) error {
 	asked, places := api.Names{Names: make([]string, len(some))}, make(map[string][]int, len(some))
 	for i, n := range some {
 		asked.Names[i] = sources[n].key
@@ -221,9 +245,7 @@ func (g *Gateway) stat(ctx context.Context, bucket string, sources []source, som
 		}
 		for _, e := range mergePages(answers, "") { // several targets may have one: the newest counts
 			for _, n := range places[e.name] {
-				if out[n] = (found{}); !e.object.Deleted {
-					out[n] = foundOf(&e.object.Object)
-				}
+				visit(n, e.object)
 			}
 		}
 		return nil
@@ -257,11 +279,11 @@ func missing(sources []source, out []found) error {
 		absent, exact, strings.Join(names, ", "), more)
 }
 
-// matches adds the objects of a pattern.
-func (g *Gateway) matches(ctx context.Context, p *api.Pattern, l *list) error {
+// matches adds the objects of a pattern; cold is its bucket, where that has a backend.
+func (g *Gateway) matches(ctx context.Context, p *api.Pattern, cold *api.Bucket, l *list) error {
 	s := &source{address: p.Address, pattern: p, bucket: p.Bucket}
 	taken, others := 0, 0
-	err := g.walk(ctx, p.Bucket, p.Prefix, func(o *api.Object) error {
+	add := func(o *api.Object) error {
 		if !p.Match(o.Name) {
 			return nil
 		}
@@ -272,7 +294,13 @@ func (g *Gateway) matches(ctx context.Context, p *api.Pattern, l *list) error {
 			others++
 		}
 		return err
-	})
+	}
+	var err error
+	if cold != nil {
+		err = g.walkCold(ctx, cold, p, l, add)
+	} else {
+		err = g.walk(ctx, p.Bucket, p.Prefix, add)
+	}
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,8 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 	if err != nil {
 		return nil, err
 	}
-	shared, err := g.opens.do(ctx, sameOpen(req), func(ctx context.Context) (*api.StreamInfo, error) {
-		info, snap, err := g.resolve(ctx, req)
+	shared, err := g.opens.do(ctx, sameOpen(req), func(ctx context.Context, p *progress) (*api.StreamInfo, error) {
+		info, snap, err := g.resolve(ctx, req, p)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,7 @@ func checkStream(req *api.StreamRequest) error {
 	if req.Mixture != nil {
 		return checkMixture(req)
 	}
-	if _, err := sampler.ParseMode(req.Shuffle); err != nil {
+	if _, err := shuffleOf(req.Shuffle, req.Slices, req.Window); err != nil {
 		return badStream("%v", err)
 	}
 	switch {
@@ -165,9 +165,9 @@ func checkDecode(req *api.StreamRequest) error {
 }
 
 // resolve makes the snapshot of the stream's sources.
-func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.StreamInfo, *sampler.Snapshot, error) {
+func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest, p *progress) (*api.StreamInfo, *sampler.Snapshot, error) {
 	if req.Mixture != nil {
-		m, err := g.resolveMixture(ctx, req)
+		m, err := g.resolveMixture(ctx, req, p)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -175,7 +175,8 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.Str
 	}
 	info := &api.StreamInfo{}
 	var shards sampler.Builder
-	if err := g.list(ctx, req.Sources, req.Samples, info, &shards); err != nil {
+	cold, err := g.list(ctx, req.Sources, req.Samples, info, &shards, p)
+	if err != nil {
 		return nil, nil, err
 	}
 	snap, err := shards.Snapshot()
@@ -186,5 +187,9 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest) (*api.Str
 		return nil, nil, api.Errorf(http.StatusNotFound, api.CodeNoMatch, "the %d shards of the sources hold no samples: a member is a field of one if its name has an extension, such as 0001.jpg", snap.NumShards())
 	}
 	info.Snapshot, info.Samples, info.Shards = snap.ID(), snap.Samples(), int64(snap.NumShards())
+	info.Shuffle, info.Slices, info.Window = req.Shuffle, req.Slices, req.Window
+	if req.Shuffle == "" {
+		info.Shuffle, info.Slices, info.Window = cold.shuffle(info.Bytes, info.Shards)
+	}
 	return info, snap, nil
 }

@@ -209,6 +209,7 @@ func runTarget(ctx context.Context, c Config, self api.Node, dirs *directories, 
 		group.Go(func() error { return watch.run(ctx) })
 		group.Go(func() error { return t.Slices().Run(ctx) })
 		group.Go(func() error { return t.Cache().Run(ctx) })
+		group.Go(func() error { return streams.Run(ctx) })
 		group.Go(func() error { return copies.Run(ctx) })
 		return group.Wait()
 	}

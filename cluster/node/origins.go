@@ -3,6 +3,7 @@ package node
 import (
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/origin"
+	"github.com/shardstream/shardstream/cluster/remote"
 	"github.com/shardstream/shardstream/cluster/secrets"
 	"github.com/shardstream/shardstream/cluster/telemetry"
 	"github.com/shardstream/shardstream/core/backend"
@@ -18,6 +19,7 @@ func (c *Config) origins(members *membership.Membership, metrics *telemetry.Metr
 	set := c.Schemes
 	if set == nil {
 		set = schemes.All()
+		set[backend.Remote] = remote.Open
 	}
 	pool := origin.New(origin.Config{Schemes: set, Secrets: secrets.Of(members), Allow: allow})
 	return pool, metrics.Register(pool)

@@ -31,12 +31,17 @@ func (c *orderCache) plan(snap *sampler.Snapshot, req *wire.ReadRequest) (sample
 	if req.Mixture == nil && (req.Shuffle == sampler.Global.String() || req.Shuffle == sampler.None.String()) {
 		return orderOf(snap, req)
 	}
-	of := wire.ReadRequest{Shuffle: req.Shuffle, Seed: req.Seed, Slices: req.Slices, Window: req.Window, Epoch: req.Epoch, Mixture: req.Mixture}
+	of := orderOnly(req)
 	key, err := json.Marshal(&of)
 	if err != nil {
 		return nil, err
 	}
 	return c.planned(snap, string(key), &of).make()
+}
+
+// orderOnly is what of a request its order follows from.
+func orderOnly(req *wire.ReadRequest) wire.ReadRequest {
+	return wire.ReadRequest{Shuffle: req.Shuffle, Seed: req.Seed, Slices: req.Slices, Window: req.Window, Epoch: req.Epoch, Mixture: req.Mixture}
 }
 
 func (c *orderCache) planned(snap *sampler.Snapshot, key string, of *wire.ReadRequest) *plannedOrder {

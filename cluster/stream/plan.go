@@ -41,7 +41,9 @@ func mixtureOf(snap *sampler.Snapshot, req *wire.ReadRequest) (sampler.Plan, err
 		}
 		parts[i] = sampler.Part{
 			Shards: int(p.Shards), Draws: p.Draws,
-			Shuffle: sampler.Shuffle{Mode: mode, Seed: sampler.PartSeed(req.Seed, i), Slices: req.Slices, Window: req.Window},
+			Shuffle: sampler.Shuffle{
+				Mode: mode, Seed: sampler.PartSeed(req.Seed, i), Slices: cmp.Or(p.Slices, req.Slices), Window: cmp.Or(p.Window, req.Window),
+			},
 		}
 	}
 	blend := sampler.Blend{Interleave: interleave, Unit: req.Mixture.Unit, Seed: req.Seed}

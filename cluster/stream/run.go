@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -47,6 +48,8 @@ func (r *Reader) Run(ctx context.Context, nc net.Conn) error {
 	// Ends a write that waits for a slow client.
 	defer context.AfterFunc(ctx, out.interrupt)()
 
+	r.follow()
+	defer r.course.Close()
 	defer r.work.Wait() // what is being decoded reads from shards
 	depth := r.depth()
 	free, ready := make(chan *job, depth), make(chan *job, depth)
@@ -86,6 +89,7 @@ func (r *Reader) plan(ctx context.Context, free <-chan *job, ready chan<- *job) 
 	for index := r.req.From; index < r.req.To; index++ {
 		select {
 		case j := <-free:
+			r.course.At(r.view.Batch(index).Start)
 			err := r.fill(ctx, j, index)
 			if err == nil && j.decoding == nil {
 				err = r.keep(j)
@@ -98,6 +102,9 @@ func (r *Reader) plan(ctx context.Context, free <-chan *job, ready chan<- *job) 
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+	if r.req.To > r.req.From {
+		r.course.At(r.view.Batch(r.req.To - 1).Next)
 	}
 	return nil
 }
@@ -132,7 +139,7 @@ func (r *Reader) send(ctx context.Context, out *sender, meter Meter, free chan<-
 func (d *delivery) run(ctx context.Context) error {
 	req := &d.r.req
 	for index := req.From; index < req.To; index++ {
-		j, err := d.next(ctx)
+		j, err := d.next(ctx, index)
 		if err != nil || j == nil {
 			return err
 		}
@@ -219,8 +226,9 @@ func (d *delivery) mark(next int64) error {
 }
 
 // next takes a prepared batch; where none is ready yet, what is under way is finished first, so that the
-// client never waits for bytes that are here. It returns nil where plan has failed, whose error counts.
-func (d *delivery) next(ctx context.Context) (*job, error) {
+// client never waits for bytes that are here. It returns nil where plan has failed, whose error counts. While a shard comes
+// from its backend, which may take longer than a client waits for a target that says nothing, marks say that the stream lives.
+func (d *delivery) next(ctx context.Context, index int64) (*job, error) {
 	select {
 	case j := <-d.ready:
 		return j, nil
@@ -230,12 +238,24 @@ func (d *delivery) next(ctx context.Context) (*job, error) {
 		return nil, err
 	}
 	d.at.lap(&d.costs.work.Send)
-	select {
-	case j := <-d.ready:
-		d.at.lap(&d.costs.work.Idle)
-		return j, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	alive := time.NewTicker(markEvery)
+	defer alive.Stop()
+	for {
+		select {
+		case j := <-d.ready:
+			d.at.lap(&d.costs.work.Idle)
+			return j, nil
+		case <-alive.C:
+			if d.r.shards.waiting.Load() == 0 {
+				continue
+			}
+			d.at.lap(&d.costs.work.Idle)
+			if err := errors.Join(d.mark(index), d.out.flush()); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 

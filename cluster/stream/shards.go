@@ -14,6 +14,7 @@ import (
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
 
+	"github.com/shardstream/shardstream/cluster/ahead"
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/archive"
 	"github.com/shardstream/shardstream/core/store"
@@ -44,12 +45,13 @@ type shard struct {
 	number int
 	object *store.Object
 	index  *archive.Index
-	err    error  // every sample of the shard fails with it
-	absent bool   // another target's
-	share  *Share // under which it is this node's to send
-	mem    []byte // the payload, mapped when the first small item is sent; the sender's
-	refs   int    // jobs that still read from it
-	used   bool   // since the clock hand last passed
+	err    error     // every sample of the shard fails with it
+	failed time.Time // when it did, where trying again may help
+	absent bool      // another target's
+	share  *Share    // under which it is this node's to send
+	mem    []byte    // the payload, mapped when the first small item is sent; the sender's
+	refs   int       // jobs that still read from it
+	used   bool      // since the clock hand last passed
 
 	// plain says that the object is no archive but one sample: small ones are read into the memory of all
 	// such shards, as each is read once an epoch and a mapping costs more than that.
@@ -97,6 +99,9 @@ type shards struct {
 	open   map[int]*shard
 	pinned []*shard // those with an object, in clock order
 	hand   int
+
+	course  *ahead.Course
+	waiting atomic.Int32 // 1 while a shard comes from somewhere else
 }
 
 // newShards are those that the node sends of a snapshot; or any that it has, for which it looks anew.
@@ -124,6 +129,10 @@ func (s *shards) follow(now time.Time) {
 func (s *shards) get(ctx context.Context, number int) *shard {
 	s.mu.Lock()
 	sh := s.open[number]
+	if sh != nil && sh.again() {
+		delete(s.open, number)
+		sh = nil
+	}
 	if sh != nil && sh.share.Map != s.known.share.Map && !s.any {
 		if s.known.role(s.snap, number) == Other {
 			s.giveUp(sh)
@@ -163,6 +172,14 @@ func (s *shards) get(ctx context.Context, number int) *shard {
 	return sh
 }
 
+// tryAgain is how long the samples of a shard fail that its backend did not give.
+const tryAgain = 10 * time.Second
+
+// again says that it is time to try again to open a shard.
+func (sh *shard) again() bool {
+	return !sh.failed.IsZero() && sh.refs == 0 && time.Since(sh.failed) > tryAgain
+}
+
 // giveUp closes a shard that is another target's by now, if no job reads it: its file shall not stay for it.
 func (s *shards) giveUp(sh *shard) {
 	if sh.refs > 0 {
@@ -193,15 +210,21 @@ func (s *shards) load(ctx context.Context, number int, role Role) *shard {
 	sh := &shard{number: number}
 	bucket, name, _ := strings.Cut(want.Name, "/")
 	object, err := s.server.Objects.Open(bucket, name)
+	waited := false
 	if errors.Is(err, store.ErrStub) && (role == Primary || s.any && !s.lean) && s.server.Rebuild != nil {
+		waited = true
+		s.waiting.Store(1)
 		object, err = s.server.Rebuild(ctx, bucket, name, want.Version)
+		s.waiting.Store(0)
 	}
 	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrStub) {
 		sh.absent = true
 		return sh
 	}
 	if err != nil {
-		sh.err = err
+		if sh.err = err; waited {
+			sh.failed = time.Now()
+		}
 		return sh
 	}
 	if version := object.Info().Version; version < want.Version || version > want.Version && !decides {
@@ -231,6 +254,9 @@ func (s *shards) load(ctx context.Context, number int, role Role) *shard {
 	}
 	// Only now: a snapshot that counts more samples than there are must not reach into the index.
 	sh.object, sh.index = object, index
+	if _, cached := info.Origin(); cached {
+		s.course.Used(bucket, name, waited)
+	}
 	return sh
 }
 

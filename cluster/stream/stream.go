@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/shardstream/shardstream/cluster/ahead"
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/core/decode"
 	"github.com/shardstream/shardstream/core/store"
@@ -48,6 +49,8 @@ type Server struct {
 	// Rebuild makes an object whole of which the node has but the description (store.ErrStub), and pins it. It is asked for
 	// where the node is its primary, or nobody else sent what is missing; nil: there are no such objects.
 	Rebuild func(ctx context.Context, bucket, name string, version uint64) (*store.Object, error)
+	// Ahead is told what streams are going to need; nil: nothing is fetched before it is needed.
+	Ahead *ahead.Manager
 	// Damaged is told of what a stream can't read, so that it may be mended; it does not block. nil: nobody is.
 	Damaged   func(*store.CorruptError)
 	ETLs      ETLs
@@ -79,6 +82,7 @@ type Reader struct {
 	growth float64 // most bytes that came out of a transformation for one that went in
 	decode *decode.Plan
 	work   sync.WaitGroup // batches that are being decoded
+	course *ahead.Course  // while Run runs; nil where nothing is read ahead
 	// expansion is how many bytes came out of a decoded one, at most.
 	expansion atomic.Int64
 }

@@ -3,18 +3,22 @@ package target_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/clustertest"
+	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/core/backend/backendtest"
 )
@@ -119,6 +123,37 @@ func TestColdObjects(t *testing.T) {
 		assert.Equal(t, 404, gone.StatusCode)
 		assert.Equal(t, api.CodeNotFound, errorOf(t, document).Code)
 		assert.Empty(t, cached("d"))
+	})
+	t.Run("a damaged copy is fetched again", func(t *testing.T) {
+		remote.Set("f", want)
+		_, _ = do(t, c, "GET", "/v1/objects/far/f", nil)
+		l, err := c.Client.Locate(t.Context(), "far", "f")
+		require.NoError(t, err)
+		file, err := os.OpenFile(l.Copies[0].Files[0], os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = file.WriteAt([]byte{want[100] ^ 1}, 100)
+		require.NoError(t, errors.Join(err, file.Close()))
+		answer, data := do(t, c, "GET", "/v1/objects/far/f", nil)
+		assert.Equal(t, "miss", answer.Header.Get(api.HeaderCache))
+		assert.True(t, bytes.Equal(want, data))
+		assert.Equal(t, 2, remote.Calls("open", "f"))
+	})
+	t.Run("after a restart", func(t *testing.T) {
+		remote.Set("g", want)
+		before, _ := do(t, c, "GET", "/v1/objects/far/g", nil)
+		c.Targets[0].Stop()
+		c.Targets[0].Start()
+		after, data := do(t, c, "GET", "/v1/objects/far/g", nil)
+		assert.True(t, bytes.Equal(want, data))
+		assert.Equal(t, "hit", after.Header.Get(api.HeaderCache))
+		assert.Equal(t, before.Header.Get("ETag"), after.Header.Get("ETag"))
+		assert.Equal(t, 1, remote.Calls("open", "g"))
+	})
+	t.Run("a backend that fails", func(t *testing.T) {
+		remote.Fault = func(op, name string, _ int64) error { return remote.Failure(op, name, backend.Unsupported) }
+		defer func() { remote.Fault = nil }()
+		answer, _ := do(t, c, "GET", "/v1/objects/far/g", nil)
+		assert.Equal(t, 502, answer.StatusCode, "it can't be compared, so it is not served")
 	})
 	t.Run("failures name the backend", func(t *testing.T) {
 		for kind, code := range map[backend.Kind]string{
@@ -238,10 +273,61 @@ func TestCacheOnly(t *testing.T) {
 	_, data := do(t, c, "GET", "/v1/objects/far/a", nil)
 	assert.Equal(t, "ours", string(data))
 	assert.Equal(t, "theirs", string(remote.Data("a")))
-	require.Error(t, c.Client.DeleteBucket(t.Context(), "far", false), "it holds what is nowhere else")
 	answer, _ = do(t, c, "DELETE", "/v1/objects/far/a", nil)
 	assert.Equal(t, 204, answer.StatusCode)
 	_, data = do(t, c, "GET", "/v1/objects/far/a", nil)
 	assert.Equal(t, "theirs", string(data))
-	require.NoError(t, c.Client.DeleteBucket(t.Context(), "far", false))
+	_, _ = do(t, c, "PUT", "/v1/objects/far/b", strings.NewReader("ours"))
+	require.Error(t, c.Client.DeleteBucket(t.Context(), "far", false), "it holds what is nowhere else")
+	require.NoError(t, c.Client.DeleteBucket(t.Context(), "far", true))
+}
+
+func TestCachedObjectsFollowTheMap(t *testing.T) {
+	remote := backendtest.NewMemory("s3://far")
+	c := clustertest.Start(t, clustertest.Options{
+		Targets: 2, Schemes: backend.Set{"s3": remote.Opener()},
+		Settings: node.Settings{DeleteGrace: 100 * time.Millisecond},
+	})
+	farBucket(t, c, "far", api.Backend{Check: api.CheckTTL, TTLS: 3600})
+	const objects = 24
+	etags := map[string]string{}
+	for i := range objects {
+		key := fmt.Sprintf("o%02d", i)
+		want := backendtest.Bytes(uint64(i), 100_000)
+		if i%2 == 1 { // larger than what a primary gets itself before it answers
+			want = backendtest.Bytes(uint64(i), 2<<20)
+		}
+		remote.Set(key, want)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(want, body))
+		etags[key] = object.ETag
+	}
+	c.AddTarget()
+	for i := range objects { // while they move
+		key := fmt.Sprintf("o%02d", i)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(remote.Data(key), body))
+		assert.Equal(t, etags[key], object.ETag, "the version of %s holds", key)
+	}
+	c.Await("all is where it belongs", func() bool {
+		status, err := c.Client.Status(t.Context())
+		return err == nil && status.Rebalance.State == api.RebalanceIdle
+	})
+	for i := range objects {
+		key := fmt.Sprintf("o%02d", i)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(remote.Data(key), body))
+		assert.Equal(t, etags[key], object.ETag)
+	}
+}
+
+// fetch reads an object of the bucket far through the client.
+func fetch(t testing.TB, c *clustertest.Cluster, key string) ([]byte, api.Object) {
+	t.Helper()
+	r, err := c.Client.GetObject(t.Context(), "far", key, api.GetOptions{})
+	require.NoError(t, err)
+	defer func() { _ = r.Close() }() // only read
+	body, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return body, r.Object
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/heal"
+	"github.com/shardstream/shardstream/cluster/origin"
 	"github.com/shardstream/shardstream/cluster/placement"
 	slicing "github.com/shardstream/shardstream/cluster/slices"
 	"github.com/shardstream/shardstream/core/erasure"
@@ -140,7 +141,8 @@ func (t *Target) Open(ctx context.Context, bucket, key string) (*store.Object, e
 // openVersion is Open for a version that a stream is about. One that its backend has is fetched only if it is that.
 func (t *Target) openVersion(ctx context.Context, bucket, key string, version uint64) (*store.Object, error) {
 	if b, ok := t.members.View().Bucket(bucket); ok && b.Backend != nil {
-		return t.cache.OpenVersion(ctx, bucket, key, version)
+		object, err := t.cache.OpenVersion(ctx, bucket, key, version)
+		return object, origin.Answer(bucket, err) // its text names the backend
 	}
 	return t.Open(ctx, bucket, key)
 }

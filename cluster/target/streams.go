@@ -2,11 +2,13 @@ package target
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/shardstream/shardstream/cluster/ahead"
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/stream"
 	"github.com/shardstream/shardstream/core/store"
@@ -23,6 +25,7 @@ const (
 type Streams struct {
 	target *Target
 	server *stream.Server
+	ahead  *ahead.Manager
 
 	mu      sync.Mutex
 	stopped bool
@@ -41,17 +44,25 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 	}
 	snapshots.FetchPages = s.fetchPages
 	part := &shares{target: t}
+	s.ahead = t.readAhead(part.now)
+	t.cache.SetFuture(s.ahead)
 	s.server = &stream.Server{
-		Node: t.id, Objects: held{t}, Share: part.now, Rebuild: t.openVersion, Damaged: s.mend, ETLs: etls, Snapshots: snapshots,
+		Node: t.id, Objects: held{t}, Share: part.now, Rebuild: t.openVersion, Ahead: s.ahead, Damaged: s.mend, ETLs: etls, Snapshots: snapshots,
 		Meter: func() stream.Meter { return t.metrics.OpenStream() }, Budget: stream.NewBudget(memory), Logger: t.log,
 	}
-	if err := t.metrics.WatchStreams(s.server.Budget); err != nil {
+	if err := errors.Join(t.metrics.WatchStreams(s.server.Budget), s.ahead.Register(t.metrics.Register)); err != nil {
 		return nil, err
 	}
 	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
 	s.handleSnapshots()
 	t.Handle(http.MethodPost, "/v1/internal/keys", s.postKeys)
 	return s, nil
+}
+
+// Run fetches what streams need from backends ahead of use, until the context ends.
+func (s *Streams) Run(ctx context.Context) error {
+	s.ahead.Run(ctx)
+	return nil
 }
 
 // Wait returns when the streams have ended, which they do with the target's context.
@@ -130,7 +141,7 @@ func (s *Streams) mend(damage *store.CorruptError) {
 	t := s.target
 	t.metrics.CorruptRead(damage.Disk)
 	bucket, key := damage.Bucket, damage.Name
-	if b, ok := t.members.View().Bucket(bucket); !ok || b.Copies() == 1 {
+	if b, ok := t.members.View().Bucket(bucket); !ok || b.Copies() == 1 && b.Backend == nil {
 		return // there is nothing to mend it by
 	}
 	about := keyOf(bucket, key)

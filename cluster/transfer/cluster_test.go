@@ -26,7 +26,7 @@ func clusters(t *testing.T, m *memory) (*transfer.Opener, *clustertest.Cluster, 
 		if at == "" {
 			return a.Client, nil
 		}
-		return api.NewClient(api.Options{Endpoint: "http://" + at, Anonymous: true})
+		return api.NewClient(api.Options{Endpoint: "http://" + at, NoToken: true})
 	}
 	return o, a, b
 }

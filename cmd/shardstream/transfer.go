@@ -112,7 +112,7 @@ func (a *app) clusterAt(at string) (*api.Client, error) {
 	if !strings.Contains(at, "://") {
 		at = "http://" + at
 	}
-	client, err := api.NewClient(api.Options{Endpoint: at, Anonymous: true})
+	client, err := api.NewClient(api.Options{Endpoint: at, NoToken: true})
 	if err != nil {
 		return nil, &usageError{err.Error()}
 	}

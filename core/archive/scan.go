@@ -14,6 +14,9 @@ type ReadAt func(ctx context.Context, p []byte, off int64) (n int, err error)
 type ScanOptions struct {
 	// Gap is how many bytes are rather read than skipped, to save a request; 0: 32 KiB.
 	Gap int64
+	// Readers is how many reads may be under way at once; 0: one. The first follows the headers, the others look for headers
+	// further on, which costs some reads more. ReadAt is called by several goroutines then.
+	Readers int
 }
 
 // Bounds of the pieces in which an archive is read that is scanned.
@@ -27,8 +30,17 @@ const (
 // skipped, but where members are so small that reading on costs less than another request. It refuses what an Indexer
 // refuses. Checksums of members are not known then (see Index.Checked).
 func Scan(ctx context.Context, read ReadAt, size int64, o ScanOptions) (*Index, error) {
+	segment := min(max(size/int64(2*max(o.Readers, 1)), minSegment), maxSegment) &^ (blockSize - 1)
+	return scan(ctx, read, size, o, segment)
+}
+
+func scan(ctx context.Context, read ReadAt, size int64, o ScanOptions, segment int64) (*Index, error) {
 	if o.Gap <= 0 {
 		o.Gap = defaultGap
+	}
+	ahead := look(ctx, read, size, o, segment)
+	if ahead != nil {
+		defer ahead.close()
 	}
 	s := scanner{read: read, size: size, gap: o.Gap, cluster: firstRead}
 	x := NewIndexer(Tar)
@@ -37,9 +49,15 @@ func Scan(ctx context.Context, read ReadAt, size int64, o ScanOptions) (*Index, 
 			x.skip(n)
 			continue
 		}
-		b, err := s.next(ctx, x.at)
-		if err != nil {
-			return nil, err
+		var b []byte
+		if ahead != nil {
+			b = ahead.bytes(ctx, x.at)
+		}
+		if len(b) == 0 {
+			var err error
+			if b, err = s.next(ctx, x.at); err != nil {
+				return nil, err
+			}
 		}
 		if x.take(b); x.err != nil {
 			return nil, x.err
@@ -89,7 +107,11 @@ func (s *scanner) fill(ctx context.Context, at, end int64) error {
 	} else {
 		s.n = min(max(2*s.n, firstRead), maxScanRead)
 	}
-	n := min(s.n, s.size-at)
+	return s.piece(ctx, at, min(s.n, s.size-at))
+}
+
+// piece reads n bytes from at on.
+func (s *scanner) piece(ctx context.Context, at, n int64) error {
 	if int64(cap(s.buf)) < n {
 		s.buf = make([]byte, n, max(n, 16<<10))
 	}

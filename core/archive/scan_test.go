@@ -9,7 +9,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -19,14 +22,22 @@ import (
 
 // remote is an archive that counts what is read of it.
 type remote struct {
-	data  []byte
+	data []byte
+	wait func(off int64) // nil: it answers at once
+
+	mu    sync.Mutex
 	reads int
 	bytes int64
 }
 
 func (r *remote) read(_ context.Context, p []byte, off int64) (int, error) {
+	r.mu.Lock()
 	r.reads++
 	r.bytes += int64(len(p))
+	r.mu.Unlock()
+	if r.wait != nil {
+		r.wait(off)
+	}
 	return bytes.NewReader(r.data).ReadAt(p, off)
 }
 
@@ -45,8 +56,19 @@ func unchecked(x *archive.Index) []archive.Member {
 
 // sameScan holds a scan of an archive to what the Indexer makes of it.
 func sameScan(t require.TestingT, data []byte, o archive.ScanOptions) {
+	r := &remote{data: data}
+	sameIndex(t, data, func() (*archive.Index, error) { return r.scan(o) })
+	for _, segment := range []int64{512, 4096, 64 << 10} {
+		o.Readers = 3
+		sameIndex(t, data, func() (*archive.Index, error) {
+			return archive.ScanInSegments(context.Background(), r.read, int64(len(data)), o, segment)
+		})
+	}
+}
+
+func sameIndex(t require.TestingT, data []byte, scan func() (*archive.Index, error)) {
 	want, refused := index(data)
-	got, err := (&remote{data: data}).scan(o)
+	got, err := scan()
 	if refused != nil {
 		require.Equal(t, refused, err)
 		return
@@ -140,6 +162,44 @@ func TestScanReadsLittle(t *testing.T) {
 	}
 }
 
+// TestScanReadsAhead: several reads are under way at once, and the scan itself finds what it needs already there.
+func TestScanReadsAhead(t *testing.T) {
+	data := big(t, 500, 100_000)
+	nested := build(t, file("inner.tar", string(data[:20<<20])), file("inner2.tar", string(data[:15<<20])), file("a.jpg", "x"))
+	for name, c := range map[string]struct {
+		data  []byte
+		share float64 // of the bytes
+	}{"plain": {data, 0.06}, "tars in a tar": {nested, 0.12}} {
+		t.Run(name, func(t *testing.T) {
+			var together atomic.Int64
+			met := make(chan struct{})
+			var once sync.Once
+			r := &remote{data: c.data, wait: func(int64) {
+				if n := together.Add(1); n == 4 {
+					once.Do(func() { close(met) })
+				}
+				defer together.Add(-1)
+				select {
+				case <-met:
+				case <-time.After(5 * time.Second):
+				}
+			}}
+			want, err := index(c.data)
+			require.NoError(t, err)
+			got, err := r.scan(archive.ScanOptions{Readers: 4})
+			require.NoError(t, err)
+			require.Equal(t, unchecked(want), members(got))
+			select {
+			case <-met:
+			default:
+				t.Error("no four reads were under way at once")
+			}
+			t.Logf("%d reads, %.2f %% of the bytes", r.reads, 100*float64(r.bytes)/float64(len(c.data)))
+			require.Less(t, float64(r.bytes), c.share*float64(len(c.data)))
+		})
+	}
+}
+
 // TestScanErrors: an archive that can't be read, or is shorter than was said, is no shorter index.
 func TestScanErrors(t *testing.T) {
 	data := big(t, 10, 5000)
@@ -153,4 +213,18 @@ func TestScanErrors(t *testing.T) {
 	cancel()
 	_, err = archive.Scan(ended, func(ctx context.Context, _ []byte, _ int64) (int, error) { return 0, ctx.Err() }, 1000, archive.ScanOptions{})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// FuzzScan holds the scan to the Indexer: the same members, or the same refusal, whatever the bytes are.
+func FuzzScan(f *testing.F) {
+	f.Add(build(f, file("a.jpg", "1"), file("a.cls", "2"), file("b.jpg", strings.Repeat("x", 3000))), int64(0))
+	f.Add(build(f, entry{name: strings.Repeat("d/", 100) + "a.jpg", data: "1", kind: tar.TypeReg, form: tar.FormatPAX}), int64(1))
+	f.Add(build(f, entry{name: strings.Repeat("d/", 100) + "a.jpg", data: "1", kind: tar.TypeReg, form: tar.FormatGNU}), int64(600))
+	f.Add(build(f, entry{name: "d/", kind: tar.TypeDir}, entry{name: "d/l", data: "x", kind: tar.TypeSymlink}, file("README", "r")), int64(100))
+	f.Add(paxArchive("10 size=3\n"), int64(1))
+	f.Fuzz(func(t *testing.T, data []byte, gap int64) {
+		if len(data) <= 1<<16 {
+			sameScan(t, mend(data), archive.ScanOptions{Gap: gap})
+		}
+	})
 }

@@ -221,6 +221,9 @@ func resolve(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i, a := range addresses {
+		addresses[i] = a.Unmap()
+	}
 	if len(addresses) == 0 {
 		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}

@@ -3,7 +3,7 @@ package backend_test
 import (
 	"bytes"
 	"context"
-	"crypto/md5" //nolint:gosec // as vendors give it
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"io"
@@ -513,7 +513,7 @@ func TestObserver(t *testing.T) {
 }
 
 func md5Of(data []byte) backend.Sums {
-	sum := md5.Sum(data) //nolint:gosec // as above
+	sum := md5.Sum(data)
 	return backend.Sums{MD5: sum[:]}
 }
 
@@ -653,4 +653,36 @@ func TestABodyOfUnknownLength(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, data, got)
 	})
+}
+
+// An answer that does not say how long it is, and ends early as if that were all.
+func TestAShortAnswerIsNotTakenForWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		data := bytes.Repeat([]byte("x"), 100_000)
+		f := &shortAnswers{newFake(map[string][]byte{"a": data})}
+		f.body = func(call int, r io.Reader) io.Reader {
+			if call == 0 {
+				return io.LimitReader(r, 70_000)
+			}
+			return r
+		}
+		body, err := backend.WithRetries(f, policy).Open(t.Context(), "a", backend.OpenOptions{})
+		require.NoError(t, err)
+		require.Equal(t, int64(100_000), body.Length)
+		got, err := io.ReadAll(body)
+		require.NoError(t, err)
+		require.Equal(t, data, got)
+		require.Equal(t, 2, f.count("open"))
+	})
+}
+
+// shortAnswers is a backend that says how large objects are where it is asked for that alone.
+type shortAnswers struct{ *fake }
+
+func (s *shortAnswers) Open(ctx context.Context, name string, o backend.OpenOptions) (*backend.Body, error) {
+	b, err := s.fake.Open(ctx, name, o)
+	if err == nil {
+		b.Entry.Size, b.Length = -1, -1
+	}
+	return b, err
 }

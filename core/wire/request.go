@@ -71,6 +71,8 @@ type Part struct {
 	Shards  int64           `json:"shards"`
 	Draws   int64           `json:"draws"` // samples of an epoch
 	Shuffle string          `json:"shuffle"`
+	Slices  int             `json:"slices,omitempty"` // 0: those of the request
+	Window  int             `json:"window,omitempty"`
 	ETL     string          `json:"etl,omitempty"`
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 }

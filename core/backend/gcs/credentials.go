@@ -81,9 +81,8 @@ func (s *signer) CloseIdleConnections() {
 	}
 }
 
-// finder says how credentials are found: in the secret, else by the chain; nowhere for an endpoint without TLS, which
-// is an emulator's.
-func finder(client *http.Client, secret map[string]string, plain bool) func() (*auth.Credentials, error) {
+// finder says how credentials are found: in the secret, else by the chain, where the endpoint is Google's.
+func finder(client *http.Client, secret map[string]string, google bool) func() (*auth.Credentials, error) {
 	return func() (*auth.Credentials, error) {
 		switch {
 		case secret["anonymous"] == "true":
@@ -92,7 +91,7 @@ func finder(client *http.Client, secret map[string]string, plain bool) func() (*
 			return auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: static(secret["access_token"])}), nil
 		case secret["credentials_json"] != "":
 			return parse(client, []byte(secret["credentials_json"]))
-		case plain:
+		case !google:
 			return nil, nil //nolint:nilnil // see signer
 		}
 		return credentials.DetectDefault(&credentials.DetectOptions{Scopes: []string{scope}})

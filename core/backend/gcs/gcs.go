@@ -6,8 +6,8 @@
 // account. External accounts (workload identity federation) name addresses and programs to call, so they come by the
 // node's own environment only, never by a secret.
 //
-// STORAGE_EMULATOR_HOST stands for an endpoint where none is given. An endpoint with http:// is never sent
-// credentials of the chain. A tag is the object's generation.
+// STORAGE_EMULATOR_HOST stands for an endpoint where none is given. Tokens of the chain are sent to Google's own
+// addresses only: another endpoint needs a secret, or is asked without credentials. A tag is the object's generation.
 package gcs
 
 import (
@@ -47,19 +47,21 @@ func Open(ctx context.Context, c backend.Config) (backend.Backend, error) {
 	if endpoint == "" {
 		endpoint = emulator()
 	}
-	inner := client.Transport
-	b.http = &http.Client{
-		CheckRedirect: client.CheckRedirect,
-		Transport:     &signer{next: inner, find: finder(client, c.Credentials, strings.HasPrefix(endpoint, "http://"))},
-	}
-	options := []option.ClientOption{option.WithHTTPClient(b.http)}
+	google := true
+	var options []option.ClientOption
 	if endpoint != "" {
 		at, err := url.Parse(endpoint)
 		if err != nil || at.Host == "" {
 			return nil, b.fail(ctx, "connect", "", errors.New("the endpoint is not a URL"))
 		}
+		google = at.Scheme == "https" && strings.HasSuffix(at.Hostname(), ".googleapis.com")
 		options = append(options, option.WithEndpoint(strings.TrimRight(endpoint, "/")+"/storage/v1/"))
 	}
+	b.http = &http.Client{
+		CheckRedirect: client.CheckRedirect,
+		Transport:     &signer{next: client.Transport, find: finder(client, c.Credentials, google)},
+	}
+	options = append(options, option.WithHTTPClient(b.http))
 	service, err := storage.NewService(ctx, options...)
 	if err != nil {
 		return nil, b.fail(ctx, "connect", "", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"iter"
 	"net/url"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/shardstream/shardstream/core/backend"
 )
@@ -59,11 +61,7 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 	if err != nil {
 		err = b.fail(ctx, "stat", name, err)
 		if backend.KindOf(err) == backend.NotFound {
-			// The answer to a HEAD has no body, and so does not say what is not there.
-			_, gone := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.Host, Prefix: b.key(name), MaxKeys: aws.Int32(1)})
-			if gone != nil {
-				err = b.fail(ctx, "stat", name, gone)
-			}
+			err = b.absent(ctx, name, err)
 		}
 		return backend.Entry{}, err
 	}
@@ -78,6 +76,17 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 			encryption: out.ServerSideEncryption, customer: out.SSECustomerAlgorithm,
 		}),
 	}, nil
+}
+
+// absent finds out what it is that is not there: the answer to a HEAD has no body that says it. Who may read objects but not
+// list them is believed.
+func (b *bucket) absent(ctx context.Context, name string, err error) error {
+	_, gone := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.Host, Prefix: b.key(name), MaxKeys: aws.Int32(1)})
+	var answer smithy.APIError
+	if gone == nil || errors.As(gone, &answer) && answer.ErrorCode() == "AccessDenied" {
+		return err
+	}
+	return b.fail(ctx, "stat", name, gone)
 }
 
 func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (*backend.Body, error) {

@@ -21,6 +21,9 @@ from ._epochs import MAX_EPOCH, Plan
 from ._exceptions import ClosedError
 from ._iteration import Iteration, Progress
 from ._ranks import this_worker
+from ._shuffles import AUTO, Chosen
+from ._shuffles import read as read_shuffles
+from ._shuffles import write as write_shuffles
 from ._splitters import refuse_second_split, warn_of_stacking
 
 if TYPE_CHECKING:
@@ -67,7 +70,9 @@ class IterableDataset(Description):
         samples: "shards" (sources are tar files of samples) or "objects": each object is a
             sample of its own, with its extension as its only column.
         shuffle: "global" (every sample anywhere), "window" (slices of shards, then samples
-            across a window of them), "shards" (their order only), None.
+            across a window of them), "shards" (their order only), None. By default, "auto", the
+            cluster chooses: windows of whole shards that fit the cache where a source's bucket
+            has a backend, else "global"; `stats()["order"]` says what, and states keep it.
         seed: of the shuffle and of the ETL's random numbers; 0 to 2**64-1.
         etl: name of a deployed transformation (see `Client.etl`); of several, in a list or with
             commas between, each is given what the one before it returned.
@@ -125,6 +130,7 @@ class IterableDataset(Description):
         self._course = Course() if course is None else course
         self._stream: _native.Stream | None = None
         self._stream_pid = os.getpid()
+        self._outdated = False  # the stream was made for another order
         self._closed = False
 
     # -- iterating ---------------------------------------------------------------------------
@@ -201,7 +207,8 @@ class IterableDataset(Description):
         Empty before the first batch, after close(), and where DataLoader workers do the
         iterating. Keys:
 
-        * snapshot, batches, samples, bytes, samples_per_s, bytes_per_s.
+        * snapshot, order (shuffle, and of a window that is not the default slices and window; of a
+          mixture "sources", a list of such), batches, samples, bytes, samples_per_s, bytes_per_s.
         * wait_s: seconds spent waiting for batches, out of run_s; wait_share: their ratio.
         * bound_by: what limits the run now: "trainer", "network", "etl", "disk", "target" (its
           own work), "loader" (this process) or "opening"; advice: a sentence for people on that
@@ -220,6 +227,15 @@ class IterableDataset(Description):
         if self._stream is None or self._stream_pid != os.getpid():
             return {}
         return self._stream.stats()
+
+    def _chosen(self) -> tuple[Chosen, ...]:
+        return read_shuffles(self._course.ledger.order)
+
+    def _choose(self, chosen: tuple[Chosen, ...]) -> None:
+        known = any(one.shuffle != AUTO for one in chosen)
+        documents = [one.document() for one in chosen] if known else []
+        self._course.ledger.order = write_shuffles(documents)
+        self._outdated = True
 
     def explain(
         self,
@@ -300,6 +316,7 @@ class IterableDataset(Description):
         state = {name: getattr(self, name) for name in self._SETTINGS}
         state["_next"] = tuple(self._course.pending())
         state["_snapshot"] = self._course.ledger.snapshot
+        state["_shuffles"] = self._course.ledger.order
         if get_spawning_popen() is not None:  # for a worker: it goes on with this very dataset
             state["_ledger"] = self._course.ledger
         # A spawned DataLoader worker does not see the trainer's torch.distributed.
@@ -308,10 +325,12 @@ class IterableDataset(Description):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         pending, snapshot = Plan(*state.pop("_next")), state.pop("_snapshot")
+        shuffles = state.pop("_shuffles", "")
         ledger = state.pop("_ledger", None)
         self._reset(Course(pending, ledger))
         if ledger is None:
             self._course.ledger.snapshot = snapshot
+            self._course.ledger.order = shuffles
         self.__dict__.update(state)
 
     # -- inside ------------------------------------------------------------------------------
@@ -333,6 +352,10 @@ class IterableDataset(Description):
                 # A state made by counting batches may point a little past the end of the epoch.
                 samples = int(self._describe(fresh=True)["samples"])
                 began = Plan(began.epoch, min(began.position, samples))
+            if self._outdated and self._stream is not None and self._stream_pid == os.getpid():
+                self._stream.close()
+                self._stream = None
+            self._outdated = False
             if self._stream is None or self._stream_pid != os.getpid():
                 self._stream_pid = os.getpid()
                 self._stream = _native.Stream(self._config())

@@ -27,9 +27,9 @@ from ._arguments import (
 )
 from ._client import DEFAULT_ENDPOINT, Client
 from ._ranks import ranks_of_process, this_worker
+from ._shuffles import AUTO, SHUFFLES, Chosen, Shuffle, choice_in
 from ._sources import shown, source_list
 
-_SHUFFLES = ("global", "window", "shards", None)
 _COMPRESS = ("auto", "lz4", "off")
 _SAMPLES = ("shards", "objects")
 _ON_ERROR = ("raise", "skip", "warn")
@@ -39,7 +39,7 @@ _MAX_BATCH = 2**31 - 1  # the cluster has a limit of its own, and names it
 #: What POST /v1/streams takes of a stream's configuration.
 _DESCRIBED = (
     "sources", "batch_size", "shuffle", "seed", "etl", "etl_args", "fields", "drop_last",
-    "mixture", "decode", "samples",
+    "mixture", "decode", "samples", "slices", "window",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ class Description:
         *,
         batch_size: int,
         samples: Literal["shards", "objects"] = "shards",
-        shuffle: Literal["global", "window", "shards"] | None = "global",
+        shuffle: Shuffle = AUTO,
         seed: int = 0,
         etl: str | Sequence[str] | None = None,
         etl_args: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
@@ -84,7 +84,7 @@ class Description:
         self.batch_size = integer("batch_size", batch_size, 1, _MAX_BATCH)
         # Not `samples`, which is a mixture's number of them.
         self._kind = choice("samples", samples, _SAMPLES)
-        self.shuffle = choice("shuffle", shuffle, _SHUFFLES)
+        self.shuffle = choice("shuffle", shuffle, SHUFFLES)
         self.seed = integer("seed", seed, 0, _MAX_SEED)
         self.etl = etl_names(etl)
         self.etl_args = etl_arguments(self.etl, etl_args)
@@ -150,16 +150,41 @@ class Description:
 
     def _order(self) -> dict[str, Any]:
         """What the order of an epoch depends on, apart from the data: a part of each state."""
-        return {"seed": self.seed, "shuffle": self.shuffle}
+        order: dict[str, Any] = {"seed": self.seed, "shuffle": self.shuffle}
+        if self.shuffle == AUTO:
+            for chosen in self._chosen():
+                order.update(chosen.document())
+        return order
 
     def _check_order(self, saved: Mapping[str, Any]) -> None:
-        """Refuse a state whose position is one in another order."""
-        if saved != self._order():
+        """Refuse a state whose position is one in another order.
+
+        Where the shuffle is left to the cluster, the state's is taken.
+        """
+        own = {"seed": self.seed, "shuffle": self.shuffle}
+        chosen = choice_in(saved) if self.shuffle == AUTO else None
+        if chosen is not None and saved["seed"] == self.seed:
+            self._choose((chosen,))
+        elif saved != own:
+            given = [f"{name}={value!r}" for name, value in saved.items()]
             raise ValueError(
-                f"the state was saved with seed={saved['seed']}, shuffle={saved['shuffle']!r}, "
-                f"this dataset has seed={self.seed}, shuffle={self.shuffle!r}: they make "
-                "different orders"
+                f"the state was saved with {', '.join(given)}, this dataset has "
+                f"seed={self.seed}, shuffle={self.shuffle!r}: they make different orders"
             )
+
+    def _chosen(self) -> tuple[Chosen, ...]:
+        """The shuffle of each source, as the cluster chose it or a state has it; () before."""
+        return ()
+
+    def _choose(self, chosen: tuple[Chosen, ...]) -> None:
+        """Go on in the order of a state."""
+
+    def _shuffled(self) -> dict[str, Any]:
+        """The shuffle as the cluster takes it: "" where it is to choose."""
+        if self.shuffle != AUTO:
+            return {"shuffle": self.shuffle or "none"}
+        chosen = self._chosen()
+        return chosen[0].document() if chosen else {"shuffle": ""}
 
     def _ranks_now(self) -> tuple[int, int]:
         """(rank, world size), from the arguments, or from what this process is part of now."""
@@ -195,7 +220,7 @@ class Description:
             "sources": self.sources,
             "samples": self._kind,
             "batch_size": self.batch_size,
-            "shuffle": self.shuffle or "none",
+            **self._shuffled(),
             "seed": self.seed,
             "etl": self.etl or "",
             **({} if self.etl_args is None else {"etl_args": self.etl_args}),

@@ -25,7 +25,9 @@ MAX_EPOCH = 2**62
 _SLOTS = 1024
 _ENTRY = struct.Struct("<8q")
 _HEAD = struct.Struct("<q120s")  # number of entries ever written, snapshot id
-_SIZE = _HEAD.size + _SLOTS * _ENTRY.size
+_ORDER = struct.Struct("<24576s")  # the shuffle of each of up to 1000 sources
+_FIRST = _HEAD.size + _ORDER.size  # where entries begin
+_SIZE = _FIRST + _SLOTS * _ENTRY.size
 
 _SET, _BEGAN = 1, 2
 MAIN = -1  # the worker number of an iteration that is not in a DataLoader worker
@@ -140,6 +142,17 @@ class Ledger:
             count = _HEAD.unpack_from(self._page)[0]
             _HEAD.pack_into(self._page, 0, count, value.encode()[:120])
 
+    @property
+    def order(self) -> str:
+        """The shuffles of what was streamed last, or of a loaded state, as text; "" before."""
+        text: bytes = _ORDER.unpack_from(self._page, _HEAD.size)[0]
+        return text.rstrip(b"\0").decode()
+
+    @order.setter
+    def order(self, value: str) -> None:
+        with self._locked():
+            _ORDER.pack_into(self._page, _HEAD.size, value.encode())
+
     def _open_pass(self, trainer: int, seed: int, round_: int, worker: int) -> int:
         """The pass that a worker belongs to, -1 where it is the first of a new one."""
         found = -1
@@ -176,12 +189,12 @@ class Ledger:
         """What is written down, oldest first; the page forgets what is older."""
         count = _HEAD.unpack_from(self._page)[0]
         for number in range(max(0, count - _SLOTS), count):
-            at = _HEAD.size + number % _SLOTS * _ENTRY.size
+            at = _FIRST + number % _SLOTS * _ENTRY.size
             yield _Entry._make(_ENTRY.unpack_from(self._page, at))
 
     def _append(self, entry: _Entry) -> None:
         count, snapshot = _HEAD.unpack_from(self._page)
-        _ENTRY.pack_into(self._page, _HEAD.size + count % _SLOTS * _ENTRY.size, *entry)
+        _ENTRY.pack_into(self._page, _FIRST + count % _SLOTS * _ENTRY.size, *entry)
         _HEAD.pack_into(self._page, 0, count + 1, snapshot)
 
     @contextlib.contextmanager

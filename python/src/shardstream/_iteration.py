@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from . import _native
+from . import _native, _shuffles
 from ._epochs import Plan
 from ._exceptions import ClosedError, SkippedSampleWarning
 from ._ranks import Worker, this_worker
@@ -97,7 +97,10 @@ class Iteration(Iterator["Batch"]):
                 "load_state_dict(state_dict()) and a new iteration"
             )
         if self._progress.batches == 0:
-            dataset._course.ledger.snapshot = str(stream.stats()["snapshot"])
+            stats = stream.stats()
+            dataset._course.ledger.snapshot = str(stats["snapshot"])
+            order = stats["order"]
+            dataset._course.ledger.order = _shuffles.write(order.get("sources") or [order])
         self._progress.handed_out(head.next_position)
         if head.skipped and dataset.on_error == "warn":
             self._warn(head.skipped, stream)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from ._arguments import choice, flag, integer
 from ._dataset import IterableDataset
 from ._parts import Source, sources_of
+from ._shuffles import AUTO, Chosen, choice_in
 from ._sources import source_list
 
 _INTERLEAVES = ("random", "stratified", "per_source")
@@ -132,7 +133,7 @@ class Mixture(IterableDataset):
     def _check(self) -> None:
         """What the sources are together: the cluster would refuse it too, but later."""
         for part in self.mixed:
-            if self.interleave == "random" and part.shuffle != "global":
+            if self.interleave == "random" and part.shuffle not in (AUTO, "global"):
                 raise ValueError(
                     f"interleave='random' shuffles all samples together, which undoes the order of "
                     f'{part!r}: take interleave="stratified", or shuffle="global" there'
@@ -162,7 +163,10 @@ class Mixture(IterableDataset):
 
     def _config(self) -> dict[str, Any]:
         mixture: dict[str, Any] = {
-            "sources": [part.document() for part in self.mixed],
+            "sources": [
+                part.document(chosen)
+                for part, chosen in zip(self.mixed, self._chosen(), strict=True)
+            ],
             "interleave": self.interleave,
         }
         if self.samples is not None:
@@ -173,7 +177,9 @@ class Mixture(IterableDataset):
         mixture: dict[str, Any] = {
             "interleave": self.interleave,
             "samples": self.samples,
-            "sources": [part.order() for part in self.mixed],
+            "sources": [
+                part.order(chosen) for part, chosen in zip(self.mixed, self._chosen(), strict=True)
+            ],
         }
         if self.interleave == "per_source":
             mixture["batch_size"] = self.batch_size
@@ -181,7 +187,11 @@ class Mixture(IterableDataset):
 
     def _check_order(self, saved: Mapping[str, Any]) -> None:
         try:
+            before = self._course.ledger.order
+            self._follow(saved)
             changes = _changes(saved, self._order())
+            if changes:
+                self._course.ledger.order = before
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a state of a shardstream mixture: {error!r}") from error
         if changes:
@@ -189,6 +199,18 @@ class Mixture(IterableDataset):
                 "the state was saved for another mixture, which makes another order: "
                 + "; ".join(changes)
             )
+
+    def _chosen(self) -> tuple[Chosen, ...]:
+        if self.interleave == "random":  # which permutes all samples, wherever they are
+            return (Chosen("global"),) * len(self.mixed)
+        chosen = super()._chosen()
+        return chosen if len(chosen) == len(self.mixed) else (Chosen(AUTO),) * len(self.mixed)
+
+    def _follow(self, saved: Mapping[str, Any]) -> None:
+        """Take the shuffles of a state where they were left to the cluster, then or now."""
+        sources = saved["mixture"]["sources"]
+        if self.interleave != "random" and len(sources) == len(self.mixed):
+            self._choose(tuple(choice_in(source) or Chosen(AUTO) for source in sources))
 
 
 def _changes(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
@@ -203,7 +225,7 @@ def _changes(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     if len(before["sources"]) != len(now["sources"]):
         changes.append(f"{len(before['sources'])} sources, now {len(now['sources'])}")
     for number, (was, is_) in enumerate(zip(before["sources"], now["sources"], strict=False)):
-        for name in ("sources", "weight", "repeat", "samples", "shuffle"):
+        for name in ("sources", "weight", "repeat", "samples", "shuffle", "slices", "window"):
             if was.get(name) != is_.get(name):
                 told = f"{name}={was.get(name)!r}, now {is_.get(name)!r}"
                 changes.append(f"source {number} ({is_['sources'][0]}): {told}")

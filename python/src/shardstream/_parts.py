@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from ._arguments import amount, choice, etl_arguments, etl_names, integer
+from ._shuffles import AUTO, SHUFFLES, Chosen, Shuffle
 from ._sources import source_list
 
-_SHUFFLES = ("global", "window", "shards", None)
 _MAX_SAMPLES = 2**50
 _MAX_PARTS = 1000
 
@@ -39,7 +39,7 @@ class Source:
     weight: float | None = None
     repeat: float | None = None
     samples: int | None = None
-    shuffle: Literal["global", "window", "shards"] | None = "global"
+    shuffle: Shuffle = AUTO
     etl: str | Sequence[str] | None = None
     etl_args: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = field(
         default=None, hash=False
@@ -59,7 +59,7 @@ class Source:
             raise ValueError(
                 f"source {addresses[0]!r} has {' and '.join(list(given)[1:])}: give one of them"
             )
-        choice("shuffle", self.shuffle, _SHUFFLES)
+        choice("shuffle", self.shuffle, SHUFFLES)
         given["etl"] = etl_names(self.etl)
         given["etl_args"] = etl_arguments(given["etl"], self.etl_args)
         for name, value in given.items():
@@ -73,18 +73,26 @@ class Source:
         ]
         return f"Source({', '.join([repr(self.source), *given])})"
 
-    def order(self) -> dict[str, Any]:
-        """What the order of a mixture depends on: the document without the etl."""
+    def order(self, chosen: Chosen | None = None) -> dict[str, Any]:
+        """What the order of a mixture depends on: the document without the etl.
+
+        Args:
+            chosen: the shuffle, where it was left to the cluster and is known.
+        """
         document: dict[str, Any] = {"sources": list(source_list(self.source))}
         for name in ("weight", "repeat", "samples"):
             if getattr(self, name) is not None:
                 document[name] = getattr(self, name)
         document["shuffle"] = self.shuffle or "none"
+        if self.shuffle == AUTO and chosen is not None:
+            document.update(chosen.document())
         return document
 
-    def document(self) -> dict[str, Any]:
+    def document(self, chosen: Chosen | None = None) -> dict[str, Any]:
         """The source as the cluster takes it."""
-        document = self.order()
+        document = self.order(chosen)
+        if document["shuffle"] == AUTO:
+            del document["shuffle"]
         for name in ("etl", "etl_args"):
             if getattr(self, name) is not None:
                 document[name] = getattr(self, name)

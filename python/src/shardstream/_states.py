@@ -10,6 +10,7 @@ from ._epochs import MAX_EPOCH, Plan
 from ._ranks import Worker
 
 _VERSION = 1
+_OF_WINDOWS = ("slices", "window")  # parts of an order that not every one has
 _MAX_POSITION = 2**63 - 1
 _MAX_ID = 120  # characters of a snapshot's id; those of today have 64
 
@@ -64,7 +65,8 @@ def read(
         version, epoch, position = state["version"], state["epoch"], state["position"]
         snapshot = state["snapshot"]
         _check_kind(state, order)
-        saved = {name: state[name] for name in order}
+        saved = {name: state[name] for name in order if name not in _OF_WINDOWS}
+        saved.update((name, state[name]) for name in _OF_WINDOWS if name in state)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a state of a shardstream dataset: {error!r}") from error
     if version != _VERSION:

@@ -1,0 +1,270 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/cluster/origin"
+	"github.com/shardstream/shardstream/core/archive"
+	"github.com/shardstream/shardstream/core/backend"
+)
+
+const (
+	describeAtOnce  = 512 // objects of a backend that the targets are asked to describe together
+	describeAhead   = 4   // such requests under way
+	knownAtOnce     = 8 * describeAtOnce
+	describeTimeout = 10 * time.Minute
+	describeTries   = 5 // while the map changes, or a target is away
+	describePause   = 500 * time.Millisecond
+	coldStats       = 32 // objects that a backend is asked for at a time
+)
+
+// coldOf are the buckets of sources that have backends.
+func (g *Gateway) coldOf(ctx context.Context, sources []source) (coldBuckets, error) {
+	seen, cold := map[string]bool{}, coldBuckets{}
+	for i := range sources {
+		name := sources[i].bucket
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		b, err := g.bucket(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if b.Backend != nil {
+			cold[name] = &b.Bucket
+		}
+	}
+	return cold, nil
+}
+
+// batchOf is some objects of a bucket with a backend, in order; those of which there is an entry are being described.
+type batchOf struct {
+	objects []api.Object
+	entries []backend.Entry
+	places  []int // of the entries
+	err     error
+	done    chan struct{}
+}
+
+func (b *batchOf) known(o *api.Object) { b.objects = append(b.objects, *o) }
+
+func (b *batchOf) unknown(e *backend.Entry, describe bool) {
+	if describe {
+		b.entries, b.places = append(b.entries, *e), append(b.places, len(b.objects))
+	}
+	b.objects = append(b.objects, api.Object{Name: e.Name, Size: e.Size})
+}
+
+func (b *batchOf) full() bool {
+	return len(b.entries) >= describeAtOnce || len(b.objects) >= knownAtOnce
+}
+
+// walkCold visits the objects of a bucket with a backend that a pattern matches, sorted by name; those that the targets do not
+// know yet are described first, unless they can't be of the stream.
+func (g *Gateway) walkCold(ctx context.Context, b *api.Bucket, p *api.Pattern, l *list, visit func(*api.Object) error) error {
+	group, gctx := errgroup.WithContext(ctx)
+	queue := make(chan *batchOf, describeAhead)
+	group.Go(func() error {
+		defer close(queue)
+		return g.describeListed(gctx, group, b, p, l, queue)
+	})
+	group.Go(func() error {
+		for batch := range queue {
+			select {
+			case <-batch.done:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			if batch.err != nil {
+				return batch.err
+			}
+			for i := range batch.objects {
+				if err := visit(&batch.objects[i]); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+// describeListed lists a bucket and has what is new in it described, batch by batch.
+func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *api.Bucket, p *api.Pattern, l *list, queue chan<- *batchOf) error {
+	batch := &batchOf{done: make(chan struct{})}
+	send := func() error {
+		full := batch
+		batch = &batchOf{done: make(chan struct{})}
+		select {
+		case queue <- full:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		l.progress.found(len(full.entries))
+		group.Go(func() error {
+			defer close(full.done)
+			full.err = g.describe(ctx, b, full)
+			l.progress.described(len(full.entries))
+			return nil // in its turn
+		})
+		return nil
+	}
+	sendFull := func() error {
+		if batch.full() {
+			return send()
+		}
+		return nil
+	}
+	err := g.walkOrigin(ctx, b, originPart{
+		prefix: p.Prefix,
+		unknown: func(e *backend.Entry) error {
+			if p.Match(e.Name) {
+				batch.unknown(e, l.plain || archive.FormatOf(e.Name) != archive.None)
+			}
+			return sendFull()
+		},
+	}, func(o *api.Object) error {
+		if p.Match(o.Name) {
+			batch.known(o)
+		}
+		return sendFull()
+	})
+	if err != nil {
+		return err
+	}
+	return send()
+}
+
+// describe has the targets describe the entries of a batch; again, where the map changes or a target is away for a moment:
+// what was described is known then.
+func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+	for try := 1; ; try++ {
+		err := g.describeOnce(ctx, b, batch)
+		var refused *api.Error
+		if err == nil || try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
+			return err
+		}
+		select {
+		case <-time.After(describePause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// describeOnce has each target describe those of which it is the primary.
+func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+	version := g.members.View().Map().Version
+	targets, byTarget := map[string]api.Node{}, map[string][]int{}
+	for i := range batch.entries {
+		primary, err := g.Primary(b, batch.entries[i].Name)
+		if err != nil {
+			return err
+		}
+		targets[primary.ID] = primary
+		byTarget[primary.ID] = append(byTarget[primary.ID], i)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for id, some := range byTarget {
+		group.Go(func() error { return g.describeAt(ctx, b, version, targets[id], batch, some) })
+	}
+	return group.Wait()
+}
+
+// describeAt has a target describe some of the entries.
+func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, version int64, target api.Node, batch *batchOf, some []int) error {
+	ask := struct {
+		Entries []backend.Entry `json:"entries"`
+	}{make([]backend.Entry, len(some))}
+	for i, n := range some {
+		ask.Entries[i] = batch.entries[n]
+	}
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	var answer api.ObjectList
+	path := "/v1/internal/buckets/" + url.PathEscape(b.Name) + "/describe"
+	if err := g.askBy(ctx, version, describeTimeout, target, http.MethodPost, path, nil, bytes.NewReader(body), &answer); err != nil {
+		return err
+	}
+	if len(answer.Objects) != len(some) {
+		return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "target %s described %d of %d objects", target.ID, len(answer.Objects), len(some))
+	}
+	for i, n := range some {
+		batch.objects[batch.places[n]] = answer.Objects[i]
+	}
+	return nil
+}
+
+// lookUpCold describes the objects of a bucket with a backend that sources name exactly; out is written at their places
+// alone.
+func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []source, numbers []int, out []found, p *progress) error {
+	for from := 0; from < len(numbers); from += describeAtOnce {
+		some := numbers[from:min(from+describeAtOnce, len(numbers))]
+		lines := map[int]*copies.Listed{}
+		err := g.statLines(ctx, b.Name, sources, some, func(n int, line *copies.Listed) { lines[n] = line })
+		if err != nil {
+			return err
+		}
+		entries, err := g.statAt(ctx, b, sources, some)
+		if err != nil {
+			return err
+		}
+		merge, batch := &originMerge{bucket: b}, &batchOf{}
+		var places []int
+		for i, n := range some {
+			switch {
+			case lines[n] != nil && merge.known(lines[n], entries[i]):
+				out[n] = foundOf(&lines[n].Object)
+			case entries[i] != nil:
+				batch.unknown(entries[i], true)
+				places = append(places, n)
+			}
+		}
+		p.found(len(places))
+		if err := g.describe(ctx, b, batch); err != nil {
+			return err
+		}
+		for i, n := range places {
+			out[n] = foundOf(&batch.objects[i])
+		}
+		p.described(len(places))
+	}
+	return nil
+}
+
+// statAt asks a backend for objects; nil for those that it has not.
+func (g *Gateway) statAt(ctx context.Context, b *api.Bucket, sources []source, some []int) ([]*backend.Entry, error) {
+	from, err := g.origin(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]*backend.Entry, len(some))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(coldStats)
+	for i, n := range some {
+		group.Go(func() error {
+			e, err := from.Stat(ctx, sources[n].key)
+			switch {
+			case err == nil:
+				entries[i] = &e
+			case backend.KindOf(err) == backend.NotFound:
+				return nil // which is said of all together
+			}
+			return origin.Answer(b.Name, err)
+		})
+	}
+	return entries, group.Wait()
+}
