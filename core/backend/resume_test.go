@@ -15,6 +15,7 @@ import (
 
 	"github.com/shardstream/shardstream/core/backend"
 )
+
 func md5Of(data []byte) backend.Sums {
 	sum := md5.Sum(data)
 	return backend.Sums{MD5: sum[:]}

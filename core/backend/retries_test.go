@@ -15,6 +15,7 @@ import (
 
 	"github.com/shardstream/shardstream/core/backend"
 )
+
 var policy = backend.Policy{Backend: "s3://b"}
 
 func TestWhatPassesIsTriedAgain(t *testing.T) {
