@@ -34,6 +34,7 @@ GOLANGCI := $(BIN)/golangci-lint-$(GOLANGCI_VERSION)
 # Hadoop in its pom.xml.
 BACKENDS := build/backends
 SERVERS  := tests/backends/servers
+BACKEND_TESTS := ./tests/backends/... $(addprefix ./core/backend/,s3 gcs azure hdfs web)
 VERSITYGW_VERSION := v1.8.0
 FAKE_GCS_VERSION  := v1.56.1
 
@@ -101,6 +102,12 @@ test-frameworks: install $(STAMPS)/frameworks ## JAX and TensorFlow into .venv (
 .PHONY: test-aistore
 test-aistore: install build/aistore/.stamp ## AIStore's SDK into build/aistore (90 MB), and its ETL servers behind a target
 	$(PY) -m pytest python/tests/test_aistore.py $(PYTEST)
+
+.PHONY: test-backends
+test-backends: install ## Backends against the servers of `make backends`, and their guides; without a server its tests are skipped
+	@failed=0; \
+	go test -race -timeout 15m $(GOTEST) $(BACKEND_TESTS) || failed=1; \
+	$(PY) -m pytest "tests/docs/test_documents.py::test_blocks_run" -k "backends-" $(PYTEST) || failed=1; exit $$failed
 
 .PHONY: backends
 backends: $(BACKENDS)/.versitygw-$(VERSITYGW_VERSION) $(BACKENDS)/.fake-gcs-server-$(FAKE_GCS_VERSION) ## Servers of S3, GCS, Azure and HDFS for tests, into build/backends (420 MB)

@@ -25,6 +25,12 @@ func TestReadSettings(t *testing.T) {
 			s.HealAfter, s.ScrubRate = 2*time.Second, 8<<20
 			return s
 		}(), ""},
+		{"networks", "backend_allow: [10.0.0.0/8, 127.0.0.1]\n", func() node.Settings {
+			s := node.DefaultSettings()
+			s.BackendAllow = []string{"10.0.0.0/8", "127.0.0.1"}
+			return s
+		}(), ""},
+		{"no network", "backend_allow: [10.0.0.0/8, ten]\n", node.Settings{}, `backend_allow: "ten"`},
 		{"misspelt", "heal_afer: 2s\n", node.Settings{}, "heal_afer"},
 		{"no size", "scrub_rate: fast\n", node.Settings{}, "not a size"},
 		{"no duration", "heal_after: soon\n", node.Settings{}, "soon"},

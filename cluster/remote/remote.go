@@ -142,6 +142,12 @@ func (c *Cluster) Open(ctx context.Context, name string, o backend.OpenOptions) 
 	if err != nil {
 		return nil, c.fail(ctx, "open", name, err)
 	}
+	if r.Object.ETag == "" { // somebody else has answered, such as a proxy that wants its user to log in
+		_ = r.Close()
+		return nil, &backend.Error{
+			Backend: c.address.String(), Op: "open", Name: name, Kind: backend.Passing, Err: errors.New("the answer has no tag: it is not the cluster's own"),
+		}
+	}
 	return &backend.Body{
 		ReadCloser: &body{r, func(err error) error { return c.fail(ctx, "read", name, err) }},
 		Entry:      c.entry(r.Object, r.Total), Offset: o.Offset, Length: r.Object.Size,

@@ -155,6 +155,8 @@ func TestExitCodesWithoutACluster(t *testing.T) {
 		{"up --log-level loud --dir " + dir, exitUsage, "loud"},
 		{"up --etl-engine lxc", exitUsage, "--etl-engine must be one of auto, podman"},
 		{"up --etl-isolation some", exitUsage, "--etl-isolation must be one of"},
+		{"up --backend-allow 10.0.0.0/8,ten", exitUsage, "--backend-allow: backend_allow: \"ten\""},
+		{"node run --role target --data " + dir + " --listen :0 --backend-allow 10/8", exitUsage, "--backend-allow"},
 		{"node run --role target --data " + dir + " --listen :0 --etl-engine lxc", exitUsage, "--etl-engine"},
 		{"node run --role target --data " + dir + " --listen :0 --etl-isolation some", exitUsage, "--etl-isolation"},
 		{"node run --role target --data " + dir + " --listen :0 --etl-wait -1s", exitUsage, "--etl-wait"},

@@ -111,9 +111,10 @@ func TestNewBody(t *testing.T) {
 	}{
 		"cut":            {"012", backend.OpenOptions{}, 10, "", backend.Passing, "012"},
 		"too long":       {"0123", backend.OpenOptions{}, 3, "", backend.Passing, "012"},
-		"no range":       {"0123456789", backend.OpenOptions{Offset: 3}, 10, "", backend.Passing, ""},
-		"another range":  {"345", backend.OpenOptions{Offset: 4, Length: 3}, 3, "bytes 3-5/10", backend.Passing, ""},
-		"a longer range": {"3456", backend.OpenOptions{Offset: 3, Length: 3}, 4, "bytes 3-6/10", backend.Passing, ""},
+		"no range":       {"0123456789", backend.OpenOptions{Offset: 3}, 10, "", backend.Unsupported, ""},
+		"another range":  {"345", backend.OpenOptions{Offset: 4, Length: 3}, 3, "bytes 3-5/10", backend.Unsupported, ""},
+		"a longer range": {"3456", backend.OpenOptions{Offset: 3, Length: 3}, 4, "bytes 3-6/10", backend.Unsupported, ""},
+		"behind the end": {"", backend.OpenOptions{Offset: 10, Length: 3}, 0, "bytes 10-9/10", backend.Range, ""},
 		"another tag":    {"012", backend.OpenOptions{Tag: "before"}, 3, "", backend.Changed, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -45,6 +45,9 @@ func Listing(ctx context.Context, a Address, keys iter.Seq2[Entry, error]) iter.
 				})
 				return
 			}
+			if e.Name == last && last != "" {
+				continue // on two pages
+			}
 			last = e.Name
 			name, below := strings.CutPrefix(e.Name, prefix)
 			if !below || e.Size <= 0 && (name == "" || strings.HasSuffix(name, "/")) {

@@ -49,6 +49,7 @@ func TestListing(t *testing.T) {
 	names, err := listing(t, nil,
 		backend.Entry{Name: "p/"}, // a folder, as consoles make them
 		backend.Entry{Name: "p/a", Size: 1},
+		backend.Entry{Name: "p/a", Size: 1}, // a page may begin with the last name of the one before
 		backend.Entry{Name: "p/d/"},
 		backend.Entry{Name: "p/d/b"},
 		backend.Entry{Name: "p2", Size: 1}, // beside it

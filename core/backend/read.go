@@ -67,12 +67,25 @@ func NewBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRang
 		}
 		if err != nil {
 			_ = rc.Close()
-			return nil, fail(fmt.Errorf("ranges do not work there: %w", err))
+			if KindOf(err) != Range {
+				err = &Error{Kind: Unsupported, Err: fmt.Errorf("ranges do not work there: %w", err)}
+			}
+			return nil, fail(err)
 		}
 		b.Length, b.Entry.Size = n, size
 	}
 	b.ReadCloser = &reader{ReadCloser: rc, left: b.Length, fail: fail}
 	return b, nil
+}
+
+// NewTaggedBody is NewBody for services whose objects all have a tag. An answer without one is not theirs but somebody's on
+// the way, such as a proxy that wants its user to log in: its bytes would be taken for the object.
+func NewTaggedBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRange string, fail func(error) error) (*Body, error) {
+	if e.Tag == "" {
+		_ = rc.Close()
+		return nil, fail(&Error{Kind: Passing, Err: errors.New("the answer has no tag: it is not the service's own")})
+	}
+	return NewBody(rc, e, o, length, contentRange, fail)
 }
 
 // reader ends with an *Error where it ends early.

@@ -19,7 +19,7 @@ type Policy struct {
 	// nothing and that. Limit also bounds, three times over, what a backend may ask for by Retry-After.
 	Base, Limit time.Duration
 	// Patience is how long a call waits for a backend that asks to be left alone, and for others' requests to end, before it
-	// fails with Busy (60 s).
+	// fails with Busy (60 s). No attempt begins later than that.
 	Patience time.Duration
 	// Requests and Bodies are how many requests wait for an answer at a time, and how many bodies are read (64, 128).
 	Requests, Bodies int
@@ -119,7 +119,7 @@ func (c *call) run(ctx context.Context, attempt func(context.Context) error) err
 		c.left = false
 		last = c.made(ctx, attempt(ctx))
 		c.leave()
-		if last == nil || !c.again(last) {
+		if last == nil || !c.again(last) || !time.Now().Before(deadline) {
 			return last
 		}
 		if KindOf(last) != Busy && !sleep(ctx, c.wait()) {

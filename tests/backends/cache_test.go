@@ -57,7 +57,7 @@ func testPrefetch(t *testing.T, s *stage, kind string) {
 	require.Equal(t, 15, cached())
 	c.evict(t, "")
 	require.Zero(t, cached())
-	status, err := c.Client.Cached(t.Context(), c.bucket)
+	status, err := c.client.Cached(t.Context(), c.bucket)
 	require.NoError(t, err)
 	require.Zero(t, status.Objects)
 	require.Zero(t, status.Bytes)
@@ -78,7 +78,7 @@ func testQuota(t *testing.T, s *stage, kind string) {
 		c.requireGet(t, "larger.bin", bytesOf(99, 2*quota))
 	}
 	c.Await("no more is kept than may be", func() bool {
-		status, err := c.Client.Cached(t.Context(), c.bucket)
+		status, err := c.client.Cached(t.Context(), c.bucket)
 		return err == nil && status.Bytes <= quota
 	})
 }

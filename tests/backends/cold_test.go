@@ -67,6 +67,7 @@ type cold struct {
 	*stage
 	*serverstest.Bucket
 	t      *testing.T
+	client *api.Client
 	bucket string // of the cluster
 }
 
@@ -82,7 +83,9 @@ func (s *stage) cold(t *testing.T, kind string, change func(*api.Backend)) *cold
 // front makes a bucket of the cluster in front of one of a server.
 func (s *stage) front(t *testing.T, origin *serverstest.Bucket, change func(*api.Backend)) *cold {
 	t.Helper()
-	c := &cold{stage: s, Bucket: origin, t: t, bucket: fmt.Sprintf("%s-%d", origin.Server.Kind, buckets.Add(1))}
+	c := &cold{
+		stage: s, Bucket: origin, t: t, client: s.Client, bucket: fmt.Sprintf("%s-%d", origin.Server.Kind, buckets.Add(1)),
+	}
 	of := origin.Server.Backend(origin.Name, "")
 	if of.Secret != "" {
 		_, err := s.Client.PutSecret(t.Context(), of.Secret, origin.Server.Secret())
@@ -106,7 +109,7 @@ func (s *stage) front(t *testing.T, origin *serverstest.Bucket, change func(*api
 func (c *cold) get(name string, o api.GetOptions) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	object, err := c.Client.GetObject(ctx, c.bucket, name, o)
+	object, err := c.client.GetObject(ctx, c.bucket, name, o)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +136,7 @@ func requireBytes(t *testing.T, want, got []byte) {
 func (c *cold) put(name string, data []byte) error {
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	_, err := c.Client.PutObject(ctx, c.bucket, name, bytes.NewReader(data), int64(len(data)), api.PutOptions{})
+	_, err := c.client.PutObject(ctx, c.bucket, name, bytes.NewReader(data), int64(len(data)), api.PutOptions{})
 	return err
 }
 
@@ -141,7 +144,7 @@ func (c *cold) put(name string, data []byte) error {
 func (c *cold) list(t *testing.T, o api.ListOptions) []api.Object {
 	t.Helper()
 	var all []api.Object
-	for object, err := range c.Client.Objects(t.Context(), c.bucket, o) {
+	for object, err := range c.client.Objects(t.Context(), c.bucket, o) {
 		require.NoError(t, err)
 		all = append(all, object)
 	}
@@ -170,9 +173,9 @@ func (c *cold) job(t *testing.T, spec api.JobSpec) api.Job {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	job, err := c.Client.StartJob(ctx, spec)
+	job, err := c.client.StartJob(ctx, spec)
 	require.NoError(t, err)
-	job, err = c.Client.WaitJob(ctx, job.ID, nil)
+	job, err = c.client.WaitJob(ctx, job.ID, nil)
 	require.NoError(t, err)
 	return job
 }

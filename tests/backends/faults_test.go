@@ -51,15 +51,17 @@ func TestFaultsBelowACluster(t *testing.T) {
 				fired := c.Server.HTTP.Add(fault)
 				got, err := c.get(object, api.GetOptions{})
 				require.Positive(t, fired(), "the fault did not happen")
-				if err == nil && !(kind == backend.HTTP && name == "other bytes") { // of which a web server tells no checksum
+				blind := kind == backend.HTTP && (name == "other bytes" || name == "other answer") // web servers tell neither sums nor who they are
+				if err == nil && !blind {
 					requireBytes(t, data, got)
 				}
 				if fault.Status != 0 && fault.Status >= 429 || fault.Cut != 0 || fault.Rate != 0 {
 					require.NoError(t, err)
 				}
 				c.Server.Heal()
-				if kind == backend.HTTP && name == "other bytes" {
+				if blind { // once it is out of the cache, the right one comes; the first read may only find that it is another
 					c.evict(t, "")
+					_, _ = c.get(object, api.GetOptions{})
 				}
 				c.requireGet(t, object, data)
 			})
@@ -77,7 +79,7 @@ func TestFaultsBelowAClusterThatStay(t *testing.T) {
 		c.Server.HTTP.Add(faultproxy.Rule{Status: http.StatusForbidden})
 		_, err := c.get(object, api.GetOptions{})
 		require.Contains(t, requireAnswer(t, err, http.StatusBadGateway, api.CodeDenied).Message, c.Server.Kind+"://")
-		_, err = c.Client.ListObjects(t.Context(), c.bucket, api.ListOptions{})
+		_, err = c.client.ListObjects(t.Context(), c.bucket, api.ListOptions{})
 		require.Contains(t, requireAnswer(t, err, http.StatusBadGateway, api.CodeDenied).Message, c.Server.Kind+"://")
 		c.Server.Heal()
 		c.requireGet(t, object, data)

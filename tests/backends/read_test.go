@@ -92,7 +92,7 @@ func testMembers(t *testing.T, s *stage, kind string) {
 func testHead(t *testing.T, s *stage, kind string) {
 	c := s.cold(t, kind, nil)
 	c.Put("object.bin", bytesOf(4, 1<<20))
-	described, err := c.Client.StatObject(t.Context(), c.bucket, "object.bin")
+	described, err := c.client.StatObject(t.Context(), c.bucket, "object.bin")
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<20, described.Size)
 	require.False(t, c.isCached(t, "object.bin"))
@@ -148,7 +148,7 @@ func testAbsent(t *testing.T, s *stage, kind string) {
 	c := s.cold(t, kind, nil)
 	_, err := c.get("no such object", api.GetOptions{})
 	requireAnswer(t, err, http.StatusNotFound, api.CodeNotFound)
-	_, err = c.Client.StatObject(t.Context(), c.bucket, "no such object")
+	_, err = c.client.StatObject(t.Context(), c.bucket, "no such object")
 	var answer *api.Error
 	require.ErrorAs(t, err, &answer)
 	require.Equal(t, http.StatusNotFound, answer.Status)
@@ -186,7 +186,7 @@ func TestListings(t *testing.T) {
 		part := c.list(t, api.ListOptions{Prefix: "part-1/", Limit: 300})
 		require.Len(t, part, 1000)
 		require.True(t, !slices.ContainsFunc(part, func(o api.Object) bool { return !strings.HasPrefix(o.Name, "part-1/") }))
-		folders, err := c.Client.ListObjects(t.Context(), c.bucket, api.ListOptions{Delimiter: "/"})
+		folders, err := c.client.ListObjects(t.Context(), c.bucket, api.ListOptions{Delimiter: "/"})
 		require.NoError(t, err)
 		require.Equal(t, []string{"part-0/", "part-1/", "part-2/"}, folders.Prefixes)
 		require.Empty(t, folders.Objects)

@@ -41,7 +41,7 @@ func testReadOnly(t *testing.T, s *stage, kind string) {
 	c.Put("object.bin", data)
 	requireAnswer(t, c.put("object.bin", bytesOf(2, 1000)), http.StatusMethodNotAllowed, api.CodeReadOnly)
 	requireAnswer(t, c.put("new.bin", bytesOf(2, 1000)), http.StatusMethodNotAllowed, api.CodeReadOnly)
-	err := c.Client.DeleteObject(t.Context(), c.bucket, "object.bin")
+	err := c.client.DeleteObject(t.Context(), c.bucket, "object.bin")
 	requireAnswer(t, err, http.StatusMethodNotAllowed, api.CodeReadOnly)
 	c.requireGet(t, "object.bin", data)
 	got, err := c.Get("object.bin")
@@ -63,7 +63,7 @@ func testWriteThrough(t *testing.T, s *stage, kind string) {
 		c.awaitCached(t, "a/object.bin", false)
 		c.requireGet(t, "a/object.bin", data)
 	}
-	require.NoError(t, c.Client.DeleteObject(t.Context(), c.bucket, "a/object.bin"))
+	require.NoError(t, c.client.DeleteObject(t.Context(), c.bucket, "a/object.bin"))
 	_, err := c.Get("a/object.bin")
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = c.get("a/object.bin", api.GetOptions{})
@@ -111,8 +111,8 @@ func testCacheOnly(t *testing.T, s *stage, kind string) {
 		sizes[object.Name] = object.Size
 	}
 	require.Equal(t, map[string]int64{"remote.bin": 5000, "both.bin": 6000, "own.bin": 6000}, sizes)
-	require.NoError(t, c.Client.DeleteObject(t.Context(), c.bucket, "own.bin"))
-	require.NoError(t, c.Client.DeleteObject(t.Context(), c.bucket, "both.bin"))
+	require.NoError(t, c.client.DeleteObject(t.Context(), c.bucket, "own.bin"))
+	require.NoError(t, c.client.DeleteObject(t.Context(), c.bucket, "both.bin"))
 	_, err = c.get("own.bin", api.GetOptions{})
 	requireAnswer(t, err, http.StatusNotFound, api.CodeNotFound)
 	c.requireGet(t, "both.bin", remote) // which own object has hidden
@@ -124,7 +124,7 @@ func testDeleteCached(t *testing.T, s *stage, kind string) {
 	c.Put("object.bin", data)
 	c.requireGet(t, "object.bin", data)
 	c.awaitCached(t, "object.bin", true)
-	require.NoError(t, c.Client.DeleteObject(t.Context(), c.bucket, "object.bin"))
+	require.NoError(t, c.client.DeleteObject(t.Context(), c.bucket, "object.bin"))
 	c.awaitCached(t, "object.bin", false)
 	got, err := c.Get("object.bin")
 	require.NoError(t, err)
@@ -163,7 +163,7 @@ func TestPolicies(t *testing.T) {
 		t.Run("ttl", func(t *testing.T) {
 			c := changed(t, kind, func(b *api.Backend) { b.TTLS = 3600 })
 			c.requireGet(t, "object.bin", first)
-			_, err := c.Client.ChangeBucket(t.Context(), c.bucket, api.BucketChange{Backend: func() *api.Backend {
+			_, err := c.client.ChangeBucket(t.Context(), c.bucket, api.BucketChange{Backend: func() *api.Backend {
 				b := c.Server.Backend(c.Name, "")
 				b.TTLS = 0.001
 				return b
@@ -176,7 +176,7 @@ func TestPolicies(t *testing.T) {
 			c.requireGet(t, "object.bin", second)
 			c.Delete("object.bin")
 			c.Await("the end is seen", func() bool {
-				_, err := c.Client.StatObject(context.Background(), c.bucket, "object.bin")
+				_, err := c.client.StatObject(context.Background(), c.bucket, "object.bin")
 				return err != nil
 			})
 		})

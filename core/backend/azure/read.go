@@ -52,7 +52,7 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 	} else {
 		e.Sums.MD5 = md5(out.BlobContentMD5)
 	}
-	return backend.NewBody(out.Body, e, o, length, orZero(out.ContentRange), func(err error) error {
+	return backend.NewTaggedBody(out.Body, e, o, length, orZero(out.ContentRange), func(err error) error {
 		return b.fail(ctx, "read", name, err)
 	})
 }

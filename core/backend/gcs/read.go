@@ -100,7 +100,7 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 			}
 		}
 	}
-	return backend.NewBody(answer.Body, e, o, length, h.Get("Content-Range"), func(err error) error {
+	return backend.NewTaggedBody(answer.Body, e, o, length, h.Get("Content-Range"), func(err error) error {
 		return b.fail(ctx, "read", name, err)
 	})
 }

@@ -81,8 +81,9 @@ func (f *Files) Open(ctx context.Context, name string, o backend.OpenOptions) (*
 		return nil, err // what was opened holds nothing before it is read
 	}
 	b := <-opened
+	length := b.left // which is pump's from now on
 	f.calls.Go(b.pump)
-	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: b.left}, nil
+	return &backend.Body{ReadCloser: b, Entry: b.entry, Offset: o.Offset, Length: length}, nil
 }
 
 func (f *Files) begin(ctx context.Context, name, path string, file *hdfs.FileReader, c *client, o backend.OpenOptions) (*body, error) {
@@ -141,8 +142,10 @@ const pieceBytes = 256 << 10
 // pump reads until the end, an error, or Close.
 func (b *body) pump() {
 	defer func() { _ = b.file.Close() }()
-	b.free <- make([]byte, pieceBytes)
-	b.free <- make([]byte, pieceBytes)
+	b.free <- make([]byte, min(pieceBytes, max(b.left, 1)))
+	if b.left > pieceBytes {
+		b.free <- make([]byte, pieceBytes)
+	}
 	for first := true; ; first = false {
 		var buffer []byte
 		select {
@@ -152,7 +155,7 @@ func (b *body) pump() {
 		}
 		p := piece{err: io.EOF}
 		if b.left > 0 {
-			n, err := b.file.Read(buffer[:min(int64(len(buffer)), b.left)])
+			n, err := b.fill(buffer[:min(int64(len(buffer)), b.left)])
 			if err == nil && first {
 				err = b.still()
 			}
@@ -177,6 +180,21 @@ func (b *body) pump() {
 	}
 }
 
+// verifiedRead is less than a chunk of HDFS (512 bytes), each of which has a checksum. The library verifies a read of that
+// length before it gives it out, and takes the chunk from another data node where it is damaged; of longer reads it gives
+// out the damaged bytes as if nothing were wrong.
+const verifiedRead = 511
+
+// fill reads all of p, unless there is an error.
+func (b *body) fill(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = b.file.Read(p[n:min(n+verifiedRead, len(p))])
+		n += m
+	}
+	return n, err
+}
+
 // still makes sure that the blocks, which the library looks up by the name when it reads first, are those of the file
 // that was opened.
 func (b *body) still() error {
@@ -193,7 +211,7 @@ func (b *body) Read(p []byte) (int, error) {
 			return 0, b.err
 		}
 		if b.whole != nil {
-			b.free <- b.whole[:pieceBytes]
+			b.free <- b.whole[:cap(b.whole)]
 			b.whole = nil
 		}
 		select {

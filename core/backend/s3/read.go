@@ -120,7 +120,7 @@ func (b *bucket) Open(ctx context.Context, name string, o backend.OpenOptions) (
 			encryption: out.ServerSideEncryption, customer: out.SSECustomerAlgorithm,
 		})
 	}
-	return backend.NewBody(out.Body, e, o, length, aws.ToString(out.ContentRange), func(err error) error {
+	return backend.NewTaggedBody(out.Body, e, o, length, aws.ToString(out.ContentRange), func(err error) error {
 		return b.fail(ctx, "read", name, err)
 	})
 }

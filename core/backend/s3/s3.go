@@ -5,7 +5,8 @@
 // configuration files; anonymous=true for public buckets. Without credentials in it, the AWS SDK's chain is used:
 // environment, shared files, web identity, the container's and the instance's role.
 //
-// With an endpoint, buckets are addressed by path, http://HOST/BUCKET/KEY. A tag is the ETag.
+// With an endpoint, buckets are addressed by path, http://HOST/BUCKET/KEY. A tag is the ETag. Directory buckets (S3 Express)
+// do not list in the order of names, and can't be backends.
 package s3
 
 import (

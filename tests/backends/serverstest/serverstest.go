@@ -57,6 +57,9 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
+// Folder is where a test binary keeps what all of its tests share; it is removed at the end.
+func Folder() string { return shared.folder }
+
 // Get is the server of a scheme, which all tests of the binary share, but for another cluster, which is the test's own. Its proxies pass all, and have seen nothing, when a
 // test begins: tests that use it are not parallel.
 func Get(t testing.TB, kind string) *Server {
