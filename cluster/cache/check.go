@@ -261,7 +261,7 @@ func (s *singleflight) do(ctx, life context.Context, key objectKey, ask func(con
 			s.calls = map[objectKey]*call{}
 		}
 		s.calls[key] = one
-		go func() { //nolint:contextcheck // it outlives who asked first, not the cache; it ends in statTimeout
+		go func() { // outlives who asked first, not the cache; ends in statTimeout
 			ctx, cancel := context.WithTimeout(life, statTimeout)
 			defer cancel()
 			one.answer, one.err = ask(ctx)

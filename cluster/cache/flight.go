@@ -61,7 +61,7 @@ func (c *Cache) join(b *api.Bucket, key string, w want) (*flight, error) {
 			opened: make(chan struct{}), done: make(chan struct{}),
 		}
 		var ctx context.Context
-		ctx, f.cancel = context.WithCancelCause(c.ctx) //nolint:contextcheck // it outlives who asked first
+		ctx, f.cancel = context.WithCancelCause(c.ctx)
 		c.flights[about] = f
 		c.work.Go(func() { f.run(ctx) }) // ends with the fetch, or with Close
 	}
@@ -113,7 +113,7 @@ func (c *Cache) current(bucket, key string) *flight {
 
 // fetch fetches an object, or waits for the fetch that is under way, and describes what is here then.
 func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (store.Info, error) {
-	f, err := c.join(b, key, w)
+	f, err := c.join(b, key, w) //nolint:contextcheck // it outlives who asked first
 	if err != nil {
 		return store.Info{}, err
 	}
