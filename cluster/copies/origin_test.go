@@ -29,8 +29,8 @@ func shard(t testing.TB) ([]byte, *archive.Index) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, w.Close())
-
-	read := func(_ context.Context, p []byte, off int64) (int, error) { return bytes.NewReader(b.Bytes()).ReadAt(p, off) }
+	data := bytes.NewReader(b.Bytes())
+	read := func(_ context.Context, p []byte, off int64) (int, error) { return data.ReadAt(p, off) }
 	x, err := archive.Scan(t.Context(), read, int64(b.Len()), archive.ScanOptions{})
 	require.NoError(t, err)
 	return b.Bytes(), x
