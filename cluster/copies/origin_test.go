@@ -87,7 +87,9 @@ func TestDescriptionsTravel(t *testing.T) {
 		all[key] = i
 	}
 	for n := range 8 {
-		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored })
+		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) {
+			return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored
+		})
 		give(fmt.Sprintf("%d.jpg", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.jpg", n), v, 100, nil), nil })
 		give(fmt.Sprintf("%d.whole", n), func(v uint64) (store.Info, []byte) {
 			i := copyOf(fmt.Sprintf("%d.whole", n), v, data)
