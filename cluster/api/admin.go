@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -210,6 +211,21 @@ func (c *Client) OpenStream(ctx context.Context, r StreamRequest) (StreamInfo, e
 	})
 	return info, err
 }
+
+// AwaitStream is OpenStream that asks again for as long as the cluster describes the stream's shards at their backend, which
+// for many of them takes longer than one answer may.
+func (c *Client) AwaitStream(ctx context.Context, r StreamRequest) (StreamInfo, error) {
+	for {
+		info, err := c.OpenStream(ctx, r)
+		var answer *Error
+		if !errors.As(err, &answer) || answer.Code != CodeDescribing || !sleep(ctx, describingPause) {
+			return info, err
+		}
+	}
+}
+
+// describingPause is between two questions; each is answered once there is something to say.
+const describingPause = 200 * time.Millisecond
 
 func etlPath(name string) string { return "/v1/etls/" + url.PathEscape(name) }
 

@@ -51,7 +51,7 @@ func changeBackend(b *api.Bucket, to *api.Backend, isNew bool) error {
 		return err
 	}
 	if !isNew && wanted.URL != b.Backend.URL {
-		return bad("bucket %s has the backend %s, which can't be exchanged: create another bucket for %s", b.Name, b.Backend.URL, wanted.URL)
+		return bad("bucket %s has the backend %s, which can't be exchanged: create another bucket for another", b.Name, backendOf(b))
 	}
 	if err := checkPolicies(&wanted, address); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 	answer := AsError(origin.Answer(b.Name, err))
 	if errors.Is(err, context.DeadlineExceeded) {
 		answer = api.Errorf(http.StatusServiceUnavailable, api.CodeBackendBusy, "")
-		err = fmt.Errorf("%s does not answer within %v", b.Backend.URL, probeTimeout)
+		err = fmt.Errorf("%s does not answer within %v", backendOf(b), probeTimeout)
 	}
 	return api.Errorf(answer.Status, answer.Code,
 		"bucket %s was not made, as its backend can't be listed: %v; correct that, or make it untried (--no-check, ?check=false)", b.Name, err)

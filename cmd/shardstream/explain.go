@@ -34,7 +34,7 @@ sample and needs no running job: give the settings of the job, and the number of
 	r, flags := &f.request, command.Flags()
 	flags.StringVar(&r.Samples, "samples", api.SamplesShards, "what the sources are: shards of samples, or objects that are one sample each")
 	flags.IntVar(&r.BatchSize, "batch-size", 256, "samples in a batch")
-	flags.StringVar(&r.Shuffle, "shuffle", "global", "order: global, window, shards or none")
+	shuffleFlag(flags, &r.Shuffle)
 	flags.Uint64Var(&r.Seed, "seed", 0, "seed of the order")
 	flags.BoolVar(&r.DropLast, "drop-last", false, "the job leaves out a last step that is not full")
 	f.mix.register(command)
@@ -100,6 +100,9 @@ func (a *app) explain(ctx context.Context, request api.ExplainRequest, asJSON bo
 		what = fmt.Sprintf("positions %d to %d", e.Position, e.Next-1)
 	}
 	order := "shuffle " + e.Shuffle
+	if e.Window > 0 {
+		order += fmt.Sprintf(" (%d slices a shard, %d in a window)", e.Slices, e.Window)
+	}
 	if request.Mixture != nil {
 		order = fmt.Sprintf("a mixture of %d sources", len(request.Mixture.Sources))
 	}

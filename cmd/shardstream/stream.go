@@ -66,7 +66,7 @@ func newStream(a *app) *cobra.Command {
 	flags := command.Flags()
 	flags.StringVar(&f.config.Samples, "samples", api.SamplesShards, "what the sources are: shards of samples, or objects that are one sample each")
 	flags.IntVar(&f.config.BatchSize, "batch-size", 256, "samples in a batch")
-	flags.StringVar(&f.config.Shuffle, "shuffle", "global", "order: global, window, shards or none")
+	shuffleFlag(flags, &f.config.Shuffle)
 	flags.Uint64Var(&f.config.Seed, "seed", 0, "seed of the order")
 	flags.StringVar(&f.config.ETL, "etl", "", "transformation to apply, or several, separated by commas")
 	flags.StringVar(&f.etlArgs, "etl-args", "", `arguments of the transformation as JSON, such as {"size": 224}; of several a list with one object or null for each`)
@@ -240,7 +240,7 @@ func (a *app) printEpoch(s streamed) {
 }
 
 func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loader, f *streamFlags) (streamed, error) {
-	info, err := client.OpenStream(ctx, api.StreamRequest{
+	info, err := client.AwaitStream(ctx, api.StreamRequest{
 		Sources: f.config.Sources, Samples: f.config.Samples, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
 		ETL: f.config.ETL, ETLArgs: f.config.ETLArgs, Fields: f.config.Fields, Decode: f.config.Decode, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
 		Mixture: f.config.Mixture,

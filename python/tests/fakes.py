@@ -112,6 +112,7 @@ class FakeBinding:
         self.closed: list[int] = []
         self.fail_at: dict[int, str] = {}  # n-th call of Next -> "code|message"
         self.silent = False
+        self.choice: dict[str, Any] = {"shuffle": "global"}  # where the shuffle is left to it
         self.skipped = 0
         self._calls = 0
         self._run: list[tuple[bytes, int]] = []
@@ -204,7 +205,18 @@ class FakeBinding:
         return os.fstat(self._fds[slot]).st_size
 
     def pybind_Stats(self, stream: int) -> str:
-        return json.dumps({"snapshot": self.snapshot, "skipped_keys": ["a", "b"]})
+        config = self.opened[-1]
+        order: dict[str, Any] = (
+            {"sources": [self._order_of(s) for s in config["mixture"]["sources"]]}
+            if "mixture" in config
+            else self._order_of(config)
+        )
+        return json.dumps({"snapshot": self.snapshot, "skipped_keys": ["a", "b"], "order": order})
+
+    def _order_of(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not given.get("shuffle"):
+            return self.choice
+        return {name: given[name] for name in ("shuffle", "slices", "window") if name in given}
 
     def pybind_Close(self, stream: int) -> int:
         self.closed.append(stream)

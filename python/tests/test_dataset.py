@@ -244,7 +244,7 @@ def test_a_loaded_position_survives_set_epoch_of_the_same_epoch(fake: FakeBindin
 def test_state_before_and_after_loading_needs_no_loader(fake: FakeBinding) -> None:
     ds = dataset()
     assert ds.state_dict() == {
-        "version": 1, "snapshot": "", "seed": 0, "shuffle": "global", "epoch": 0, "position": 0,
+        "version": 1, "snapshot": "", "seed": 0, "shuffle": "auto", "epoch": 0, "position": 0,
     }  # fmt: skip
     state = {**ds.state_dict(), "epoch": 3, "position": 6, "snapshot": fake.snapshot}
     ds.load_state_dict(state)
@@ -380,9 +380,43 @@ def test_pickles_are_small_and_take_the_plan_along(fake: FakeBinding) -> None:
     assert ds.state_dict()["epoch"] == 2
 
 
+def test_states_keep_the_shuffle_that_was_chosen(fake: FakeBinding) -> None:
+    fake.choice = {"shuffle": "window", "slices": 1, "window": 12}
+    ds = dataset()
+    assert ds.state_dict()["shuffle"] == "auto"
+    next(iter(ds))
+    assert fake.opened[-1]["shuffle"] == ""
+    state = json.loads(json.dumps(ds.state_dict()))
+    assert {name: state[name] for name in fake.choice} == fake.choice
+    fake.choice = {"shuffle": "window", "slices": 1, "window": 4}  # the cache has shrunk since
+    resumed = dataset()
+    resumed.load_state_dict(state)
+    next(iter(resumed))
+    asked = {name: fake.opened[-1][name] for name in ("shuffle", "slices", "window")}
+    assert asked == {"shuffle": "window", "slices": 1, "window": 12}
+    assert resumed.state_dict()["window"] == 12
+    ds.load_state_dict(state)  # into one that has streamed
+    next(iter(ds))
+    assert fake.opened[-1]["window"] == 12
+
+
+def test_states_of_other_windows_are_refused(fake: FakeBinding) -> None:
+    fake.choice = {"shuffle": "window", "slices": 1, "window": 12}
+    ds = dataset()
+    next(iter(ds))
+    with pytest.raises(ValueError, match="window=12"):
+        dataset(shuffle="window").load_state_dict(ds.state_dict())
+    # A state that was made when global was the default.
+    old = {**dataset(shuffle="global").state_dict(), "position": 6, "snapshot": fake.snapshot}
+    ds = dataset()
+    ds.load_state_dict(old)
+    next(iter(ds))
+    assert fake.opened[-1]["shuffle"] == "global"
+
+
 def test_repr() -> None:
     assert repr(dataset(etl="augment")) == (
-        "IterableDataset('ss://b/*.tar', batch_size=3, shuffle='global', seed=0, etl='augment')"
+        "IterableDataset('ss://b/*.tar', batch_size=3, shuffle='auto', seed=0, etl='augment')"
     )
     chain = dataset(etl=["crop", "flip"], etl_args=[{"size": 6}, None])
     assert "etl='crop,flip', etl_args=[{'size': 6}, None]" in repr(chain)

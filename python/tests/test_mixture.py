@@ -148,12 +148,32 @@ def test_the_document_that_go_gets(fake: FakeBinding) -> None:
     assert (config["sources"], config["shuffle"], config["etl"]) == ([], "", "")
     assert config["mixture"] == {
         "sources": [
-            {"sources": [A], "weight": 1.0, "shuffle": "global", "etl": "e"},
+            {"sources": [A], "weight": 1.0, "etl": "e"},
             {"sources": [B, C], "weight": 2.0, "shuffle": "none"},
         ],
         "interleave": "stratified",
         "samples": 12,
     }
+
+
+def test_shuffles_are_left_to_the_cluster_unless_all_samples_are_permuted(
+    fake: FakeBinding,
+) -> None:
+    fake.choice = {"shuffle": "window", "slices": 1, "window": 8}
+    parts = [Source(A), Source(B, shuffle="shards")]
+    ds = mixture(parts, interleave="stratified")
+    next(iter(ds))
+    state = json.loads(json.dumps(ds.state_dict()))
+    asked = state["mixture"]["sources"]
+    assert [(s["shuffle"], s.get("window")) for s in asked] == [("window", 8), ("shards", None)]
+    fake.choice = {"shuffle": "global"}
+    resumed = mixture(parts, interleave="stratified")
+    resumed.load_state_dict(state)
+    next(iter(resumed))
+    assert fake.opened[-1]["mixture"]["sources"][0]["window"] == 8
+    assert resumed.state_dict()["mixture"] == state["mixture"]
+    next(iter(mixture([A, B])))
+    assert [s["shuffle"] for s in fake.opened[-1]["mixture"]["sources"]] == ["global"] * 2
 
 
 def test_state_of_another_mixture_is_refused_with_what_changed() -> None:

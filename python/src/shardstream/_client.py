@@ -129,9 +129,19 @@ class Client:
         return answer
 
     def stream_info(self, description: Mapping[str, Any]) -> dict[str, Any]:
-        """Describe a stream to the cluster (POST /v1/streams); returns its snapshot and counts."""
-        answer: dict[str, Any] = self._http.json("POST", "/v1/streams", dict(description))
-        return answer
+        """Describe a stream to the cluster (POST /v1/streams); returns its snapshot and counts.
+
+        As long as the cluster describes shards at their backend, it is asked again.
+        """
+        while True:
+            try:
+                answer: dict[str, Any] = self._http.json("POST", "/v1/streams", dict(description))
+            except ShardstreamError as error:
+                if error.code != "describing":
+                    raise
+                time.sleep(_DESCRIBING_PAUSE)
+            else:
+                return answer
 
     def explain(self, description: Mapping[str, Any]) -> Explanation:
         """Say which samples a stream yields (POST /v1/streams/explain).

@@ -27,7 +27,7 @@ from ._arguments import (
 )
 from ._client import DEFAULT_ENDPOINT, Client
 from ._ranks import ranks_of_process, this_worker
-from ._shuffles import AUTO, SHUFFLES, Chosen, Shuffle, chosen_of
+from ._shuffles import AUTO, SHUFFLES, Chosen, Shuffle, choice_in
 from ._sources import shown, source_list
 
 _COMPRESS = ("auto", "lz4", "off")
@@ -154,8 +154,6 @@ class Description:
         if self.shuffle == AUTO:
             for chosen in self._chosen():
                 order.update(chosen.document())
-                if chosen.shuffle == "none":
-                    order["shuffle"] = None
         return order
 
     def _check_order(self, saved: Mapping[str, Any]) -> None:
@@ -164,8 +162,9 @@ class Description:
         Where the shuffle is left to the cluster, the state's is taken.
         """
         own = {"seed": self.seed, "shuffle": self.shuffle}
-        if self.shuffle == AUTO and saved["seed"] == self.seed:
-            self._choose((chosen_of({**saved, "shuffle": saved["shuffle"] or "none"}),))
+        chosen = choice_in(saved) if self.shuffle == AUTO else None
+        if chosen is not None and saved["seed"] == self.seed:
+            self._choose((chosen,))
         elif saved != own:
             given = [f"{name}={value!r}" for name, value in saved.items()]
             raise ValueError(

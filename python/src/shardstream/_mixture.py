@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ._arguments import choice, flag, integer
 from ._dataset import IterableDataset
 from ._parts import Source, sources_of
-from ._shuffles import AUTO, Chosen, chosen_of
+from ._shuffles import AUTO, Chosen, choice_in
 from ._sources import source_list
 
 _INTERLEAVES = ("random", "stratified", "per_source")
@@ -210,7 +210,7 @@ class Mixture(IterableDataset):
         """Take the shuffles of a state where they were left to the cluster, then or now."""
         sources = saved["mixture"]["sources"]
         if self.interleave != "random" and len(sources) == len(self.mixed):
-            self._choose(tuple(chosen_of(source) for source in sources))
+            self._choose(tuple(choice_in(source) or Chosen(AUTO) for source in sources))
 
 
 def _changes(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

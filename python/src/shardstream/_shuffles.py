@@ -10,6 +10,7 @@ Shuffle: TypeAlias = Literal["auto", "global", "window", "shards"] | None
 AUTO: Final = "auto"
 SHUFFLES = (AUTO, "global", "window", "shards", None)
 _NAMES = (AUTO, "global", "window", "shards", "none")
+_CHOSEN = (AUTO, "global", "window")  # those that a cluster chooses, or has not chosen yet
 
 
 class Chosen(NamedTuple):
@@ -40,6 +41,11 @@ def chosen_of(document: Mapping[str, Any]) -> Chosen:
     if shuffle not in _NAMES or not all(type(n) is int and n >= 0 for n in counts):
         raise ValueError(f"not a state of a shardstream dataset: its shuffle is {document!r:.200}")
     return Chosen(str(shuffle), *counts)
+
+
+def choice_in(document: Mapping[str, Any]) -> Chosen | None:
+    """What a cluster chose, or may have: None for a shuffle that somebody asked for."""
+    return chosen_of(document) if document.get("shuffle") in _CHOSEN else None
 
 
 def write(orders: Iterable[Mapping[str, Any]]) -> str:
