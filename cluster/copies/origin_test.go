@@ -29,8 +29,8 @@ func shard(t testing.TB) ([]byte, *archive.Index) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, w.Close())
-
-	read := func(_ context.Context, p []byte, off int64) (int, error) { return bytes.NewReader(b.Bytes()).ReadAt(p, off) }
+	data := bytes.NewReader(b.Bytes())
+	read := func(_ context.Context, p []byte, off int64) (int, error) { return data.ReadAt(p, off) }
 	x, err := archive.Scan(t.Context(), read, int64(b.Len()), archive.ScanOptions{})
 	require.NoError(t, err)
 	return b.Bytes(), x
@@ -60,6 +60,14 @@ func holds(t testing.TB, client *copies.Client, node api.Node, i store.Info) (st
 	return info, data, nil
 }
 
+// TestMarks: what the store keeps among an object's metadata is what the API names so, and users can't set it.
+func TestMarks(t *testing.T) {
+	assert.Equal(t, api.OriginTag, store.OriginTag)
+	for _, mark := range []string{store.OriginTag, store.UnreadMark, store.UnindexedMark} {
+		assert.True(t, api.IsReservedMeta(mark), mark)
+	}
+}
+
 // TestDescriptionsTravel: what is known of an object whose bytes are at its origin is given to others with its member index,
 // and goes where the object belongs when the set of targets changes. So does a cached copy.
 func TestDescriptionsTravel(t *testing.T) {
@@ -79,7 +87,9 @@ func TestDescriptionsTravel(t *testing.T) {
 		all[key] = i
 	}
 	for n := range 8 {
-		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored })
+		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) {
+			return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored
+		})
 		give(fmt.Sprintf("%d.jpg", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.jpg", n), v, 100, nil), nil })
 		give(fmt.Sprintf("%d.whole", n), func(v uint64) (store.Info, []byte) {
 			i := copyOf(fmt.Sprintf("%d.whole", n), v, data)

@@ -154,6 +154,11 @@ func FuzzUnmarshalIndex(f *testing.F) {
 		b, err := x.MarshalBinary()
 		require.NoError(f, err)
 		f.Add(b)
+		x, err = (&remote{data: data}).scan(archive.ScanOptions{})
+		require.NoError(f, err)
+		b, err = x.MarshalBinary()
+		require.NoError(f, err)
+		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		x, err := archive.UnmarshalIndex(data)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,9 +9,6 @@ import (
 	"os"
 	"sync"
 )
-
-// errUnfinished is the outcome of a write that nobody ended.
-var errUnfinished = errors.New("the write was given up")
 
 // Growing is the payload of an object that is being stored (see PutOptions.Follow), from before its first byte is written
 // until the object is committed, or is not. Its methods may be called from any goroutine, and never hold up the write.
@@ -204,6 +200,6 @@ func (w *writer) settle(err error) {
 // giveUp removes what was written after an error, and tells those who follow the write.
 func (w *writer) giveUp(err error) error {
 	err = errors.Join(w.disk.full(err), w.discard())
-	w.settle(cmp.Or(err, errUnfinished))
+	w.settle(err)
 	return err
 }
