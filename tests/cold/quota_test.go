@@ -26,7 +26,7 @@ func TestFetchesWithASmallCache(t *testing.T) {
 	}
 	order := l.Stats().Order
 	require.Equal(t, "window", order.Shuffle)
-	require.Equal(t, room/2, order.Window)
+	require.Equal(t, shards/8, order.Window)
 	info, err := b.cluster.Client.OpenStream(t.Context(), api.StreamRequest{Sources: []string{"ss://data/train-*.tar"}, BatchSize: 8, WorldSize: 1})
 	require.NoError(t, err)
 	require.EqualValues(t, shards, info.Shards)
