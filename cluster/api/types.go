@@ -411,8 +411,8 @@ type Copy struct {
 const (
 	KindWhole = "whole"
 	KindSlice = "slice" // of an erasure-coded object
-	KindStub  = "stub"  // all but the bytes of an erasure-coded object
-	KindCache = "cache" // a whole copy of an erasure-coded object, that may be dropped
+	KindStub  = "stub"  // all but the bytes, which are in slices or at a backend
+	KindCache = "cache" // a whole copy that may be dropped, as slices or a backend have the bytes, too
 )
 
 // FsckReport is what fsck found; all three lists are empty on a sound cluster.

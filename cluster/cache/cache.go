@@ -44,6 +44,9 @@ type Config struct {
 	Buckets func() []string
 	// Enter begins a change of an object, once it has the object's lock, if this node is its primary.
 	Enter func(ctx context.Context, bucket, key string) (leave func(), err error)
+	// Learn makes sure that this target knows what others had of an object that it has nothing of, after the set of targets
+	// has changed.
+	Learn func(ctx context.Context, bucket, key string) error
 	// Version gives out a version.
 	Version func() uint64
 	// Share is this target's part of the cluster's weight, by which it has a part of a bucket's quota.

@@ -48,6 +48,7 @@ func newBed(t *testing.T, change func(*api.Backend)) *bed {
 		Bucket:  func(name string) (*api.Bucket, bool) { return b.bucket, name == "b" },
 		Buckets: func() []string { return []string{"b"} },
 		Enter:   b.enter,
+		Learn:   func(context.Context, string, string) error { return nil },
 		Version: b.store.NextVersion, Share: func() float64 { return 1 },
 	})
 	t.Cleanup(b.cache.Close)
@@ -225,4 +226,33 @@ func TestFetchEndsWithTheLastReader(t *testing.T) {
 	close(rest)
 	b.await("the fetch ends", func() bool { return b.cache.Fetches() == 0 })
 	assert.Equal(t, "nothing", b.kind("x"))
+}
+
+func TestDamagedBytesAreNotCompletedByARange(t *testing.T) {
+	b := newBed(t, nil)
+	e := b.remote.Set("x", backendtest.Bytes(7, 4<<20))
+	for _, described := range []bool{false, true} {
+		if described {
+			_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e})
+			require.NoError(t, err)
+		}
+		broken, followed := false, make(chan struct{})
+		b.remote.Fault = func(op, name string, off int64) error {
+			if op == "read" && off >= 3<<20 && !broken {
+				broken = true
+				<-followed
+				return b.remote.Failure("read", name, backend.Corrupt)
+			}
+			return nil
+		}
+		_, reading, err := b.cache.Get(t.Context(), b.bucket, "x")
+		require.NoError(t, err)
+		close(followed)
+		_, err = io.ReadAll(reading.Body)
+		require.Error(t, err)
+		require.NoError(t, reading.Body.Close())
+		after, err := b.cache.Stat(t.Context(), b.bucket, "x")
+		require.NoError(t, err)
+		assert.NotEqual(t, reading.Info.ETag(), after.ETag())
+	}
 }

@@ -106,7 +106,7 @@ func (c *Cache) Stat(ctx context.Context, b *api.Bucket, key string) (store.Info
 
 // peek is look for who asks the backend for the object next, where its bytes are not here: that tells the same.
 func (c *Cache) peek(ctx context.Context, b *api.Bucket, key string) (store.Info, error) {
-	here, err := c.here(b.Name, key)
+	here, err := c.known(ctx, b.Name, key)
 	if err == nil && here.Kind == store.Whole && !isOwn(&here) {
 		return c.look(ctx, b, key, false)
 	}
@@ -115,7 +115,7 @@ func (c *Cache) peek(ctx context.Context, b *api.Bucket, key string) (store.Info
 
 // look is Stat. now: it is compared whatever the policy says.
 func (c *Cache) look(ctx context.Context, b *api.Bucket, key string, now bool) (store.Info, error) {
-	here, err := c.here(b.Name, key)
+	here, err := c.known(ctx, b.Name, key)
 	if err != nil {
 		return here, err
 	}
@@ -178,6 +178,18 @@ func (c *Cache) here(bucket, key string) (store.Info, error) {
 		return store.Info{Kind: store.Tombstone}, nil
 	}
 	return info, nil
+}
+
+// known is here, once it is known what others had of it.
+func (c *Cache) known(ctx context.Context, bucket, key string) (store.Info, error) {
+	info, err := c.here(bucket, key)
+	if err != nil || info.Kind != store.Tombstone {
+		return info, err
+	}
+	if err := c.Learn(ctx, bucket, key); err != nil {
+		return info, err
+	}
+	return c.here(bucket, key)
 }
 
 // compare asks the backend for an object, once for all who ask at a time.

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,49 +47,60 @@ const maxPlain = 256
 
 // describePlain describes objects of which a listing says all, those of the given numbers, in one write.
 func (c *Cache) describePlain(ctx context.Context, b *api.Bucket, entries []backend.Entry, numbers []int, infos []store.Info) error {
-	numbers = slices.Clone(numbers)
-	slices.SortFunc(numbers, func(i, j int) int { return strings.Compare(entries[i].Name, entries[j].Name) })
+	lacking := map[string]int{} // the last of each name: there is one write of it
+	for _, i := range numbers {
+		here, err := c.known(ctx, b.Name, entries[i].Name)
+		if err != nil {
+			return err
+		}
+		if infos[i] = here; !isOwn(&here) && !isDescribed(&here, &entries[i]) {
+			lacking[entries[i].Name] = i
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	described, err := c.writePlain(ctx, b, entries, lacking)
+	for _, i := range numbers {
+		if info, ok := described[entries[i].Name]; ok {
+			infos[i] = info
+		}
+	}
+	return err
+}
+
+// writePlain writes the descriptions of objects that lack one.
+func (c *Cache) writePlain(
+	ctx context.Context, b *api.Bucket, entries []backend.Entry, lacking map[string]int,
+) (map[string]store.Info, error) {
+	described := make(map[string]store.Info, len(lacking))
 	var stubs []store.Info
-	var of []int
-	for n, i := range numbers {
-		e := &entries[i]
-		if n > 0 && entries[numbers[n-1]].Name == e.Name {
-			continue // twice; below
-		}
-		here, err := c.here(b.Name, e.Name)
+	for _, name := range slices.Sorted(maps.Keys(lacking)) { // in this order, so that two who do this never wait for each other
+		leave, err := c.Enter(ctx, b.Name, name)
 		if err != nil {
-			return err
-		}
-		if infos[i] = here; isOwn(&here) || isDescribed(&here, e) {
-			continue
-		}
-		leave, err := c.Enter(ctx, b.Name, e.Name) // in the order of names, so that two who do this never wait for each other
-		if err != nil {
-			return err
+			return nil, err
 		}
 		defer leave()
-		if here, err = c.here(b.Name, e.Name); err != nil {
-			return err
+		here, err := c.here(b.Name, name)
+		if err != nil {
+			return nil, err
 		}
-		if infos[i] = here; isOwn(&here) || isDescribed(&here, e) {
+		e := &entries[lacking[name]]
+		if described[name] = here; isOwn(&here) || isDescribed(&here, e) {
 			continue
 		}
-		last := c.seen.put(objectKey{b.Name, e.Name}, *e, &here, c.Version, time.Now())
-		c.usage.remove(b.Name, e.Name) // what was cached under another tag
-		stubs, of = append(stubs, last.described(b.Name, e.Name)), append(of, i)
+		last := c.seen.put(objectKey{b.Name, name}, *e, &here, c.Version, time.Now())
+		c.usage.remove(b.Name, name) // what was cached under another tag
+		stubs = append(stubs, last.described(b.Name, name))
 	}
 	put, failed := c.Store.PutStubs(ctx, stubs)
-	for n, i := range of {
-		if infos[i] = put[n]; failed[n] != nil {
-			return failed[n]
+	for i := range stubs {
+		if failed[i] != nil {
+			return nil, failed[i]
 		}
+		described[stubs[i].Name] = put[i]
 	}
-	for n, i := range numbers {
-		if n > 0 && entries[numbers[n-1]].Name == entries[i].Name {
-			infos[i] = infos[numbers[n-1]]
-		}
-	}
-	return nil
+	return described, nil
 }
 
 // describe describes one object.
@@ -104,7 +115,7 @@ func (c *Cache) describe(ctx context.Context, b *api.Bucket, e backend.Entry) (s
 }
 
 func (c *Cache) describeOnce(ctx context.Context, b *api.Bucket, e backend.Entry) (store.Info, error) {
-	here, err := c.here(b.Name, e.Name)
+	here, err := c.known(ctx, b.Name, e.Name)
 	if err != nil || isOwn(&here) || isDescribed(&here, &e) {
 		return here, err
 	}

@@ -36,13 +36,14 @@ type flight struct {
 	opened chan struct{} // closed once info and growing are there, or it has failed
 	done   chan struct{} // closed once it is committed, or has failed
 
-	mu      sync.Mutex
-	waiting int
-	fill    bool
-	invalid bool           // what the backend has was replaced by a write through this node
-	info    store.Info     // of the object as it will be
-	growing *store.Growing // nil: it can't be followed
-	err     error
+	mu       sync.Mutex
+	waiting  int
+	fill     bool
+	followed bool           // others have read some of it
+	invalid  bool           // what the backend has was replaced by a write through this node
+	info     store.Info     // of the object as it will be
+	growing  *store.Growing // nil: it can't be followed
+	err      error
 }
 
 // join begins a fetch, or takes part in the one that is under way. The caller leaves it when it is done waiting.
@@ -134,6 +135,9 @@ func (f *flight) run(ctx context.Context) {
 	c.usage.hold(f.bucket.Name)
 	err := f.fly(ctx)
 	c.slots.give(&f.ticket)
+	if kindIs(err, backend.Corrupt) {
+		err = errors.Join(err, f.disown(ctx))
+	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, errAgain) {
 		err = context.Cause(ctx)
 	}
@@ -159,12 +163,35 @@ func (f *flight) run(ctx context.Context) {
 	}
 }
 
+// disown has an object get another version, where others have followed a fetch that turned out to be damaged. They may have
+// damaged bytes, and must not get the rest of the object to them, by a range of the same version.
+func (f *flight) disown(ctx context.Context) error {
+	f.mu.Lock()
+	followed, info := f.followed, f.info
+	f.mu.Unlock()
+	if !followed {
+		return nil
+	}
+	c := f.c
+	leave, err := c.Enter(ctx, f.bucket.Name, f.key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	c.seen.drop(objectKey{f.bucket.Name, f.key})
+	here, err := c.here(f.bucket.Name, f.key)
+	if err != nil || here.Version != info.Version || here.Kind != store.Stub || !here.Unread() {
+		return err // who follows what has been read before knows its checksum
+	}
+	return c.Store.Forget(ctx, f.bucket.Name, f.key, here.Version)
+}
+
 func (f *flight) fly(ctx context.Context) error {
 	c := f.c
 	if err := c.slots.take(ctx, &f.ticket); err != nil {
 		return err
 	}
-	base, err := c.here(f.bucket.Name, f.key)
+	base, err := c.known(ctx, f.bucket.Name, f.key)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.O
 	}
 	f.mu.Lock()
 	info, growing := f.info, f.growing
+	f.followed = f.followed || growing != nil && info.Size > withheld
 	f.mu.Unlock()
 	var follower *store.Follower
 	if growing != nil && info.Size >= 0 {

@@ -107,6 +107,7 @@ func (c *Cache) alongside(ctx context.Context, b *api.Bucket, info *store.Info, 
 		return nil
 	}
 	f.waiting++
+	f.followed = true
 	c.meter.miss()
 	r := &following{f: f, follower: follower, ctx: ctx, size: f.info.Size, end: off + n, off: off, info: f.info}
 	return &Reading{Info: f.info, Offset: off, Size: n, Body: r}
@@ -203,10 +204,15 @@ func (c *Cache) Member(ctx context.Context, b *api.Bucket, key string) (store.In
 		described, err := c.describe(ctx, b, entryOf(&info))
 		if err == nil {
 			info, index, err := c.Store.Describe(b.Name, key)
+			if err == nil && index == nil && info.Archive != archive.None && info.Kind == store.Stub { // it is with the bytes alone
+				info, err = c.fetch(ctx, b, key, want{urgent: true})
+			}
 			if err == nil && info.Version == described.Version {
 				return info, index, nil
 			}
-			last = errAgain
+			if last = errAgain; err != nil && !again(err) {
+				return info, nil, err
+			}
 			continue
 		}
 		if !again(err) && !changes(err) {

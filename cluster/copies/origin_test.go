@@ -29,6 +29,7 @@ func shard(t testing.TB) ([]byte, *archive.Index) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, w.Close())
+
 	read := func(_ context.Context, p []byte, off int64) (int, error) { return bytes.NewReader(b.Bytes()).ReadAt(p, off) }
 	x, err := archive.Scan(t.Context(), read, int64(b.Len()), archive.ScanOptions{})
 	require.NoError(t, err)
@@ -70,10 +71,10 @@ func TestDescriptionsTravel(t *testing.T) {
 	var version int64 // of the map
 	client := copies.NewClient("another", func() int64 { return version })
 	t.Cleanup(client.Close)
-	give := func(key string, make func(version uint64) (store.Info, []byte)) {
+	give := func(key string, at func(version uint64) (store.Info, []byte)) {
 		var nodes []api.Node
 		nodes, version = list(t, cluster, key, 1)
-		i, body := make(placement.FirstVersion(version) + 1<<30)
+		i, body := at(placement.FirstVersion(version) + 1<<30)
 		require.NoError(t, client.Put(t.Context(), nodes[0], i, bytes.NewReader(body)))
 		all[key] = i
 	}

@@ -51,7 +51,7 @@ func changeBackend(b *api.Bucket, to *api.Backend, isNew bool) error {
 		return err
 	}
 	if !isNew && wanted.URL != b.Backend.URL {
-		return bad("bucket %s has the backend %s, which can't be exchanged: create another bucket for %s", b.Name, b.Backend.URL, wanted.URL)
+		return bad("bucket %s has the backend %s, which can't be exchanged: create another bucket for another", b.Name, backendOf(b))
 	}
 	if err := checkPolicies(&wanted, address); err != nil {
 		return err
@@ -181,25 +181,28 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	err := g.probe(ctx, b)
+	err := g.probe(ctx, b.Backend)
+	if err == nil {
+		return nil
+	}
+	answer := AsError(origin.Answer(b.Name, err))
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = api.Errorf(http.StatusServiceUnavailable, api.CodeBackendBusy, "bucket %s: its backend %s does not answer within %v", b.Name, b.Backend.URL, probeTimeout)
+		answer = api.Errorf(http.StatusServiceUnavailable, api.CodeBackendBusy, "")
+		err = fmt.Errorf("%s does not answer within %v", backendOf(b), probeTimeout)
 	}
-	if answer := (*api.Error)(nil); errors.As(err, &answer) {
-		return api.Errorf(answer.Status, answer.Code, "%s; the bucket was not made (?check=false, --no-check, makes it untried)", answer.Message)
-	}
-	return err
+	return api.Errorf(answer.Status, answer.Code,
+		"bucket %s was not made, as its backend can't be listed: %v; correct that, or make it untried (--no-check, ?check=false)", b.Name, err)
 }
 
 // probe has a backend list its first object.
-func (g *Gateway) probe(ctx context.Context, b *api.Bucket) (err error) {
-	from, err := g.origins.Open(ctx, b.Backend)
+func (g *Gateway) probe(ctx context.Context, b *api.Backend) (err error) {
+	from, err := g.origins.Open(ctx, b)
 	if err != nil {
-		return origin.Answer(b.Name, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, from.Close()) }()
 	for _, err := range from.List(ctx, "", "") {
-		return origin.Answer(b.Name, err)
+		return err
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
@@ -99,10 +100,11 @@ func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
 	if err := ReadKnownJSON(w, r, maxDocument, &change); err != nil {
 		return err
 	}
-	b, err := g.members.ChangeBucket(r.Context(), name, func(b *api.Bucket) error {
+	ctx := r.Context()
+	b, err := g.members.ChangeBucket(ctx, name, func(b *api.Bucket) error {
 		err := changeBucket(b, change, false)
 		if err == nil && change.Backend != nil {
-			err = g.reachable(r.Context(), b, false)
+			err = g.reachable(ctx, b, false)
 		}
 		return err
 	})
@@ -154,12 +156,14 @@ func changeBucket(b *api.Bucket, c api.BucketChange, isNew bool) error {
 	return nil
 }
 
-// backendOf is the URL of a bucket's backend, "" where it has none.
+// backendOf is a bucket's backend for people and logs, "" where it has none: its URL, but for a query, which may have a
+// signature.
 func backendOf(b *api.Bucket) string {
 	if b.Backend == nil {
 		return ""
 	}
-	return b.Backend.URL
+	url, _, _ := strings.Cut(b.Backend.URL, "?")
+	return url
 }
 
 func (g *Gateway) exists(ctx context.Context, name string) bool {

@@ -47,9 +47,15 @@ func AsError(err error) *api.Error {
 	return api.Errorf(http.StatusInternalServerError, api.CodeInternal, "the gateway failed on this request; see its log")
 }
 
+// retryBackend is how many seconds clients are asked to wait for a backend that is busy.
+const retryBackend = "5"
+
 // WriteError answers with an error document.
 func WriteError(w http.ResponseWriter, e *api.Error) {
 	w.Header().Set(api.HeaderError, e.Code)
+	if e.Code == api.CodeBackendBusy {
+		w.Header().Set("Retry-After", retryBackend)
+	}
 	write(w, e.Status, append(api.MarshalError(e), '\n'))
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/jobs"
 	"github.com/shardstream/shardstream/cluster/membership"
+	"github.com/shardstream/shardstream/core/archive"
 )
 
 const (
@@ -144,7 +145,9 @@ func (g *Gateway) planTransform(ctx context.Context, t *jobs.Transform, plan *ap
 		if !t.Pattern.Match(o.Name) {
 			return nil
 		}
-		out, err := t.Output(o.Name, o.Archive != "")
+		// What a backend has and nobody has looked into yet is as its name says.
+		archived := o.Archive != "" || o.Version == 0 && archive.FormatOf(o.Name) != archive.None
+		out, err := t.Output(o.Name, archived)
 		if err != nil && jobs.AsError(err).Code != api.CodeBadName { // one that can't be named fails alone
 			return err
 		}

@@ -47,7 +47,7 @@ func (g *Gateway) entries(ctx context.Context, b *api.Bucket, prefix, after stri
 		defer func() {
 			if left > 0 {
 				g.log.WarnContext(ctx, "names at a backend that no object can have are left out",
-					"bucket", b.Name, "backend", b.Backend.URL, "names", left, "for_example", example)
+					"bucket", b.Name, "backend", backendOf(b), "names", left, "for_example", example)
 			}
 		}()
 		last := after
@@ -64,7 +64,7 @@ func (g *Gateway) entries(ctx context.Context, b *api.Bucket, prefix, after stri
 			case e.Name <= last:
 				// Merging needs the order: names out of it would be lost, or come twice.
 				yield(backend.Entry{}, api.Errorf(http.StatusBadGateway, api.CodeBackend,
-					"bucket %s: its backend %s lists %q behind %q, which is out of order", b.Name, b.Backend.URL, clipName(e.Name), clipName(last)))
+					"bucket %s: its backend %s lists %q behind %q, which is out of order", b.Name, backendOf(b), clipName(e.Name), clipName(last)))
 				return
 			}
 			last = e.Name

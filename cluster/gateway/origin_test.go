@@ -119,6 +119,29 @@ func TestBackendsAreListedWithWhatIsCached(t *testing.T) {
 	assert.Equal(t, "changed", read(t, cluster, "b", "c"))
 }
 
+// What is summed up is passed over, not listed, where it is much.
+func TestPrefixesOfABackend(t *testing.T) {
+	cluster, memory := withBackend(t, 2)
+	for i := range 6000 {
+		memory.Set(fmt.Sprintf("big/%04d", i), []byte("x"))
+	}
+	memory.Set("big-not", nil)
+	memory.Set("bigger/x", nil)
+	memory.Set("last", nil)
+	cacheBucket(t, cluster, "b", api.Backend{})
+	before := memory.Calls("list", "")
+	page, err := cluster.Client.ListObjects(t.Context(), "b", api.ListOptions{Delimiter: "/"})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"big/", "bigger/"}, page.Prefixes)
+	require.Len(t, page.Objects, 2)
+	assert.Equal(t, 2, memory.Calls("list", "")-before, "once more behind big/")
+	page, err = cluster.Client.ListObjects(t.Context(), "b", api.ListOptions{Delimiter: "/", StartAfter: "big/", Limit: 1})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"bigger/"}, page.Prefixes)
+	assert.Equal(t, "bigger/", page.Next)
+	assert.Len(t, names(t, cluster, "b", api.ListOptions{Prefix: "big/", Limit: 4000}), 6000)
+}
+
 func TestAListingIsWholeOrAnError(t *testing.T) {
 	cluster, memory := withBackend(t, 1)
 	memory.Set("x", []byte("x"))
@@ -172,7 +195,7 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 
 	memory.Fault = func(op, name string, _ int64) error { return memory.Failure(op, name, backend.Denied) }
 	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory"}})
-	failsWith(t, api.CodeDenied, err, "s3://memory", "not made")
+	failsWith(t, api.CodeDenied, err, "s3://memory", "not made", "--no-check")
 	b, err := cluster.Client.CreateBucketUntried(t.Context(), "b", api.BucketChange{Backend: &api.Backend{URL: "s3://memory"}})
 	require.NoError(t, err)
 	assert.Equal(t, api.Backend{

@@ -104,7 +104,7 @@ func (o *opened) release() {
 }
 
 // giveUp has the backend closed once nobody uses it; s.mu is held.
-func (s *session) giveUp() (close func() error) {
+func (s *session) giveUp() (end func() error) {
 	o := s.current
 	s.current = nil
 	if o == nil {

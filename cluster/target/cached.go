@@ -29,7 +29,7 @@ func (t *Target) newCache(c Config) *cache.Cache {
 	}
 	return cache.New(cache.Config{
 		Store: t.store, Backends: origins, Logger: t.log, High: c.CacheHigh, Low: c.CacheLow,
-		Enter: t.enterCached, Share: t.share,
+		Enter: t.enterCached, Learn: t.learn, Share: t.share,
 		Bucket: func(name string) (*api.Bucket, bool) {
 			b, ok := t.members.View().Bucket(name)
 			return &b.Bucket, ok && !b.Deleting
@@ -100,11 +100,56 @@ func (t *Target) share() float64 {
 	return own / all
 }
 
-// viaCache says whether a read of an object goes by what is here and what the backend has, without asking those who had
-// the object before. Where objects may be the cluster's own they are asked.
-func (t *Target) viaCache(p *placed) bool {
-	b := p.bucket.Backend
-	return b != nil && (b.Write != api.WriteCacheOnly || t.isCertain(p))
+// learn makes sure that this target, which is the primary of an object, knows what others had of it before the set of targets
+// changed: its version, which streams go by, and the object itself if it is the cluster's own. What can't be known is no
+// error where nothing can be the cluster's own: the backend tells all else.
+func (t *Target) learn(ctx context.Context, bucket, key string) error {
+	p, err := t.place(ctx, bucket, key)
+	if err != nil || p.primary.ID != t.id || t.isCertain(&p) {
+		return err
+	}
+	unlock, err := t.locks.lock(ctx, bucket, key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	f, err := t.newestLocked(ctx, p)
+	if err == nil && !f.here && f.newest.Exists() {
+		err = t.takeDescription(ctx, p, f)
+	}
+	if err != nil && p.bucket.Backend != nil && p.bucket.Backend.Write != api.WriteCacheOnly {
+		t.log.InfoContext(ctx, "what others had of an object is not known; it is as its backend has it", "object", api.Address(bucket, key), "reason", err)
+		return nil
+	}
+	return err
+}
+
+// takeDescription gets what another target has of an object here: its description where a backend has the bytes, too.
+func (t *Target) takeDescription(ctx context.Context, p placed, f finding) error {
+	failed := error(unavailable("nobody has %s at the moment", p.about()))
+	for _, holder := range f.holders {
+		info, body, err := t.copies.With(p.version).Fetch(ctx, holder, p.bucket.Name, p.key, f.newest.Version)
+		if err != nil {
+			failed = err
+			continue
+		}
+		content := io.Reader(body)
+		if _, cached := info.Origin(); cached && info.Kind == store.Whole {
+			info.Kind, content = store.Stub, http.NoBody
+		}
+		staged, err := t.stageCopy(ctx, info, content)
+		_ = body.Close() // what is wrong with it, its reader has said
+		if err != nil {
+			failed = err
+			continue
+		}
+		err = t.commitAt(p, p.version, func() error { return t.commitStaged(staged, f.newest.Version, info.Created) })
+		if err == nil {
+			t.certain.add(p.version, p.about())
+		}
+		return errors.Join(err, staged.Discard())
+	}
+	return failed
 }
 
 // getCached answers a read of a bucket with a backend.

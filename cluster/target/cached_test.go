@@ -11,12 +11,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/clustertest"
+	"github.com/shardstream/shardstream/cluster/node"
 	"github.com/shardstream/shardstream/core/backend"
 	"github.com/shardstream/shardstream/core/backend/backendtest"
 )
@@ -278,4 +280,54 @@ func TestCacheOnly(t *testing.T) {
 	_, _ = do(t, c, "PUT", "/v1/objects/far/b", strings.NewReader("ours"))
 	require.Error(t, c.Client.DeleteBucket(t.Context(), "far", false), "it holds what is nowhere else")
 	require.NoError(t, c.Client.DeleteBucket(t.Context(), "far", true))
+}
+
+func TestCachedObjectsFollowTheMap(t *testing.T) {
+	remote := backendtest.NewMemory("s3://far")
+	c := clustertest.Start(t, clustertest.Options{
+		Targets: 2, Schemes: backend.Set{"s3": remote.Opener()},
+		Settings: node.Settings{DeleteGrace: 100 * time.Millisecond},
+	})
+	farBucket(t, c, "far", api.Backend{Check: api.CheckTTL, TTLS: 3600})
+	const objects = 24
+	etags := map[string]string{}
+	for i := range objects {
+		key := fmt.Sprintf("o%02d", i)
+		want := backendtest.Bytes(uint64(i), 100_000)
+		if i%2 == 1 { // larger than what a primary gets itself before it answers
+			want = backendtest.Bytes(uint64(i), 2<<20)
+		}
+		remote.Set(key, want)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(want, body))
+		etags[key] = object.ETag
+	}
+	c.AddTarget()
+	for i := range objects { // while they move
+		key := fmt.Sprintf("o%02d", i)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(remote.Data(key), body))
+		assert.Equal(t, etags[key], object.ETag, "the version of %s holds", key)
+	}
+	c.Await("all is where it belongs", func() bool {
+		status, err := c.Client.Status(t.Context())
+		return err == nil && status.Rebalance.State == api.RebalanceIdle
+	})
+	for i := range objects {
+		key := fmt.Sprintf("o%02d", i)
+		body, object := fetch(t, c, key)
+		assert.True(t, bytes.Equal(remote.Data(key), body))
+		assert.Equal(t, etags[key], object.ETag)
+	}
+}
+
+// fetch reads an object of the bucket far through the client.
+func fetch(t testing.TB, c *clustertest.Cluster, key string) ([]byte, api.Object) {
+	t.Helper()
+	r, err := c.Client.GetObject(t.Context(), "far", key, api.GetOptions{})
+	require.NoError(t, err)
+	defer func() { _ = r.Close() }() // only read
+	body, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return body, r.Object
 }

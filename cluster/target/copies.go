@@ -241,8 +241,11 @@ func (t *Target) stageCopy(ctx context.Context, info store.Info, body io.Reader)
 // maxStubIndex bounds the member index that comes with a stub. It is that of some ten million members.
 const maxStubIndex = 256 << 20
 
-// readIndex reads the member index that a stub comes with; nil where it has none.
+// readIndex reads the member index that a stub comes with; nil where it has none, or comes without a body.
 func readIndex(body io.Reader) (*archive.Index, error) {
+	if body == nil {
+		return nil, nil //nolint:nilnil // as below
+	}
 	b, err := io.ReadAll(io.LimitReader(body, maxStubIndex+1))
 	switch {
 	case err != nil:

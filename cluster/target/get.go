@@ -56,7 +56,7 @@ func (t *Target) getObject(r *Request) error {
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return err
 	}
-	if t.viaCache(&p) {
+	if p.bucket.Backend != nil {
 		err = t.getCached(r, p)
 		if t.mended(r.Context(), p, err) {
 			err = t.getCached(r, p)
@@ -72,9 +72,6 @@ func (t *Target) getObject(r *Request) error {
 			r.redirect(f.holders[0], "local=true&version="+strconv.FormatUint(f.newest.Version, 10))
 			return nil
 		}
-	}
-	if p.bucket.Backend != nil {
-		return t.getCached(r, p)
 	}
 	err = t.getHere(r, p)
 	if t.mended(r.Context(), p, err) {

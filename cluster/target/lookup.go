@@ -27,7 +27,7 @@ func (t *Target) lookUp(ctx context.Context, bucket, key string) (api.Object, er
 		}
 		return t.head(ctx, "http://"+p.primary.Addr+api.ObjectPath(bucket, key), bucket, key)
 	}
-	if t.viaCache(&p) {
+	if p.bucket.Backend != nil {
 		info, err := t.cache.Stat(ctx, &p.bucket.Bucket, key)
 		return objectOf(info), err
 	}

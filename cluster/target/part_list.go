@@ -145,7 +145,7 @@ func (t *Target) openNewest(ctx context.Context, bucket, key string) (*store.Obj
 	if err := t.leased(&p.bucket.Bucket); err != nil {
 		return nil, err
 	}
-	if t.viaCache(&p) {
+	if p.bucket.Backend != nil {
 		object, _, err := t.cache.Whole(ctx, &p.bucket.Bucket, key)
 		return object, err
 	}

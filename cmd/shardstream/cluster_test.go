@@ -36,7 +36,8 @@ func onCluster(t *testing.T) func(args ...string) result {
 			return
 		}
 		started := time.Now()
-		r := cli(t, "up", "--detach", "--json", "--targets", "2", "--disks", "2", "--port", "0", "--dir", shared.dir)
+		r := cli(t, "up", "--detach", "--json", "--targets", "2", "--disks", "2", "--port", "0", "--dir", shared.dir,
+			"--backend-allow", "127.0.0.0/8")
 		var report struct{ Endpoint string }
 		if r.code != exitOK {
 			shared.err = fmt.Errorf("up: %s", r.err)

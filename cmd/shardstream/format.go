@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -84,3 +85,10 @@ func (v *quotaValue) Set(s string) error {
 
 // Type names the value in the help.
 func (v *quotaValue) Type() string { return "size" }
+
+// printLine prints a document as one line of JSON.
+func (a *app) printLine(document any) error {
+	encoder := json.NewEncoder(a.out)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(document)
+}

@@ -43,6 +43,7 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
   shardstream bucket create digits
   shardstream put train-*.tar ss://digits/
   shardstream ls ss://digits/
+  shardstream sync ss://digits/ s3://my-bucket/digits/
   shardstream down`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -54,7 +55,7 @@ SHARDSTREAM_TOKEN. Exit codes: 0 done, 1 failed, 2 wrong usage.`,
 		"URL of any gateway of the cluster, or of several, separated by commas (SHARDSTREAM_ENDPOINT)")
 	root.AddCommand(
 		newUp(a), newDown(a), newStatus(a), newNode(a),
-		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newObject(a),
+		newBucket(a), newPut(a), newGet(a), newCat(a), newLs(a), newRm(a), newCp(a), newSync(a), newObject(a),
 		newETL(a), newJob(a), newDataset(a), newStream(a), newRebalance(a), newScrub(a), newFsck(a),
 		newPrefetch(a), newEvict(a), newSecret(a), newVersion(a),
 	)

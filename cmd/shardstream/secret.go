@@ -30,7 +30,7 @@ func newSecretSet(a *app) *cobra.Command {
 access_key_id and secret_access_key for S3. Nothing shows them again. Arguments of a
 command can be seen by others on this machine: --from-file reads lines FIELD=VALUE,
 and FIELD=@PATH takes what a file has, such as a key in JSON. - is stdin. Buckets that
-have the secret use what it says from now on.`,
+have the secret use the new one within seconds.`,
 		Example: `  shardstream secret set aws --from-file aws.env
   shardstream secret set google credentials_json=@service-account.json
   echo "key=$AZURE_KEY" | shardstream secret set azure account=photos --from-file -`,

@@ -48,14 +48,14 @@ func (r *resumed) first(c *call, o OpenOptions) (*Body, error) {
 		return nil, c.refused(r.ctx, err, nil)
 	}
 	var answer *Body
-	err := c.run(r.ctx, func(context.Context) (err error) {
-		if answer, err = r.open(c, o); err != nil {
+	err := c.run(r.ctx, func(ctx context.Context) (err error) {
+		if answer, err = r.open(ctx, c, o); err != nil {
 			return err
 		}
 		if err := r.fits(c, answer); err != nil {
 			return err
 		}
-		return r.measure(c, answer)
+		return r.measure(ctx, c, answer)
 	})
 	if err != nil {
 		r.bodies.leave()
@@ -91,8 +91,8 @@ func endOf(b *Body, o OpenOptions) int64 {
 }
 
 // open makes one request for a body, which is then r.body.
-func (r *resumed) open(c *call, o OpenOptions) (*Body, error) {
-	watched, watch := newWatch(r.ctx, r.policy.Timeout)
+func (r *resumed) open(ctx context.Context, c *call, o OpenOptions) (*Body, error) {
+	watched, watch := newWatch(ctx, r.policy.Timeout)
 	watch.arm()
 	body, err := r.Backend.Open(watched, r.name, o)
 	watch.disarm()
@@ -101,7 +101,7 @@ func (r *resumed) open(c *call, o OpenOptions) (*Body, error) {
 		err = context.Cause(watched)
 	}
 	if err != nil {
-		err = c.slow(r.ctx, watched, err)
+		err = c.slow(ctx, watched, err)
 		watch.stop()
 		return nil, err
 	}
@@ -203,8 +203,8 @@ func (r *resumed) resume() error {
 			return r.verify()
 		}
 	}
-	return r.run(r.ctx, func(context.Context) error {
-		answer, err := r.open(r.call, o)
+	return r.run(r.ctx, func(ctx context.Context) error {
+		answer, err := r.open(ctx, r.call, o)
 		if err != nil {
 			return err
 		}
@@ -219,12 +219,12 @@ func (r *resumed) resume() error {
 }
 
 // measure asks how large an object is whose answer does not say: without that, a body that ends early looks whole.
-func (r *resumed) measure(c *call, answer *Body) error {
+func (r *resumed) measure(ctx context.Context, c *call, answer *Body) error {
 	if answer.Entry.Size >= 0 {
 		return nil
 	}
 	var e Entry
-	err := c.within(r.ctx, func(ctx context.Context) (err error) {
+	err := c.within(ctx, func(ctx context.Context) (err error) {
 		e, err = r.Backend.Stat(ctx, r.name)
 		return err
 	})

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Staged is a body that is on disk, checked and durable, but not an object yet: what a target holds of a write while
+// Staged is a body that is on disk and checked, but not an object yet: what a target holds of a write while
 // the others that are to have a copy receive theirs. Commit or Discard ends it; whichever comes first counts.
 type Staged struct {
 	s    *Store
@@ -19,7 +19,7 @@ type Staged struct {
 }
 
 // Stage takes in a body as Put does, and stops short of making it an object. What a process has staged is gone
-// when it ends.
+// when it ends. Of an object that has an origin it may be durable only after Commit.
 func (s *Store) Stage(ctx context.Context, bucket, name string, body io.Reader, o PutOptions) (*Staged, error) {
 	return s.stage(ctx, bucket, name, body, o, func(*writer) {})
 }
@@ -41,9 +41,7 @@ func (s *Store) stage(
 	as(w)
 	err = w.write(ctx, body, o)
 	if err == nil {
-		if err = w.file.Sync(); err == nil {
-			atStaged.Hit()
-		}
+		err = w.sync()
 	}
 	if err != nil {
 		err = fmt.Errorf("stage %s/%s: %w", bucket, name, w.giveUp(err))
@@ -51,6 +49,18 @@ func (s *Store) stage(
 		return nil, err
 	}
 	return s.staged(w), nil
+}
+
+// sync makes what is staged durable: others count on it before it is committed. Nobody does on what has an origin; where it
+// is large, waiting for the disk is better done now than in Commit.
+func (w *writer) sync() error {
+	if !w.info.hasOrigin() || w.info.Size > flushEvery {
+		if err := w.file.Sync(); err != nil {
+			return err
+		}
+	}
+	atStaged.Hit()
+	return nil
 }
 
 func (s *Store) staged(w *writer) *Staged {

@@ -106,10 +106,10 @@ func (g *Growing) release() {
 }
 
 // state is what is written by now, whether more may come, and what closes at the next change.
-func (g *Growing) state() (size int64, done bool, err error, more <-chan struct{}) { //nolint:revive // err is a part of the state
+func (g *Growing) state() (size int64, done bool, more <-chan struct{}, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.info.Size, g.done(), g.err, g.more
+	return g.info.Size, g.done(), g.more, g.err
 }
 
 // Close ends the reading.
@@ -128,7 +128,7 @@ func (f *Follower) Written() int64 {
 // and has no more; another error that it never will be, or that the context has ended.
 func (f *Follower) Wait(ctx context.Context, off int64) (written int64, err error) {
 	for {
-		size, done, err, more := f.g.state()
+		size, done, more, err := f.g.state()
 		switch {
 		case err != nil:
 			return size, f.g.explain(err)

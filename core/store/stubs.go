@@ -151,6 +151,9 @@ func (s *Store) demote(
 	if err != nil || !ok {
 		return err
 	}
+	if c.disk.cond.Load().state == DiskReadOnly {
+		return fmt.Errorf("object %s/%s: disk %s is read-only: %w", bucket, name, c.disk.ID, ErrDiskFailed)
+	}
 	w, err := c.disk.newStub(c.info, kind, c.storedIndex())
 	if err != nil {
 		return fmt.Errorf("object %s/%s: %w", bucket, name, err)

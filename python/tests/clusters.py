@@ -26,7 +26,9 @@ class Cluster:
         if not COMMAND.exists():
             raise RuntimeError(f"{COMMAND} is missing: install the package first (make install)")
         self.folder = folder
-        self.environment = {**os.environ, "SHARDSTREAM_PYTHON": sys.executable}
+        # Tests have their backends on this machine.
+        allow = {"SHARDSTREAM_BACKEND_ALLOW": "127.0.0.0/8"}
+        self.environment = {**os.environ, "SHARDSTREAM_PYTHON": sys.executable, **allow}
         answer = self.run(
             "up", "--dir", str(folder), "--port", "0", "--targets", str(targets), "--gateways", "1",
             "--disks", "2", "--detach", "--json",

@@ -125,7 +125,7 @@ func (c *cold) requireGet(t *testing.T, name string, want []byte) {
 // requireBytes compares without printing megabytes.
 func requireBytes(t *testing.T, want, got []byte) {
 	t.Helper()
-	require.Len(t, got, len(want))
+	require.Equal(t, len(want), len(got), "bytes")
 	require.True(t, bytes.Equal(want, got), "other bytes")
 }
 

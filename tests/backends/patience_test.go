@@ -70,8 +70,7 @@ func (p *place) requireRead(t *testing.T) {
 	t.Helper()
 	got, err := p.read(t)
 	require.NoError(t, err)
-	require.Len(t, got, len(p.data))
-	require.Equal(t, p.data, got)
+	requireBytes(t, p.data, got)
 }
 
 // isRead matches requests for the object's bytes.
@@ -196,7 +195,7 @@ func TestShortAnswerIsNotTakenForWhole(t *testing.T) {
 			p := newPlace(t, kind)
 			p.Server.HTTP.Add(faultproxy.Rule{Times: 1, Match: isRead, End: 3<<20 + 5})
 			if got, err := p.read(t); err == nil {
-				require.Equal(t, p.data, got)
+				requireBytes(t, p.data, got)
 			} else {
 				requireKind(t, backend.Corrupt, err, p)
 			}

@@ -188,7 +188,8 @@ func TestChangeWhileItIsRead(t *testing.T) {
 	s := newStage(t)
 	s.each(t, kinds, func(t *testing.T, kind string) {
 		c := s.cold(t, kind, func(b *api.Backend) { b.Check = api.CheckAlways })
-		versions := [][]byte{bytesOf(1, 6<<20), bytesOf(2, 6<<20)}
+		// Of other sizes: a web server's tag is of the second and the size.
+		versions := [][]byte{bytesOf(1, 6<<20), bytesOf(2, 6<<20+1)}
 		c.Put("object.bin", versions[0])
 		if c.Server.HTTP != nil {
 			c.Server.HTTP.Add(faultproxy.Rule{Match: isObject, Rate: 8 << 20})

@@ -35,7 +35,7 @@ func startPulling(t *testing.T, targets, pages int) *pulling {
 	}
 	snap, err := b.Snapshot()
 	require.NoError(t, err)
-	c := &pulling{Cluster: clustertest.Start(t, clustertest.Options{Targets: targets, Disks: 1}), t: t, snap: snap}
+	c := &pulling{Cluster: clustertest.Start(t, clustertest.Options{Targets: targets, Disks: 1, LeaseTTL: calm}), t: t, snap: snap}
 	c.placer, err = c.Client.RefreshMap(t.Context())
 	require.NoError(t, err)
 	return c

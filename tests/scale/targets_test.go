@@ -24,6 +24,9 @@ import (
 	"github.com/shardstream/shardstream/sampler"
 )
 
+// calm is how long a lease lasts where all nodes share one process, and load is the point: none runs out.
+const calm = time.Minute
+
 // A catalog stands for the objects of a bucket, numbered in the order of their names. A real store of so
 // many would take weeks to fill.
 type catalog struct {
@@ -228,7 +231,7 @@ type stubs struct {
 func startStubs(t testing.TB, n int) *stubs {
 	t.Helper()
 	c := &stubs{
-		Cluster: clustertest.Start(t, clustertest.Options{Targets: -1}),
+		Cluster: clustertest.Start(t, clustertest.Options{Targets: -1, LeaseTTL: calm}),
 		catalog: &catalog{},
 		shared:  &shelf{pages: make(map[sampler.PageID][]byte)},
 	}
@@ -240,7 +243,7 @@ func startStubs(t testing.TB, n int) *stubs {
 		server := httptest.NewServer(s)
 		t.Cleanup(server.Close)
 		members, err := membership.Join(t.Context(), membership.Config{
-			Endpoints: endpoints, LeaseTTL: time.Minute, Logger: slog.New(slog.DiscardHandler),
+			Endpoints: endpoints, LeaseTTL: calm, Logger: slog.New(slog.DiscardHandler),
 			Self: api.Node{ID: s.id, Role: api.RoleTarget, Addr: server.Listener.Addr().String(), Weight: 1},
 		})
 		require.NoError(t, err)

@@ -18,6 +18,7 @@ var clients = map[string][]string{
 	"no_s3":    {"github.com/aws/", module + "core/backend/s3"},
 	"no_gcs":   {"cloud.google.com/", "google.golang.org/api/", module + "core/backend/gcs"},
 	"no_azure": {"github.com/Azure/", "github.com/AzureAD/", module + "core/backend/azure"},
+	"no_hdfs":  {"github.com/colinmarc/hdfs", "github.com/jcmturner/", module + "core/backend/hdfs"},
 }
 
 // linked are the packages of a build of one of ours.
@@ -32,7 +33,7 @@ func linked(t *testing.T, pkg, tags string) string {
 
 func TestAll(t *testing.T) {
 	set := schemes.All()
-	for _, scheme := range []string{backend.S3, backend.GCS, backend.Azure} {
+	for _, scheme := range []string{backend.S3, backend.GCS, backend.Azure, backend.HDFS, backend.HTTP, backend.HTTPS} {
 		require.Contains(t, set, scheme)
 	}
 	require.NotContains(t, set, backend.Remote, "which is the cluster's own")

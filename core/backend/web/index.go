@@ -116,17 +116,17 @@ type link struct {
 // read reads the page of a directory, sorted so that what is below a directory comes where its name is.
 func (x *index) read(ctx context.Context, dir string) ([]link, error) {
 	at := x.web.below(dir)
-	document, answer, err := x.web.page(ctx, at)
+	p, err := x.web.read(ctx, at)
 	if err != nil {
 		return nil, err
 	}
 	var links []link
-	if kind := answer.Header.Get("Content-Type"); strings.HasPrefix(kind, "application/json") {
-		if links, err = fromJSON(document); err != nil {
+	if strings.HasPrefix(p.kind, "application/json") {
+		if links, err = fromJSON(p.document); err != nil {
 			return nil, x.web.fail("list", dir, backend.Unsupported, err)
 		}
 	} else {
-		links = fromHTML(document, answer.Request.URL)
+		links = fromHTML(p.document, p.at)
 	}
 	slices.SortFunc(links, func(a, b link) int { return cmp.Compare(a.name, b.name) })
 	return slices.CompactFunc(links, func(a, b link) bool { return a.name == b.name }), nil

@@ -54,7 +54,7 @@ func (w *Web) List(ctx context.Context, prefix, after string) iter.Seq2[backend.
 			}
 			queue = append(queue, w.describe(ctx, f))
 		}
-		for len(queue) > 0 && deliver() { //nolint:revive // the condition does it
+		for len(queue) > 0 && deliver() {
 		}
 	}
 }

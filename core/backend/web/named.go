@@ -117,14 +117,14 @@ func (m *manifest) fetch(ctx context.Context, age time.Duration) (*named, error)
 	if last != nil && time.Since(read) < age {
 		return last, nil
 	}
-	document, _, err := m.web.page(ctx, m.at)
+	p, err := m.web.read(ctx, m.at)
 	if failed, ok := err.(*backend.Error); ok && failed.Kind == backend.NotFound { //nolint:errorlint // made here
 		failed.Kind = backend.NoBucket
 	}
 	if err != nil {
 		return nil, err
 	}
-	names, err := m.parse(document)
+	names, err := m.parse(p.document)
 	if err != nil {
 		return nil, m.web.fail("list", "", backend.Unsupported, fmt.Errorf("its manifest: %w", err))
 	}

@@ -46,10 +46,10 @@ func nginx(t *testing.T) (address, files string) {
 	dir, err := os.MkdirTemp("", "nginx") // of a short name, that workers can read
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.Chmod(dir, 0o755)) //nolint:gosec // its workers are of another user
+	require.NoError(t, os.Chmod(dir, 0o755))
 	files = filepath.Join(dir, "files")
 	for _, d := range []string{files, filepath.Join(dir, "tmp")} {
-		require.NoError(t, os.Mkdir(d, 0o755)) //nolint:gosec // as above
+		require.NoError(t, os.Mkdir(d, 0o755))
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -60,10 +60,10 @@ func nginx(t *testing.T) (address, files string) {
 	require.NoError(t, err)
 	text := strings.NewReplacer("DIR", dir, "PORT", port).Replace(configuration)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "nginx.conf"), []byte(text), 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "users"), []byte("reader:{PLAIN}right\n"), 0o644)) //nolint:gosec // as above
-	output, err := os.Create(filepath.Join(dir, "output"))                                                //nolint:gosec // a test's
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "users"), []byte("reader:{PLAIN}right\n"), 0o644))
+	output, err := os.Create(filepath.Join(dir, "output"))
 	require.NoError(t, err)
-	command := exec.Command(program, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", filepath.Join(dir, "error.log")) //nolint:gosec,noctx // ends with the test
+	command := exec.Command(program, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", filepath.Join(dir, "error.log"))
 	command.Stdout, command.Stderr = output, output
 	require.NoError(t, command.Start())
 	t.Cleanup(func() {
@@ -85,8 +85,8 @@ func seed(t *testing.T, files string, objects map[string][]byte) {
 	t.Helper()
 	for name, data := range objects {
 		path := filepath.Join(files, filepath.FromSlash(name))
-		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755)) //nolint:gosec // as above
-		require.NoError(t, os.WriteFile(path, data, 0o644))        //nolint:gosec // as above
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, data, 0o644))
 	}
 }
 
@@ -112,7 +112,7 @@ func TestConformance(t *testing.T) {
 				},
 				Seed: func(t *testing.T, prefix string, objects map[string][]byte) {
 					t.Helper()
-					require.NoError(t, os.MkdirAll(filepath.Join(files, prefix), 0o755)) //nolint:gosec // its workers are of another user
+					require.NoError(t, os.MkdirAll(filepath.Join(files, prefix), 0o755))
 					for name, data := range objects {
 						seed(t, files, map[string][]byte{prefix + "/" + name: data})
 					}

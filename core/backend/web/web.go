@@ -153,28 +153,35 @@ func plain(name string) bool {
 // maxPage bounds an index page and a manifest.
 const maxPage = 64 << 20
 
-// page reads a document.
-func (w *Web) page(ctx context.Context, at *url.URL) ([]byte, *http.Response, error) {
+// page is a document as it was read.
+type page struct {
+	document []byte
+	kind     string   // its content type
+	at       *url.URL // after redirects
+}
+
+// read reads a document.
+func (w *Web) read(ctx context.Context, at *url.URL) (page, error) {
 	r, err := w.request(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return nil, nil, w.broken(ctx, "list", "", err)
+		return page{}, w.broken(ctx, "list", "", err)
 	}
 	defer func() { _ = r.Body.Close() }()
 	if r.StatusCode != http.StatusOK {
 		failed := w.refused("list", "", r)
 		failed.Err = fmt.Errorf("GET %s", at.Path)
-		return nil, nil, failed
+		return page{}, failed
 	}
 	document, err := io.ReadAll(io.LimitReader(r.Body, maxPage+1))
 	switch {
 	case err != nil:
-		return nil, nil, w.broken(ctx, "list", "", err)
+		return page{}, w.broken(ctx, "list", "", err)
 	case r.ContentLength >= 0 && int64(len(document)) != min(r.ContentLength, maxPage+1):
-		return nil, nil, w.fail("list", "", backend.Passing, io.ErrUnexpectedEOF)
+		return page{}, w.fail("list", "", backend.Passing, io.ErrUnexpectedEOF)
 	case len(document) > maxPage:
-		return nil, nil, w.fail("list", "", backend.Unsupported, fmt.Errorf("%s has more than %d MiB", at.Path, maxPage>>20))
+		return page{}, w.fail("list", "", backend.Unsupported, fmt.Errorf("%s has more than %d MiB", at.Path, maxPage>>20))
 	}
-	return document, r, nil
+	return page{document, r.Header.Get("Content-Type"), r.Request.URL}, nil
 }
 
 // Put is not supported.

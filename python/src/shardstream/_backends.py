@@ -13,11 +13,15 @@ from ._arguments import choice, flag, integer, names, seconds, strings, text
 from ._http import Transport
 from ._times import time_of
 
-_UNITS = {"": 1, "B": 1} | {
-    f"{letter}{suffix}": base**power
-    for power, letter in enumerate("KMGTPE", start=1)
-    for suffix, base in (("iB", 1024), ("B", 1000))
-}
+_UNITS = (
+    {"": 1, "B": 1}
+    | {
+        f"{letter}{suffix}": base**power
+        for power, letter in enumerate("KMGTPE", start=1)
+        for suffix, base in (("iB", 1024), ("B", 1000))
+    }
+    | {"kB": 1000}
+)
 _CHECKS = ("never", "ttl", "always")
 _WRITES = ("read-only", "write-through", "cache-only")
 _DELETES = ("refuse", "cache", "through")

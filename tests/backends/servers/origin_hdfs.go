@@ -57,8 +57,10 @@ func writeFile(ctx context.Context, c *hdfs.Client, at string, data []byte) erro
 	if err != nil {
 		return err
 	}
-	if _, err := w.Write(data); err != nil {
-		return errors.Join(err, w.Close())
+	if len(data) > 0 { // to write nothing begins a block that never has any
+		if _, err := w.Write(data); err != nil {
+			return errors.Join(err, w.Close())
+		}
 	}
 	for {
 		err := w.Close()
