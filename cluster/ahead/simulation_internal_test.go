@@ -25,7 +25,7 @@ type world struct {
 const (
 	simShards  = 600
 	simSamples = 50 // of a shard
-	simEpochs  = 6
+	simEpochs  = 4
 )
 
 func newWorld(t *testing.T, shuffle sampler.Shuffle, room int) *world {
@@ -143,7 +143,7 @@ func TestFetchesOfAnEpochAreCloseToTheOptimum(t *testing.T) {
 		{sampler.Shuffle{Mode: sampler.Window, Slices: 1, Window: 64}, room / 4},
 		{sampler.Shuffle{Mode: sampler.Shards}, room / 4},
 	} {
-		name := fmt.Sprintf("%s", c.shuffle.Mode)
+		name := c.shuffle.Mode.String()
 		if c.shuffle.Mode == sampler.Window {
 			name = fmt.Sprintf("%s of %d", c.shuffle.Mode, c.shuffle.Window)
 		}

@@ -285,3 +285,23 @@ func TestSourcesOfABackend(t *testing.T) {
 	_, err := read(b.loader(func(c *loader.Config) { c.Sources = []string{"ss://data/absent.tar"} }), loader.Run{})
 	require.ErrorContains(t, err, "absent.tar")
 }
+
+// A shard that takes longer to come than a loader waits for a target that says nothing does not end the stream.
+func TestSlowShardIsWaitedFor(t *testing.T) {
+	b := newBed(t, 1, nil)
+	_, err := b.cluster.Client.OpenStream(t.Context(), api.StreamRequest{Sources: []string{"ss://data/train-*.tar"}, BatchSize: 1, WorldSize: 1})
+	require.NoError(t, err)
+	var slow atomic.Bool
+	b.remote.Fault = func(op, name string, _ int64) error {
+		if op == "read" && name == shardName(5) && slow.CompareAndSwap(false, true) {
+			time.Sleep(5 * time.Second)
+		}
+		return nil
+	}
+	l := b.loader(func(c *loader.Config) { c.Timeout = 2500 * time.Millisecond })
+	keys, err := read(l, loader.Run{})
+	require.NoError(t, err)
+	require.Len(t, unique(keys), shards*perShard)
+	require.True(t, slow.Load())
+	require.Zero(t, l.Stats().Retries)
+}
