@@ -256,7 +256,7 @@ func (f *flight) expect(base *store.Info, e backend.Entry, at time.Time) (store.
 // keep takes in the object, lets others follow it, and commits it.
 func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, body *backend.Body) error {
 	c := f.c
-	staged, err := f.stage(ctx, info, body)
+	staged, err := f.stage(ctx, base, info, body)
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, bo
 }
 
 // stage takes in the bytes, once there is room for them.
-func (f *flight) stage(ctx context.Context, info store.Info, body *backend.Body) (*store.Staged, error) {
+func (f *flight) stage(ctx context.Context, base *store.Info, info store.Info, body *backend.Body) (*store.Staged, error) {
 	c := f.c
 	if err := f.takeRoom(ctx, max(info.Size, 0)); err != nil {
 		return nil, err
@@ -320,6 +320,9 @@ func (f *flight) stage(ctx context.Context, info store.Info, body *backend.Body)
 	}
 	var other *store.ChecksumError
 	if errors.As(err, &other) {
+		// The bytes of this version can't be had any more, or were never right: not every backend tells checksums. So who
+		// asks next gets what there is then, as another version.
+		_ = c.forget(ctx, f.bucket, f.key, base, err) // which says that the object is gone, as this version is
 		return nil, changedThere(f.bucket.Name, f.key, err)
 	}
 	return staged, err

@@ -194,14 +194,13 @@ func (c *cold) reads(name string) int {
 }
 
 // requireAnswer requires an error of the cluster.
-func requireAnswer(t *testing.T, err error, status int, code string) *api.Error {
+func requireAnswer(t *testing.T, err error, status int, code string) {
 	t.Helper()
 	var answer *api.Error
 	require.ErrorAs(t, err, &answer)
 	require.Equal(t, status, answer.Status, "%v", err)
 	require.Equal(t, code, answer.Code, "%v", err)
 	requireNoSecrets(t, "an answer", err.Error())
-	return answer
 }
 
 // tarOf is an archive of samples with two members each: NNNN.txt and NNNN.bin.

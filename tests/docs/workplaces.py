@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-
 ROOT = Path(__file__).parents[2]
 MISSING = 3  # what tests/backends/serve exits with where a server is not installed
 
@@ -79,7 +78,7 @@ def workplace_in(tmp_path: Path) -> Iterator[Workplace]:
 
 @contextlib.contextmanager
 def server_of(scheme: str, place: Workplace) -> Iterator[None]:
-    """Run a real server of a scheme that has the shards, and tell the user of it by the environment."""
+    """Run a real server that has the shards; how it is reached is in the environment."""
     command = ["go", "run", "./tests/backends/serve", scheme, str(place.path / "shards")]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -90,7 +89,10 @@ def server_of(scheme: str, place: Workplace) -> Iterator[None]:
             _, errors = process.communicate()
             said = errors.decode()
             # `go run` has an exit code of its own, and says that of the program.
-            if f"exit status {MISSING}" in said and "SHARDSTREAM_REQUIRE_BACKENDS" not in os.environ:
+            if (
+                f"exit status {MISSING}" in said
+                and "SHARDSTREAM_REQUIRE_BACKENDS" not in os.environ
+            ):
                 pytest.skip(said.splitlines()[0])
             pytest.fail(said, pytrace=False)
         place.env.update(json.loads(line))

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -79,7 +79,7 @@ func NewHTTP(at, behind string) (*HTTP, error) {
 		return nil, err
 	}
 	p := &HTTP{Addr: l.Addr().String(), behind: behind, ended: make(chan struct{}), closed: make(chan struct{})}
-	quiet := log.New(io.Discard, "", 0)
+	quiet := slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	relay := &httputil.ReverseProxy{
 		// The client's own Host: its signature is of that.
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -276,11 +276,11 @@ func (b *body) broken(to []byte) (int, error) {
 		if stop.at == 0 {
 			continue
 		}
-		if before := max(stop.at, 0) - b.done; before <= 0 {
+		before := max(stop.at, 0) - b.done
+		if before <= 0 {
 			return 0, stop.end()
-		} else {
-			left = min(left, before)
 		}
+		left = min(left, before)
 	}
 	if r.Rate > 0 {
 		left = min(left, 64<<10)

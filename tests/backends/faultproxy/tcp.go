@@ -1,6 +1,7 @@
 package faultproxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -201,7 +202,8 @@ func (g *gate) Write(data []byte) (int, error) {
 	g.p.mu.Lock()
 	stalled, rate := g.p.stalled, g.p.rate
 	if at := g.p.flip - 1 - g.done; g.down && g.p.flip > 0 && at >= 0 && at < int64(len(data)) {
-		data[at] ^= 0x20 // the buffer of io.Copy, which has no further use for it
+		data = bytes.Clone(data)
+		data[at] ^= 0x20
 		g.p.flip = 0
 	}
 	g.p.mu.Unlock()

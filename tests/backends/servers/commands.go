@@ -124,7 +124,7 @@ func (s *Server) http() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(s.Dir, "data"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(s.Dir, "data"), 0o750); err != nil {
 		return nil, err
 	}
 	config := filepath.Join(s.Dir, "nginx.conf")

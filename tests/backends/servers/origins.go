@@ -86,7 +86,7 @@ type folderOrigin struct{ url, dir string }
 
 func (o *folderOrigin) URL() string { return o.url }
 
-func (o *folderOrigin) Make(context.Context) error { return os.MkdirAll(o.dir, 0o755) }
+func (o *folderOrigin) Make(context.Context) error { return os.MkdirAll(o.dir, 0o750) }
 
 func (o *folderOrigin) Remove(context.Context) error { return os.RemoveAll(o.dir) }
 
@@ -96,7 +96,7 @@ func (o *folderOrigin) path(name string) string {
 
 func (o *folderOrigin) Put(_ context.Context, name string, data []byte) error {
 	path := o.path(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {

@@ -183,7 +183,7 @@ func installed(elements ...string) (string, error) {
 		folder = filepath.Join(source(), "..", "..", "..", "build", "backends")
 	}
 	path := filepath.Join(append([]string{folder}, elements...)...)
-	if _, err := os.Stat(path); err != nil {
+	if _, err := os.Stat(path); err != nil { //nolint:gosec // where servers are is the developer's choice
 		return "", fmt.Errorf("%w: run `make backends` (%s)", ErrMissing, strings.Join(elements, "/"))
 	}
 	return path, nil
@@ -193,7 +193,7 @@ func installed(elements ...string) (string, error) {
 func found(program string) (string, error) {
 	for _, folder := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/usr/local/sbin") {
 		path := filepath.Join(folder, program)
-		if info, err := os.Stat(path); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+		if info, err := os.Stat(path); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 { //nolint:gosec // as exec.LookPath does
 			return path, nil
 		}
 	}

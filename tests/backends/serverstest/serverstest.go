@@ -47,7 +47,7 @@ func Main(m *testing.M) int {
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	shared.folder, shared.running = folder, map[string]*Server{}
 	defer func() {
 		for _, s := range shared.running {
@@ -78,7 +78,7 @@ func Get(t testing.TB, kind string) *Server {
 	s := shared.running[kind]
 	if s == nil {
 		dir := filepath.Join(shared.folder, kind)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
 			t.Fatal(err)
 		}
 		var err error
