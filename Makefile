@@ -83,6 +83,10 @@ test-mutations: ## Faults put into our own code, one at a time: each must make a
 test-soak: install ## Each fault of processes, hosts and networks ROUNDS times (20), under clients whose histories are checked
 	go test -count=1 -v -timeout 4h $(GOTEST) ./tests/faults -rounds $(ROUNDS)
 
+.PHONY: bench-backends
+bench-backends: ## Cold and warm epochs over a backend of 200 MB/s, and what epochs fetch with a cache of 30 % of the data (a minute or two)
+	go test -count=1 -v -timeout 20m ./tests/cold -run BenchBackends -args -bench
+
 .PHONY: test-scale
 test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
 	go test -count=1 -v -timeout 30m $(GOTEST) ./tests/scale -run Scale -full

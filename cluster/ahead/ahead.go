@@ -27,7 +27,7 @@ const (
 	// maxTracks bounds the memory; streams of more are served without reading ahead.
 	maxTracks = 64
 	// pace is the shortest time between two looks, and patience the longest.
-	pace     = 20 * time.Millisecond
+	pace     = 5 * time.Millisecond
 	patience = time.Second
 	// tryAgain is when a shard is tried again that could not be fetched. A stream that needs it asks by itself.
 	tryAgain = 10 * time.Second

@@ -28,6 +28,7 @@ type front struct {
 	index   *index
 	open    bool // false: no stream is there any more; the next epoch is a guess
 	at      place
+	courses []*Course // those at the front, which go on meanwhile
 	samples int64
 	now     course
 	then    course // of the next epoch; nil where now goes on by itself
@@ -36,17 +37,30 @@ type front struct {
 
 // nextUse is in how many positions a shard is needed next: 0 or less where it is now.
 func (f *front) nextUse(shard int) (positions int64, known bool) {
-	if v, ok := f.now.next(shard, f.at.pos); ok {
-		return v.From - f.at.pos, true
+	pos := f.pos()
+	if v, ok := f.now.next(shard, pos); ok {
+		return v.From - pos, true
 	}
 	if f.then == nil {
 		return 0, false
 	}
 	v, ok := f.then.next(shard, 0)
-	return f.samples - f.at.pos + v.From, ok
+	return f.samples - pos + v.From, ok
 }
 
-// outlook is what is known of the future at one time. It is immutable.
+// pos is where the slowest stream of the front is by now: eviction that went by where it was would keep what has been read.
+func (f *front) pos() int64 {
+	if len(f.courses) == 0 {
+		return f.at.pos
+	}
+	pos := f.courses[0].pos.Load()
+	for _, c := range f.courses[1:] {
+		pos = min(pos, c.pos.Load())
+	}
+	return pos
+}
+
+// outlook is what is known of the future at one time. But for where the streams are, it is immutable.
 type outlook struct{ fronts []*front }
 
 // NextUse says in how many seconds an object is needed by a stream, as far as is known: 0 or less where it is now. It is

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/sampler"
+	"github.com/shardstream/shardstream/tests/replay"
 	"github.com/stretchr/testify/require"
 )
 
@@ -24,7 +25,7 @@ type world struct {
 const (
 	simShards  = 600
 	simSamples = 50 // of a shard
-	simEpochs  = 6
+	simEpochs  = 4
 )
 
 func newWorld(t *testing.T, shuffle sampler.Shuffle, room int) *world {
@@ -126,88 +127,6 @@ func (w *world) object(shard int) object {
 	return object{"cold", w.snap.Shard(shard).Name[len("cold/"):]}
 }
 
-// visits is the sequence in which shards are needed, over the epochs that are measured and two more, with the visit's number.
-func (w *world) visits(t *testing.T) (all []sampler.Visit, epochs []int) {
-	t.Helper()
-	for epoch := range uint64(simEpochs + 2) {
-		order, err := w.plan.Of(epoch)
-		require.NoError(t, err)
-		for v := range sampler.Visits(order, 0) {
-			v.From += int64(epoch) * order.Samples()
-			v.To += int64(epoch) * order.Samples()
-			all, epochs = append(all, v), append(epochs, int(epoch))
-		}
-	}
-	return all, epochs
-}
-
-// replay counts the misses of each epoch under a rule that says which of the cached shards goes: the one of the greatest rank.
-func (w *world) replay(t *testing.T, rank func(i int, shard int) float64) []int {
-	t.Helper()
-	all, epochs := w.visits(t)
-	cached, until := map[int]bool{}, map[int]int64{}
-	misses := make([]int, simEpochs+2)
-	for i, v := range all {
-		until[v.Shard] = v.To
-		if !cached[v.Shard] {
-			misses[epochs[i]]++
-			for len(cached) >= w.room {
-				victim, greatest := -1, math.Inf(-1)
-				for c := range cached {
-					if r := rank(i, c); until[c] <= v.From && r > greatest { // one that is being read can't go
-						victim, greatest = c, r
-					}
-				}
-				require.GreaterOrEqual(t, victim, 0)
-				delete(cached, victim)
-			}
-			cached[v.Shard] = true
-		}
-	}
-	return misses[:simEpochs]
-}
-
-// optimum is Belady's rule with the whole future known.
-func (w *world) optimum(t *testing.T) []int {
-	t.Helper()
-	all, _ := w.visits(t)
-	uses := map[int][]int{}
-	for i, v := range all {
-		uses[v.Shard] = append(uses[v.Shard], i)
-	}
-	return w.replay(t, func(i, shard int) float64 {
-		for len(uses[shard]) > 0 && uses[shard][0] <= i {
-			uses[shard] = uses[shard][1:]
-		}
-		if len(uses[shard]) == 0 {
-			return math.Inf(1)
-		}
-		return float64(uses[shard][0])
-	})
-}
-
-// lru evicts what was used least recently.
-func (w *world) lru(t *testing.T) []int {
-	t.Helper()
-	all, _ := w.visits(t)
-	last, upTo := map[int]int{}, 0
-	return w.replay(t, func(i, shard int) float64 {
-		for ; upTo < i; upTo++ {
-			last[all[upTo].Shard] = upTo
-		}
-		return -float64(last[shard])
-	})
-}
-
-// steady is the mean of the epochs behind the first, in which everything is fetched for the first time.
-func steady(perEpoch []int) float64 {
-	sum := 0
-	for _, n := range perEpoch[1:] {
-		sum += n
-	}
-	return float64(sum) / float64(len(perEpoch)-1)
-}
-
 // With a cache of 30 % of the data, what is fetched an epoch is close to the optimum, that a cache which knew the whole future
 // would come to. Only two epochs are known here, and reading ahead decides early what goes.
 func TestFetchesOfAnEpochAreCloseToTheOptimum(t *testing.T) {
@@ -224,14 +143,20 @@ func TestFetchesOfAnEpochAreCloseToTheOptimum(t *testing.T) {
 		{sampler.Shuffle{Mode: sampler.Window, Slices: 1, Window: 64}, room / 4},
 		{sampler.Shuffle{Mode: sampler.Shards}, room / 4},
 	} {
-		name := fmt.Sprintf("%s", c.shuffle.Mode)
+		name := c.shuffle.Mode.String()
 		if c.shuffle.Mode == sampler.Window {
 			name = fmt.Sprintf("%s of %d", c.shuffle.Mode, c.shuffle.Window)
 		}
 		name += fmt.Sprintf(", %d ahead", c.ahead)
 		w := newWorld(t, c.shuffle, room)
-		opt, lru := steady(w.optimum(t)), steady(w.lru(t))
-		ours := steady(w.run(t, c.ahead))
+		cache := replay.Cache{Room: room, Epochs: simEpochs, Order: func(epoch uint64) (*sampler.Order, error) {
+			return sampler.NewOrder(w.snap, c.shuffle, epoch)
+		}}
+		optimum, err := cache.Optimum()
+		require.NoError(t, err)
+		least, err := cache.LRU()
+		require.NoError(t, err)
+		opt, lru, ours := replay.Steady(optimum), replay.Steady(least), replay.Steady(w.run(t, c.ahead))
 		t.Logf("%-28s %6.0f %6.0f %6.0f   %.3f, %.3f", name, opt, ours, lru, ours/opt, lru/opt)
 		require.LessOrEqual(t, ours, 1.15*opt, name)
 		require.Greater(t, lru, ours, name)

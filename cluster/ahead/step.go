@@ -93,35 +93,43 @@ func (m *Manager) indexOf(t *track, share Share) *index {
 // frontsOf groups the streams of a track: those that are not far behind each other are one front, at the place of the
 // slowest.
 func (m *Manager) frontsOf(t *track, ix *index, courses []*Course, now time.Time) []*front {
-	at := func(c *Course) place { return place{c.epoch, c.pos.Load()} }
-	places := make([]place, 0, len(courses))
-	for _, c := range courses {
-		places = append(places, at(c))
+	type standing struct {
+		at     place
+		course *Course
 	}
-	open := len(places) > 0
-	if !open {
+	standings := make([]standing, 0, len(courses))
+	for _, c := range courses {
+		standings = append(standings, standing{place{c.epoch, c.pos.Load()}, c})
+	}
+	if len(courses) == 0 {
 		m.mu.Lock()
-		places = append(places, t.last)
+		standings = append(standings, standing{at: t.last})
 		m.mu.Unlock()
 	}
-	slices.SortFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.pos, b.pos))
+	slices.SortFunc(standings, func(a, b standing) int {
+		return cmp.Or(cmp.Compare(a.at.epoch, b.at.epoch), cmp.Compare(a.at.pos, b.at.pos))
 	})
 	var fronts []*front
-	for _, p := range places {
+	for _, s := range standings {
 		if n := len(fronts); n > 0 {
 			before := fronts[n-1]
-			near := before.at.epoch == p.epoch && p.pos-before.at.pos <= before.samples/64
-			if near || n == maxFronts {
+			same := before.at.epoch == s.at.epoch
+			if same && s.at.pos-before.at.pos <= before.samples/64 {
+				before.courses = append(before.courses, s.course)
+				continue
+			}
+			if n == maxFronts {
 				continue
 			}
 		}
-		f, err := t.front(p, ix)
+		f, err := t.front(s.at, ix)
 		if err != nil {
 			t.broken = true // the streams have failed for the same reason
 			return nil
 		}
-		f.open = open
+		if f.open = s.course != nil; f.open {
+			f.courses = append(f.courses, s.course)
+		}
 		fronts = append(fronts, f)
 	}
 	pace := t.pace.of(fronts[0].at, now)

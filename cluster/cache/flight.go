@@ -271,7 +271,7 @@ func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, bo
 		return err
 	}
 	f.mu.Lock()
-	invalid, unread := f.invalid, f.waiting == 0 || !f.ticket.urgent
+	invalid, unread := f.invalid, f.waiting == 0 || !f.ticket.wanted(&c.slots)
 	f.mu.Unlock()
 	if invalid || here.Version != base.Version && here.Version != info.Version {
 		return errAgain

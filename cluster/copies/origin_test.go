@@ -29,8 +29,8 @@ func shard(t testing.TB) ([]byte, *archive.Index) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, w.Close())
-
-	read := func(_ context.Context, p []byte, off int64) (int, error) { return bytes.NewReader(b.Bytes()).ReadAt(p, off) }
+	data := bytes.NewReader(b.Bytes())
+	read := func(_ context.Context, p []byte, off int64) (int, error) { return data.ReadAt(p, off) }
 	x, err := archive.Scan(t.Context(), read, int64(b.Len()), archive.ScanOptions{})
 	require.NoError(t, err)
 	return b.Bytes(), x
@@ -87,7 +87,9 @@ func TestDescriptionsTravel(t *testing.T) {
 		all[key] = i
 	}
 	for n := range 8 {
-		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored })
+		give(fmt.Sprintf("%d.tar", n), func(v uint64) (store.Info, []byte) {
+			return described(fmt.Sprintf("%d.tar", n), v, len(data), x), stored
+		})
 		give(fmt.Sprintf("%d.jpg", n), func(v uint64) (store.Info, []byte) { return described(fmt.Sprintf("%d.jpg", n), v, 100, nil), nil })
 		give(fmt.Sprintf("%d.whole", n), func(v uint64) (store.Info, []byte) {
 			i := copyOf(fmt.Sprintf("%d.whole", n), v, data)

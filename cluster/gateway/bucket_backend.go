@@ -171,6 +171,9 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 	if err := g.origins.Check(b.Backend); err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "bucket %s: %v", b.Name, err)
 	}
+	if err := g.elsewhere(b.Backend); err != nil {
+		return err
+	}
 	if name := b.Backend.Secret; name != "" {
 		if _, err := secrets.Of(g.members).Get(ctx, name); err != nil {
 			return err
@@ -192,6 +195,21 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 	}
 	return api.Errorf(answer.Status, answer.Code,
 		"bucket %s was not made, as its backend can't be listed: %v; correct that, or make it untried (--no-check, ?check=false)", b.Name, err)
+}
+
+// elsewhere refuses this cluster as a backend: a bucket in front of itself would ask itself without end.
+func (g *Gateway) elsewhere(b *api.Backend) error {
+	address, err := backend.ParseAddress(b.URL)
+	if err != nil || address.Scheme != backend.Remote {
+		return err
+	}
+	for _, n := range g.members.View().Map().Nodes {
+		if n.Addr == address.Host {
+			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest,
+				"backend %s: %s is %s of this very cluster; a backend of scheme ss is another cluster", b.URL, address.Host, n.ID)
+		}
+	}
+	return nil
 }
 
 // probe has a backend list its first object.

@@ -140,10 +140,11 @@ func (o *opens) putOff(key string, run *opening) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	run.askers--
-	if o.long[key] == nil {
+	switch o.long[key] {
+	case nil:
 		o.long[key] = run
 		run.lease = time.AfterFunc(openLease, func() { o.expire(key, run) })
-	} else if o.long[key] == run {
+	case run:
 		run.lease.Reset(openLease)
 	}
 }

@@ -51,3 +51,73 @@ func TestNobodyJoinsWhatWasGivenUp(t *testing.T) {
 	require.NoError(t, <-first)
 	require.NoError(t, <-third)
 }
+
+// TestLongOpeningsAreJoined: who gives up while shards are described at a backend comes back to the same run of the work, and
+// gets its result though it was done before.
+func TestLongOpeningsAreJoined(t *testing.T) {
+	var o opens
+	runs, finish := make(chan struct{}, 3), make(chan struct{})
+	work := func(ctx context.Context, p *progress) (*api.StreamInfo, error) {
+		p.found(100)
+		p.described(10)
+		runs <- struct{}{}
+		select {
+		case <-finish:
+			return &api.StreamInfo{Samples: 5}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := o.do(ctx, "sources", work)
+		first <- err
+	}()
+	<-runs
+	cancel()
+	require.ErrorIs(t, <-first, context.Canceled)
+	o.mu.Lock()
+	run := o.long["sources"]
+	o.mu.Unlock()
+	require.NotNil(t, run)
+	require.NoError(t, run.ctx.Err(), "it goes on")
+	close(finish)
+	<-run.done
+	info, err := o.do(t.Context(), "sources", work)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, info.Samples)
+	require.Empty(t, runs, "it was not done anew")
+	_, err = o.do(t.Context(), "sources", work)
+	require.NoError(t, err)
+	require.Len(t, runs, 1, "who comes now gets a new one")
+}
+
+// TestLongOpeningsEnd: nobody comes back to it.
+func TestLongOpeningsEnd(t *testing.T) {
+	var o opens
+	begun := make(chan struct{})
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, _ = o.do(ctx, "sources", func(ctx context.Context, p *progress) (*api.StreamInfo, error) {
+			p.found(1)
+			close(begun)
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		})
+	}()
+	<-begun
+	cancel()
+	require.Eventually(t, func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.long["sources"] != nil
+	}, 10*time.Second, time.Millisecond)
+	o.mu.Lock()
+	run := o.long["sources"]
+	o.mu.Unlock()
+	o.expire("sources", run)
+	require.ErrorIs(t, <-ended, context.Canceled)
+}

@@ -21,7 +21,9 @@ func withBackend(t *testing.T, targets int) (*clustertest.Cluster, *backendtest.
 	t.Helper()
 	memory := backendtest.NewMemory("s3://memory")
 	cluster := clustertest.Start(t, clustertest.Options{
-		Targets: targets, Disks: 1, Schemes: backend.Set{backend.S3: memory.Opener(), backend.HTTPS: memory.Opener()},
+		Targets: targets, Disks: 1, Schemes: backend.Set{
+			backend.S3: memory.Opener(), backend.HTTPS: memory.Opener(), backend.Remote: memory.Opener(),
+		},
 	})
 	return cluster, memory
 }
@@ -190,7 +192,9 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 		failsWith(t, api.CodeBadRequest, err, c.says)
 		assert.NotContains(t, err.Error(), "hunter2", name)
 	}
-	_, err := create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Secret: "none"}})
+	_, err := create(api.BucketChange{Backend: &api.Backend{URL: "ss://" + cluster.Gateways[0].Addr() + "/b"}})
+	failsWith(t, api.CodeBadRequest, err, "this very cluster")
+	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Secret: "none"}})
 	failsWith(t, api.CodeNoSecret, err, "secret set none")
 
 	memory.Fault = func(op, name string, _ int64) error { return memory.Failure(op, name, backend.Denied) }

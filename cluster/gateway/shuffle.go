@@ -12,7 +12,8 @@ const (
 	leastWindow    = 4
 	greatestWindow = sampler.DefaultWindow
 	windowBytes    = 2 << 30
-	windowOfCache  = 2 // a window takes at most this part of a quota
+	windowOfCache  = 2 // a window takes at most this part of a quota,
+	windowOfShards = 8 // and of the shards, so that the next one is fetched while it is read
 )
 
 // shuffleOf is a shuffle as it was asked for; "" is global as far as its checks go.
@@ -42,6 +43,6 @@ func (c coldBuckets) shuffle(bytes, shards int64) (name string, slices, window i
 			room = min(room, quota/windowOfCache)
 		}
 	}
-	fit := room / max(bytes/max(shards, 1), 1)
+	fit := min(room/max(bytes/max(shards, 1), 1), shards/windowOfShards)
 	return sampler.Window.String(), coldSlices, int(min(max(fit, leastWindow), greatestWindow))
 }

@@ -89,14 +89,13 @@ func (h *Heal) Push(ctx context.Context, version int64, node api.Node, info stor
 	defer cancel()
 	client := t.copies.With(version)
 	moved := info.Payload()
+	if info.Data > 0 { // its bytes are in slices: others get its description
+		moved = 0
+	}
 	var err error
-	switch {
-	case info.Kind == store.Tombstone:
+	if info.Kind == store.Tombstone {
 		err = client.Bury(ctx, node, info.Bucket, info.Name, info.Version)
-	default:
-		if info.Data > 0 { // its bytes are in slices: others get its description
-			moved = 0
-		}
+	} else {
 		err = t.sendCopy(ctx, client, node, info.Bucket, info.Name, info.Version)
 	}
 	var corrupt *store.CorruptError

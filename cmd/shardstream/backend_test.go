@@ -86,8 +86,11 @@ func TestSecretsAreNotShown(t *testing.T) {
 	assert.Contains(t, note(run("secret", "ls")), "account,sas")
 	note(run("secret", "ls", "--json"))
 	for _, args := range [][]string{
-		{"secret", "set", "cli-d", "hunter2"}, {"secret", "set", "cli-d"}, {"secret", "set", "cli-d", "a=hunter2", "a=hunter2"},
-		{"secret", "set", "Not-A-Name", "a=hunter2"}, {"secret", "set", "cli-d", "a b=hunter2"},
+		{"secret", "set", "cli-d", "hunter2"},
+		{"secret", "set", "cli-d"},
+		{"secret", "set", "cli-d", "a=hunter2", "a=hunter2"},
+		{"secret", "set", "Not-A-Name", "a=hunter2"},
+		{"secret", "set", "cli-d", "a b=hunter2"},
 	} {
 		r := run(args...)
 		assert.NotZero(t, r.code, args)

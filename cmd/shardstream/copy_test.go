@@ -176,7 +176,7 @@ func TestCtrlCLeavesNothingHalf(t *testing.T) {
 	require.FileExists(t, dir+"/to/a")
 
 	out := ok(t, cli(t, "sync", dir+"/from", dir+"/to"))
-	require.Contains(t, out, "copied 1 files")
+	require.Contains(t, out, "copied 1 file,")
 	require.Contains(t, out, "1 were there already")
 	copied, err := os.ReadFile(dir + "/to/large")
 	require.NoError(t, err)

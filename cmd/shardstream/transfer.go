@@ -263,7 +263,7 @@ func (r *transferReport) end(totals transfer.Totals, err error) error {
 		if r.flags.dryRun {
 			verb = "would have "
 		}
-		text := fmt.Sprintf("%scopied %d files, %s", verb, totals.Copied, size(totals.Bytes))
+		text := fmt.Sprintf("%scopied %s, %s", verb, filesText(totals.Copied), size(totals.Bytes))
 		if totals.Skipped > 0 {
 			text += fmt.Sprintf("; %d were there already", totals.Skipped)
 		}
@@ -279,7 +279,14 @@ func (r *transferReport) end(totals transfer.Totals, err error) error {
 	case err != nil:
 		return refused(err)
 	case totals.Failed > 0:
-		return fmt.Errorf("%d of %d files failed", totals.Failed, totals.Failed+totals.Copied+totals.Skipped+totals.Deleted)
+		return fmt.Errorf("%d of %s failed", totals.Failed, filesText(totals.Failed+totals.Copied+totals.Skipped+totals.Deleted))
 	}
 	return nil
+}
+
+func filesText(n int64) string {
+	if n == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", n)
 }

@@ -209,7 +209,7 @@ class FakeBinding:
         order: dict[str, Any] = (
             {"sources": [self._order_of(s) for s in config["mixture"]["sources"]]}
             if "mixture" in config
-            else self._order_of(config)
+            else dict(self._order_of(config))
         )
         return json.dumps({"snapshot": self.snapshot, "skipped_keys": ["a", "b"], "order": order})
 

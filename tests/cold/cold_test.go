@@ -57,15 +57,15 @@ func (b *countedBody) Read(p []byte) (int, error) {
 func shardName(i int) string { return fmt.Sprintf("train-%04d.tar", i) }
 
 // shardOf is a tar of samples whose bytes don't compress.
-func shardOf(t testing.TB, number, samples int) []byte {
+func shardOf(t testing.TB, number, samples, size int) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	draw := rand.NewChaCha8([32]byte{byte(number), byte(number >> 8)})
 	for i := range samples {
-		item := make([]byte, itemBytes)
+		item := make([]byte, size)
 		_, _ = draw.Read(item)
-		require.NoError(t, w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%04d-%04d.bin", number, i), Mode: 0o644, Size: itemBytes}))
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%04d-%04d.bin", number, i), Mode: 0o644, Size: int64(size)}))
 		_, err := w.Write(item)
 		require.NoError(t, err)
 	}
@@ -85,7 +85,7 @@ func newBed(t testing.TB, targets int, change func(*api.Backend)) *bed {
 	t.Helper()
 	b := &bed{t: t, remote: &counted{Memory: backendtest.NewMemory("s3://data")}}
 	for i := range shards {
-		data := shardOf(t, i, perShard)
+		data := shardOf(t, i, perShard, itemBytes)
 		b.size = int64(len(data))
 		b.remote.Set(shardName(i), data)
 	}
@@ -210,7 +210,7 @@ func TestChangedShards(t *testing.T) {
 	}
 	_, err = frozen.OpenStream(t.Context(), api.StreamRequest{Sources: request.Sources, BatchSize: 32, WorldSize: 1})
 	require.NoError(t, err)
-	b.remote.Set(shardName(3), shardOf(t, 99, perShard))
+	b.remote.Set(shardName(3), shardOf(t, 99, perShard, itemBytes))
 	_, err = read(open(loader.Raise), loader.Run{})
 	require.ErrorContains(t, err, "changed")
 	require.ErrorContains(t, err, shardName(3))
@@ -284,4 +284,24 @@ func TestSourcesOfABackend(t *testing.T) {
 	}
 	_, err := read(b.loader(func(c *loader.Config) { c.Sources = []string{"ss://data/absent.tar"} }), loader.Run{})
 	require.ErrorContains(t, err, "absent.tar")
+}
+
+// A shard that takes longer to come than a loader waits for a target that says nothing does not end the stream.
+func TestSlowShardIsWaitedFor(t *testing.T) {
+	b := newBed(t, 1, nil)
+	_, err := b.cluster.Client.OpenStream(t.Context(), api.StreamRequest{Sources: []string{"ss://data/train-*.tar"}, BatchSize: 1, WorldSize: 1})
+	require.NoError(t, err)
+	var slow atomic.Bool
+	b.remote.Fault = func(op, name string, _ int64) error {
+		if op == "read" && name == shardName(5) && slow.CompareAndSwap(false, true) {
+			time.Sleep(5 * time.Second)
+		}
+		return nil
+	}
+	l := b.loader(func(c *loader.Config) { c.Timeout = 2500 * time.Millisecond })
+	keys, err := read(l, loader.Run{})
+	require.NoError(t, err)
+	require.Len(t, unique(keys), shards*perShard)
+	require.True(t, slow.Load())
+	require.Zero(t, l.Stats().Retries)
 }

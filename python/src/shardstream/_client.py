@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from ._backends import (
     content_spec,
 )
 from ._etls import ETLArgs, ETLs, etl_query
-from ._exceptions import ConflictError, IntegrityError, NotFoundError
+from ._exceptions import ConflictError, IntegrityError, NotFoundError, ShardstreamError
 from ._http import Response, Transport
 from ._jobs import Job, Jobs
 from ._models import BucketInfo, Explanation, Location, ObjectInfo, checksums
@@ -29,6 +30,7 @@ from ._rebalance import Rebalance
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:7070"
 _CHUNK = 1 << 20
+_DESCRIBING_PAUSE = 0.2  # seconds; an answer comes once there is something to say
 _TEXT_FILES: type[object] = io.TextIOBase  # what a PUT does not take
 
 #: What a PUT takes: bytes, a path to a file, or an open binary file.

@@ -279,7 +279,8 @@ class Transport:
         """For how long a request is repeated after this error."""
         if error.status is not None and error.status not in _RETRY_STATUS:
             return 0.0
-        if error.code == "too_few_targets":  # that does not pass by itself
+        # The one does not pass by itself; the other may take any time: the caller knows what for.
+        if error.code in ("too_few_targets", "describing"):
             return 0.0
         if self._refused(error):
             return min(self.retry_for, _GATEWAY_PATIENCE)
