@@ -86,6 +86,7 @@ test-soak: install ## Each fault of processes, hosts and networks ROUNDS times (
 .PHONY: bench-backends
 bench-backends: ## Cold and warm epochs over a backend of 200 MB/s, and what epochs fetch with a cache of 30 % of the data (a minute or two)
 	go test -count=1 -v -timeout 20m ./tests/cold -run BenchBackends -args -bench
+	go test -run '^$$' -bench SmallObjects -benchtime 1x -timeout 20m ./tests/backends
 
 .PHONY: test-scale
 test-scale: ## The plan for 10^10 samples in 10^7 shards: the table of docs/scale.md; a store of 200,000 names (some minutes)
