@@ -29,6 +29,9 @@ const (
 	// pace is the shortest time between two looks, and patience the longest.
 	pace     = 5 * time.Millisecond
 	patience = time.Second
+	// idle is how many times as long as a look a pause is at least: where much is here already, a look goes through thousands of
+	// shards.
+	idle = 4
 	// tryAgain is when a shard is tried again that could not be fetched. A stream that needs it asks by itself.
 	tryAgain = 10 * time.Second
 
@@ -107,8 +110,9 @@ func (m *Manager) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		m.step(ctx, time.Now())
-		rest.Reset(pace)
+		begun := time.Now()
+		m.step(ctx, begun)
+		rest.Reset(max(pace, idle*time.Since(begun)))
 		select {
 		case <-rest.C:
 		case <-ctx.Done():

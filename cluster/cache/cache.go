@@ -261,6 +261,8 @@ func (c *Cache) bring(ctx context.Context, bucket, key string, version uint64, u
 			return changed(bucket, key, version, info.Version)
 		case info.Kind == store.Whole:
 			return nil
+		case isOwn(&info):
+			return store.ErrLost // nobody else has it
 		}
 		got, err := c.fetch(ctx, b, key, want{urgent: urgent, fill: !urgent, pinned: true})
 		if err == nil && got.Version != version {

@@ -39,12 +39,15 @@ func (s *seen) get(key objectKey) (sight, bool) {
 }
 
 // put remembers what a backend says now. Its version is that of the tag: what is here has it, or it was given out
-// before, or a new one is.
+// before, or a new one is. What was said to a later question counts: what is returned may have another tag then.
 func (s *seen) put(key objectKey, e backend.Entry, here *store.Info, version func() uint64, at time.Time) sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	one := sight{entry: e, tag: originOf(&e), at: at}
 	before, known := s.last[key]
+	if known && before.tag != one.tag && before.at.After(at) {
+		return before
+	}
 	tag, tagged := tagOf(here)
 	switch {
 	case tagged && tag == one.tag && here.Kind != store.Tombstone:
@@ -106,7 +109,7 @@ func (c *Cache) Stat(ctx context.Context, b *api.Bucket, key string) (store.Info
 
 // peek is look for who asks the backend for the object next, where its bytes are not here: that tells the same.
 func (c *Cache) peek(ctx context.Context, b *api.Bucket, key string) (store.Info, error) {
-	here, err := c.known(ctx, b.Name, key)
+	here, err := c.known(ctx, b, key)
 	if err == nil && here.Kind == store.Whole && !isOwn(&here) {
 		return c.look(ctx, b, key, false)
 	}
@@ -115,7 +118,7 @@ func (c *Cache) peek(ctx context.Context, b *api.Bucket, key string) (store.Info
 
 // look is Stat. now: it is compared whatever the policy says.
 func (c *Cache) look(ctx context.Context, b *api.Bucket, key string, now bool) (store.Info, error) {
-	here, err := c.known(ctx, b.Name, key)
+	here, err := c.known(ctx, b, key)
 	if err != nil {
 		return here, err
 	}
@@ -132,18 +135,22 @@ func (c *Cache) look(ctx context.Context, b *api.Bucket, key string, now bool) (
 	case b.Backend.Check == api.CheckNever && known, fresh:
 		return merge(&here, &last, b.Name, key), nil
 	}
-	last, err = c.compare(ctx, b, key)
+	info, err := c.compared(ctx, b, key)
 	if gone(err) {
 		return here, c.forget(ctx, b, key, &here, err)
 	}
+	return info, err
+}
+
+// compared describes an object as its backend has it now, or the cluster's own. It writes nothing.
+func (c *Cache) compared(ctx context.Context, b *api.Bucket, key string) (store.Info, error) {
+	last, err := c.compare(ctx, b, key)
 	if err != nil {
-		return here, err
+		return store.Info{}, err
 	}
-	if here, err = c.here(b.Name, key); err != nil { // it may have come meanwhile
+	here, err := c.here(b.Name, key) // it may have come meanwhile
+	if err != nil || isOwn(&here) {
 		return here, err
-	}
-	if isOwn(&here) {
-		return here, nil
 	}
 	return merge(&here, &last, b.Name, key), nil
 }
@@ -180,22 +187,27 @@ func (c *Cache) here(bucket, key string) (store.Info, error) {
 	return info, nil
 }
 
-// known is here, once it is known what others had of it.
-func (c *Cache) known(ctx context.Context, bucket, key string) (store.Info, error) {
-	info, err := c.here(bucket, key)
-	if err != nil || info.Kind != store.Tombstone {
+// known is here, once it is known what others had of it. That matters where nothing is here, and where what is here may
+// have been replaced at another target while that was the object's primary, which the backend would not tell.
+func (c *Cache) known(ctx context.Context, b *api.Bucket, key string) (store.Info, error) {
+	info, err := c.here(b.Name, key)
+	if err != nil {
 		return info, err
 	}
-	if err := c.Learn(ctx, bucket, key); err != nil {
+	told := b.Backend.Write == api.WriteReadOnly || b.Backend.Write == api.WriteThrough && b.Backend.Check != api.CheckNever
+	if info.Kind != store.Tombstone && told {
+		return info, nil
+	}
+	if err := c.Learn(ctx, b.Name, key); err != nil {
 		return info, err
 	}
-	return c.here(bucket, key)
+	return c.here(b.Name, key)
 }
 
 // compare asks the backend for an object, once for all who ask at a time.
 func (c *Cache) compare(ctx context.Context, b *api.Bucket, key string) (sight, error) {
 	about := objectKey{b.Name, key}
-	return c.stats.do(ctx, c.ctx, about, func(ctx context.Context) (sight, error) {
+	one, err := c.stats.do(ctx, c.ctx, about, func(ctx context.Context) (sight, error) {
 		remote, err := c.Backends.Get(ctx, b)
 		if err != nil {
 			return sight{}, err
@@ -207,6 +219,10 @@ func (c *Cache) compare(ctx context.Context, b *api.Bucket, key string) (sight, 
 		}
 		return c.saw(b.Name, key, entry, asked)
 	})
+	if gone(err) {
+		c.seen.drop(about)
+	}
+	return one, err
 }
 
 // saw remembers what a backend said of an object.
@@ -244,9 +260,10 @@ type singleflight struct {
 }
 
 type call struct {
-	done   chan struct{}
-	answer sight
-	err    error
+	done     chan struct{}
+	answer   sight
+	err      error
+	outdated bool // what is asked for has changed meanwhile
 }
 
 // statTimeout bounds a question to a backend, which repeats it by itself.
@@ -264,10 +281,15 @@ func (s *singleflight) do(ctx, life context.Context, key objectKey, ask func(con
 		go func() { // outlives who asked first, not the cache; ends in statTimeout
 			ctx, cancel := context.WithTimeout(life, statTimeout)
 			defer cancel()
-			one.answer, one.err = ask(ctx)
-			s.mu.Lock()
-			delete(s.calls, key)
-			s.mu.Unlock()
+			for again := true; again; {
+				one.answer, one.err = ask(ctx)
+				s.mu.Lock()
+				if again = one.outdated && ctx.Err() == nil; !again {
+					delete(s.calls, key)
+				}
+				one.outdated = false
+				s.mu.Unlock()
+			}
 			close(one.done)
 		}()
 	}
@@ -277,5 +299,14 @@ func (s *singleflight) do(ctx, life context.Context, key objectKey, ask func(con
 		return one.answer, one.err
 	case <-ctx.Done():
 		return sight{}, context.Cause(ctx)
+	}
+}
+
+// outdate has a question that is under way be asked again, as its answer may be of what was before.
+func (s *singleflight) outdate(key objectKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.calls[key]; one != nil {
+		one.outdated = true
 	}
 }

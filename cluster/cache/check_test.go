@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -103,4 +104,58 @@ func TestVersionHoldsFromHeadToGet(t *testing.T) {
 	assert.Equal(t, store.Whole, got.Kind)
 	assert.Equal(t, head.ETag(), got.ETag())
 	assert.Equal(t, head.Version, got.Version)
+}
+
+// A question that was under way while the object was written is asked again: its answer is of before.
+func TestAnswerOfBeforeAWriteDoesNotCount(t *testing.T) {
+	b := newBed(t, func(b *api.Backend) { b.Check, b.Write = api.CheckAlways, api.WriteThrough })
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var first sync.Once
+	b.remote.Fault = func(op, name string, _ int64) (err error) {
+		if op == "stat" {
+			first.Do(func() {
+				close(asked)
+				<-answer
+				err = b.remote.Failure(op, name, backend.NotFound)
+			})
+		}
+		return err
+	}
+	var info store.Info
+	var failed error
+	var wait sync.WaitGroup
+	wait.Go(func() { info, failed = b.cache.Stat(t.Context(), b.bucket, "a") })
+	<-asked
+	want := backendtest.Bytes(1, mebi)
+	put, err := b.cache.Put(t.Context(), b.bucket, "a", bytes.NewReader(want), store.PutOptions{Size: mebi}, func(bool) error { return nil })
+	require.NoError(t, err)
+	close(answer)
+	wait.Wait()
+	require.NoError(t, failed)
+	assert.Equal(t, put.ETag(), info.ETag())
+	assert.Equal(t, "whole", b.kind("a"))
+}
+
+// The condition of a write is evaluated while the object's change is entered, and an object may be gone from its backend
+// by then.
+func TestConditionOfAWriteOfWhatIsGone(t *testing.T) {
+	b := newBed(t, func(b *api.Backend) { b.Write, b.Delete = api.WriteThrough, api.DeleteThrough })
+	b.put("a")
+	b.mustRead("a")
+	meets := func(entered bool) error {
+		if entered {
+			b.remote.Remove("a")
+		}
+		_, exists, err := b.cache.Exists(t.Context(), b.bucket, "a", entered)
+		if err == nil && entered == exists {
+			err = assert.AnError
+		}
+		return err
+	}
+	_, err := b.cache.Put(t.Context(), b.bucket, "a", bytes.NewReader(make([]byte, 10)), store.PutOptions{Size: 10}, meets)
+	require.NoError(t, err)
+	assert.Len(t, b.remote.Data("a"), 10)
+	_, err = b.cache.Delete(t.Context(), b.bucket, "a", meets)
+	require.NoError(t, err)
+	assert.Equal(t, "nothing", b.kind("a"))
 }

@@ -49,7 +49,7 @@ const maxPlain = 256
 func (c *Cache) describePlain(ctx context.Context, b *api.Bucket, entries []backend.Entry, numbers []int, infos []store.Info) error {
 	lacking := map[string]int{} // the last of each name: there is one write of it
 	for _, i := range numbers {
-		here, err := c.known(ctx, b.Name, entries[i].Name)
+		here, err := c.known(ctx, b, entries[i].Name)
 		if err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func (c *Cache) describe(ctx context.Context, b *api.Bucket, e backend.Entry) (s
 }
 
 func (c *Cache) describeOnce(ctx context.Context, b *api.Bucket, e backend.Entry) (store.Info, error) {
-	here, err := c.known(ctx, b.Name, e.Name)
+	here, err := c.known(ctx, b, e.Name)
 	if err != nil || isOwn(&here) || isDescribed(&here, &e) {
 		return here, err
 	}

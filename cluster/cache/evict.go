@@ -45,7 +45,7 @@ func (c *Cache) room(ctx context.Context, b *api.Bucket, n need) (done func(), e
 		return nil, err
 	}
 	if quota := c.quota(b); quota > 0 {
-		over := c.usage.taken(h) + n.size - quota
+		over := c.usage.taken(h, n.key) + n.size - quota
 		if n.size > quota {
 			return nil, ErrNoRoom
 		}
@@ -145,12 +145,12 @@ func (c *Cache) free(ctx context.Context, list []victim, bytes int64, why string
 		v := &list[i]
 		if err := c.Store.Evict(ctx, v.bucket, v.key, v.version); err != nil {
 			if errors.Is(err, store.ErrSole) {
-				c.usage.remove(v.bucket, v.key)
+				c.usage.evicted(v.bucket, v.key, v.version)
 				continue
 			}
 			return freed, err
 		}
-		gone := c.usage.remove(v.bucket, v.key)
+		gone := c.usage.evicted(v.bucket, v.key, v.version)
 		freed += v.size
 		c.meter.evicted(why, v.size, gone.unread)
 	}
@@ -236,7 +236,7 @@ func (c *Cache) Evict(ctx context.Context, bucket, key string) (int64, error) {
 	if err := c.Store.Evict(ctx, bucket, key, here.Version); err != nil {
 		return 0, err
 	}
-	gone := c.usage.remove(bucket, key)
+	gone := c.usage.evicted(bucket, key, here.Version)
 	c.meter.evicted("asked", here.Size, gone.unread)
 	return here.Size, nil
 }

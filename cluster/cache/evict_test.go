@@ -122,12 +122,18 @@ func TestRefetchMustGiveTheSameBytes(t *testing.T) {
 	b := newBed(t, nil)
 	b.put("a")
 	b.mustRead("a")
-	_, err := b.cache.Evict(t.Context(), "b", "a")
+	before, err := b.store.Stat("b", "a")
+	require.NoError(t, err)
+	_, err = b.cache.Evict(t.Context(), "b", "a")
 	require.NoError(t, err)
 	b.remote.Flip("a") // under the same tag
 	_, _, err = b.read("a")
 	require.ErrorContains(t, err, "has changed")
-	assert.Equal(t, "stub", b.kind("a"))
+	assert.Equal(t, "nothing", b.kind("a"))
+	assert.True(t, bytes.Equal(b.remote.Data("a"), b.mustRead("a")), "what there is now is another version")
+	after, err := b.store.Stat("b", "a")
+	require.NoError(t, err)
+	assert.NotEqual(t, before.ETag(), after.ETag())
 }
 
 func TestCorruptObjectIsReadOnceMore(t *testing.T) {
@@ -179,4 +185,16 @@ func TestReaderKeepsWhatIsEvicted(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(want, got))
 	require.NoError(t, object.Close())
+}
+
+func TestObjectReplacesItsFormerVersionWithinTheQuota(t *testing.T) {
+	b := newBed(t, func(b *api.Backend) { b.Quota, b.Check = 3*mebi, api.CheckAlways })
+	for seed := range uint64(3) {
+		b.remote.Set("a", backendtest.Bytes(seed, 2*mebi))
+		b.mustRead("a")
+		data, hit, err := b.read("a")
+		require.NoError(t, err)
+		assert.True(t, hit)
+		assert.True(t, bytes.Equal(backendtest.Bytes(seed, 2*mebi), data))
+	}
 }

@@ -39,6 +39,7 @@ type flight struct {
 	mu       sync.Mutex
 	waiting  int
 	fill     bool
+	ending   bool           // nobody wanted it any more: who comes now waits for its end, and begins anew
 	followed bool           // others have read some of it
 	invalid  bool           // what the backend has was replaced by a write through this node
 	info     store.Info     // of the object as it will be
@@ -93,6 +94,7 @@ func (c *Cache) unwanted(f *flight) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.waiting == 0 && !f.fill {
+		f.ending = true
 		f.cancel(errUnwanted)
 	}
 }
@@ -191,7 +193,7 @@ func (f *flight) fly(ctx context.Context) error {
 	if err := c.slots.take(ctx, &f.ticket); err != nil {
 		return err
 	}
-	base, err := c.known(ctx, f.bucket.Name, f.key)
+	base, err := c.known(ctx, f.bucket, f.key)
 	if err != nil {
 		return err
 	}
@@ -235,7 +237,16 @@ func (f *flight) fly(ctx context.Context) error {
 // expect says what the object will be, by what the backend says of it and what is known here.
 func (f *flight) expect(base *store.Info, e backend.Entry, at time.Time) (store.Info, error) {
 	c := f.c
+	f.mu.Lock()
+	if f.invalid { // what comes is of before a write
+		f.mu.Unlock()
+		return store.Info{}, errAgain
+	}
 	last := c.seen.put(objectKey{f.bucket.Name, f.key}, e, base, c.Version, at)
+	f.mu.Unlock()
+	if last.tag != originOf(&e) { // it has changed since this was asked for
+		return store.Info{}, errAgain
+	}
 	tag, tagged := tagOf(base)
 	if f.pinned && (!tagged || tag != last.tag) {
 		return store.Info{}, changedThere(f.bucket.Name, f.key, fmt.Errorf("it has the tag %s there, not %s", last.tag, tag))

@@ -63,6 +63,9 @@ func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.O
 	}
 	f.mu.Lock()
 	info, growing := f.info, f.growing
+	if f.ending {
+		growing = nil
+	}
 	f.followed = f.followed || growing != nil && info.Size > withheld
 	f.mu.Unlock()
 	var follower *store.Follower

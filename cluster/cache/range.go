@@ -95,7 +95,7 @@ func (c *Cache) alongside(ctx context.Context, b *api.Bucket, info *store.Info, 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.growing == nil || f.info.Version != info.Version || f.info.Size < 0 || off+n > f.info.Size-withheld {
+	if f.growing == nil || f.ending || f.info.Version != info.Version || f.info.Size < 0 || off+n > f.info.Size-withheld {
 		return nil
 	}
 	follower, ok := f.growing.Follow()
@@ -143,6 +143,9 @@ func (c *Cache) through(ctx context.Context, b *api.Bucket, key string) (*Readin
 		return nil, errors.Join(err, body.Close())
 	}
 	last := c.seen.put(objectKey{b.Name, key}, body.Entry, &here, c.Version, begun)
+	if last.tag != originOf(&body.Entry) { // it has changed since this was asked for
+		return nil, errors.Join(errAgain, body.Close())
+	}
 	info := merge(&here, &last, b.Name, key)
 	left := info.Size
 	if left < 0 {
@@ -151,7 +154,8 @@ func (c *Cache) through(ctx context.Context, b *api.Bucket, key string) (*Readin
 	return &Reading{Info: info, Size: left, Body: &limited{body: body, left: left}}, nil
 }
 
-// limited reads a body of a known length: less is an error, and so is more.
+// limited reads a body of a known length: less is an error, and so is more. Its last bytes come once the body has ended
+// without an error, so that nothing that turns out to be damaged is taken for complete.
 type limited struct {
 	body *backend.Body
 	left int64
@@ -162,8 +166,12 @@ func (l *limited) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := l.body.Read(p[:min(int64(len(p)), l.left)])
-	if l.left -= int64(n); l.left == 0 && (err == nil || errors.Is(err, io.EOF)) {
-		return n, l.end(err)
+	if l.left -= int64(n); l.left == 0 {
+		if err = l.end(err); err != nil {
+			l.left = int64(n) // who reads on gets the error again
+			return 0, err
+		}
+		return n, nil
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF

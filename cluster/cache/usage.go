@@ -22,7 +22,8 @@ type held struct {
 	read     time.Time
 	objects  map[string]*item
 	bytes    int64
-	reserved int64 // for fetches under way
+	reserved int64            // for fetches under way
+	changed  map[string]*item // while it is read: what has come since, and nil for what has gone
 }
 
 // item is a cached object.
@@ -60,6 +61,9 @@ func (u *usage) of(bucket string) (h *held, done func(), err error) {
 func (u *usage) fill(bucket string, h *held) error {
 	found := map[string]*item{}
 	var bytes int64
+	u.mu.Lock()
+	h.changed = map[string]*item{}
+	u.mu.Unlock()
 	err := eachOf(u.store, bucket, "", func(i *store.Info) error {
 		if _, tagged := tagOf(i); !tagged || i.Kind != store.Whole {
 			return nil
@@ -74,11 +78,23 @@ func (u *usage) fill(bucket string, h *held) error {
 		bytes += i.Size
 		return nil
 	})
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	changed := h.changed
+	h.changed = nil
 	if err != nil {
 		return err
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	for key, one := range changed {
+		if old := found[key]; old != nil {
+			bytes -= old.size
+			delete(found, key)
+		}
+		if one != nil {
+			bytes += one.size
+			found[key] = one
+		}
+	}
 	h.objects, h.bytes, h.read = found, bytes, time.Now()
 	return nil
 }
@@ -127,21 +143,45 @@ func (u *usage) add(i *store.Info, unread bool) {
 		h.bytes -= old.size
 	}
 	now := time.Now()
-	h.objects[i.Name] = &item{version: i.Version, size: i.Size, disk: i.Disk, used: now, fetched: now, unread: unread}
+	one := &item{version: i.Version, size: i.Size, disk: i.Disk, used: now, fetched: now, unread: unread}
+	h.objects[i.Name] = one
 	h.bytes += i.Size
+	if h.changed != nil {
+		h.changed[i.Name] = one
+	}
 }
 
 // remove notes that an object is not here any more.
 func (u *usage) remove(bucket, key string) (gone item) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	return u.buckets[bucket].remove(key)
+}
+
+// evicted is remove for an object that is not here any more in a version; another may have come meanwhile.
+func (u *usage) evicted(bucket, key string, version uint64) (gone item) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	h := u.buckets[bucket]
-	if h == nil || h.objects[key] == nil {
+	if h != nil && h.objects[key] != nil && h.objects[key].version != version {
 		return item{}
 	}
-	gone = *h.objects[key]
-	h.bytes -= gone.size
-	delete(h.objects, key)
+	return h.remove(key)
+}
+
+// remove forgets an object. The caller holds the usage's lock.
+func (h *held) remove(key string) (gone item) {
+	if h == nil {
+		return item{}
+	}
+	if h.changed != nil {
+		h.changed[key] = nil
+	}
+	if one := h.objects[key]; one != nil {
+		gone = *one
+		h.bytes -= gone.size
+		delete(h.objects, key)
+	}
 	return gone
 }
 
@@ -159,11 +199,15 @@ func (u *usage) reserve(h *held, bytes int64) {
 	h.reserved += bytes
 }
 
-// taken is how many bytes a bucket has, with those that are on their way.
-func (u *usage) taken(h *held) int64 {
+// taken is how many bytes a bucket has, with those that are on their way, beside an object that is going to be replaced.
+func (u *usage) taken(h *held, beside string) int64 {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return h.bytes + h.reserved
+	taken := h.bytes + h.reserved
+	if one := h.objects[beside]; one != nil {
+		taken -= one.size
+	}
+	return taken
 }
 
 // hold has what is cached of a bucket be known from now on.

@@ -29,18 +29,26 @@ func CheckDelete(b *api.Bucket) error {
 	return nil
 }
 
-// Exists says what there is of an object, for the condition of a write: here, or at its backend now.
-func (c *Cache) Exists(ctx context.Context, b *api.Bucket, key string) (store.Info, bool, error) {
-	info, err := c.look(ctx, b, key, true)
-	if errors.Is(err, store.ErrNotFound) {
+// Exists says what there is of an object, for the condition of a write: here, or at its backend now. entered: the caller
+// has entered a change of the object, so that nothing else can be done about it here.
+func (c *Cache) Exists(ctx context.Context, b *api.Bucket, key string, entered bool) (info store.Info, exists bool, err error) {
+	if !entered {
+		info, err = c.look(ctx, b, key, true)
+	} else if info, err = c.here(b.Name, key); err == nil && !isOwn(&info) {
+		info, err = c.compared(ctx, b, key)
+	}
+	if gone(err) {
 		return info, false, nil
 	}
 	return info, err == nil, err
 }
 
-// Put stores an object at the backend, and here as what is cached of it: what is acknowledged is in both. meets is asked
-// once nothing else can change the object here any more.
-func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Reader, o store.PutOptions, meets func() error) (store.Info, error) {
+// Meets says by an error that the condition of a write is not met. entered: nothing else can change the object here any more,
+// see Exists.
+type Meets func(entered bool) error
+
+// Put stores an object at the backend, and here as what is cached of it: what is acknowledged is in both.
+func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Reader, o store.PutOptions, meets Meets) (store.Info, error) {
 	var growing *store.Growing
 	o.Follow = func(g *store.Growing) { growing = g }
 	done, err := c.room(ctx, b, need{key: key, size: max(o.Size, 0), urgent: true})
@@ -59,7 +67,7 @@ func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Read
 		return store.Info{}, store.ErrDiscarded
 	}
 	defer func() { _ = payload.Close() }() // only read
-	if err := meets(); err != nil {        // before the upload, and again under the lock
+	if err := meets(false); err != nil {   // before the upload, and again under the lock
 		return store.Info{}, err
 	}
 	leave, err := c.Enter(ctx, b.Name, key)
@@ -67,13 +75,14 @@ func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Read
 		return store.Info{}, err
 	}
 	defer leave()
-	if err := meets(); err != nil {
+	if err := meets(true); err != nil {
 		return store.Info{}, err
 	}
 	if err := c.drop(ctx, b.Name, key); err != nil { // a crash behind the upload must not show what it replaces
 		return store.Info{}, err
 	}
 	entry, err := c.upload(ctx, b, key, payload, staged.Info())
+	c.invalidate(b.Name, key) // what was asked for meanwhile may be of before; and what an upload that failed has left, nobody knows
 	if err != nil {
 		return store.Info{}, err
 	}
@@ -81,7 +90,6 @@ func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Read
 	if err != nil {
 		return store.Info{}, err
 	}
-	c.invalidate(b.Name, key)
 	c.seen.put(objectKey{b.Name, key}, entry, &info, c.Version, time.Now())
 	c.usage.add(&info, false)
 	return info, nil
@@ -133,17 +141,18 @@ func (c *Cache) drop(ctx context.Context, bucket, key string) error {
 
 // invalidate has a fetch that is under way come to nothing, and what was seen be looked at again.
 func (c *Cache) invalidate(bucket, key string) {
-	c.seen.drop(objectKey{bucket, key})
 	if f := c.current(bucket, key); f != nil {
 		f.mu.Lock()
 		f.invalid = true
 		f.mu.Unlock()
 	}
+	c.stats.outdate(objectKey{bucket, key})
+	c.seen.drop(objectKey{bucket, key})
 }
 
 // Delete deletes an object as the bucket's policy says: what is cached of it, or the backend's too. own deletes one of
-// the cluster's own. meets is asked once nothing else can change the object here any more.
-func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets func() error) (own bool, err error) {
+// the cluster's own.
+func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Meets) (own bool, err error) {
 	here, err := c.here(b.Name, key)
 	if err != nil {
 		return false, err
@@ -156,14 +165,17 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets fun
 		return false, err
 	}
 	if b.Backend.Delete == api.DeleteCached {
-		if err := meets(); err != nil {
+		if err := meets(false); err != nil {
 			return false, err
 		}
-		if info.Kind == store.Whole {
-			err = c.Store.Evict(ctx, b.Name, key, info.Version)
-			c.meter.evicted("asked", info.Size, c.usage.remove(b.Name, key).unread)
+		if info.Kind != store.Whole {
+			return false, nil
 		}
-		return false, err
+		if err := c.Store.Evict(ctx, b.Name, key, info.Version); err != nil {
+			return false, err
+		}
+		c.meter.evicted("asked", info.Size, c.usage.evicted(b.Name, key, info.Version).unread)
+		return false, nil
 	}
 	remote, err := c.Backends.Get(ctx, b)
 	if err != nil {
@@ -174,7 +186,7 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets fun
 		return false, err
 	}
 	defer leave()
-	if err := meets(); err != nil {
+	if err := meets(true); err != nil {
 		return false, err
 	}
 	if err := c.drop(ctx, b.Name, key); err != nil {

@@ -11,12 +11,12 @@ import (
 )
 
 // meetsOrigin evaluates the condition of a write of a bucket with a backend against what there is, here and there.
-func (t *Target) meetsOrigin(ctx context.Context, p *placed, c store.Condition) func() error {
-	return func() error {
+func (t *Target) meetsOrigin(ctx context.Context, p *placed, c store.Condition) cache.Meets {
+	return func(entered bool) error {
 		if c == (store.Condition{}) {
 			return nil
 		}
-		info, exists, err := t.cache.Exists(ctx, &p.bucket.Bucket, p.key)
+		info, exists, err := t.cache.Exists(ctx, &p.bucket.Bucket, p.key, entered)
 		if err != nil {
 			return err
 		}
@@ -31,11 +31,12 @@ func (t *Target) keepThrough(ctx context.Context, p placed, body io.Reader, o st
 	}
 	meets := t.meetsOrigin(ctx, &p, o.Condition)
 	o.Condition = store.Condition{}
-	if err := meets(); err != nil { // which spares a body that would be refused anyway
+	if err := meets(false); err != nil { // which spares a body that would be refused anyway
 		return kept{}, err
 	}
 	if p.bucket.Backend.Write == api.WriteThrough {
 		info, err := t.cache.Put(ctx, &p.bucket.Bucket, p.key, body, o, meets)
+		t.makeRoom(ctx, o.Size, err)
 		return kept{Info: info, made: 1, wanted: 1}, err
 	}
 	info, err := t.putOwn(ctx, p, body, o, meets)
@@ -44,9 +45,12 @@ func (t *Target) keepThrough(ctx context.Context, p placed, body io.Reader, o st
 }
 
 // putOwn stores an object that only the cluster has, in a bucket whose other objects its backend has.
-func (t *Target) putOwn(ctx context.Context, p placed, body io.Reader, o store.PutOptions, meets func() error) (store.Info, error) {
+func (t *Target) putOwn(ctx context.Context, p placed, body io.Reader, o store.PutOptions, meets cache.Meets) (store.Info, error) {
 	if !t.isCertain(&p) {
 		k, err := t.putCopies(ctx, p, body, o)
+		if err == nil {
+			t.cache.Replaced(p.bucket.Name, p.key)
+		}
 		return k.Info, err
 	}
 	o.Admit = func() (func(), error) {
@@ -54,7 +58,7 @@ func (t *Target) putOwn(ctx context.Context, p placed, body io.Reader, o store.P
 		if err != nil {
 			return nil, err
 		}
-		if err := meets(); err != nil {
+		if err := meets(true); err != nil {
 			leave()
 			return nil, err
 		}
