@@ -44,6 +44,8 @@ type Config struct {
 	Buckets func() []string
 	// Enter begins a change of an object, once it has the object's lock, if this node is its primary.
 	Enter func(ctx context.Context, bucket, key string) (leave func(), err error)
+	// Lock takes the object's lock alone, for what takes as long as a backend does. enter is Enter for who has it.
+	Lock func(ctx context.Context, bucket, key string) (enter func() (leave func(), err error), unlock func(), err error)
 	// Learn makes sure that this target knows what others had of an object that it has nothing of, after the set of targets
 	// has changed.
 	Learn func(ctx context.Context, bucket, key string) error

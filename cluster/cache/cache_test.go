@@ -48,6 +48,7 @@ func newBed(t *testing.T, change func(*api.Backend)) *bed {
 		Bucket:  func(name string) (*api.Bucket, bool) { return b.bucket, name == "b" },
 		Buckets: func() []string { return []string{"b"} },
 		Enter:   b.enter,
+		Lock:    b.lock,
 		Learn:   func(context.Context, string, string) error { return nil },
 		Version: b.store.NextVersion, Share: func() float64 { return 1 },
 	})
@@ -62,6 +63,11 @@ func (b *bed) enter(_ context.Context, _, key string) (func(), error) {
 	mu, _ := lock.(*sync.Mutex)
 	mu.Lock()
 	return mu.Unlock, nil
+}
+
+func (b *bed) lock(ctx context.Context, bucket, key string) (func() (func(), error), func(), error) {
+	unlock, err := b.enter(ctx, bucket, key)
+	return func() (func(), error) { return func() {}, nil }, unlock, err
 }
 
 // read reads an object whole; hit: without its backend.

@@ -136,16 +136,25 @@ func (c *Cache) candidates(bucket string, h *held, disk string) []victim {
 	return list
 }
 
-// free evicts victims in their order until so many bytes are free.
+// free evicts victims in their order until so many bytes are free. Those on a disk that takes no changes stay.
 func (c *Cache) free(ctx context.Context, list []victim, bytes int64, why string) (freed int64, err error) {
+	var failed error
+	bad := map[string]bool{}
 	for i := range list {
 		if freed >= bytes {
 			break
 		}
 		v := &list[i]
+		if bad[v.disk] {
+			continue
+		}
 		if err := c.Store.Evict(ctx, v.bucket, v.key, v.version); err != nil {
 			if errors.Is(err, store.ErrSole) {
 				c.usage.evicted(v.bucket, v.key, v.version)
+				continue
+			}
+			if errors.Is(err, store.ErrDiskFailed) {
+				failed, bad[v.disk] = err, true
 				continue
 			}
 			return freed, err
@@ -153,6 +162,9 @@ func (c *Cache) free(ctx context.Context, list []victim, bytes int64, why string
 		gone := c.usage.evicted(v.bucket, v.key, v.version)
 		freed += v.size
 		c.meter.evicted(why, v.size, gone.unread)
+	}
+	if freed < bytes && failed != nil {
+		return freed, errors.Join(ErrNoRoom, failed)
 	}
 	return freed, nil
 }

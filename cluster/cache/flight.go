@@ -228,6 +228,9 @@ func (f *flight) fly(ctx context.Context) error {
 	}
 	defer func() { _ = body.Close() }() // what is wrong with it, its reader has said
 	info, err := f.expect(&base, body.Entry, begun)
+	if changes(err) && !f.pinned { // it has another length under the same tag: who asks next gets what there is then
+		_ = c.forget(ctx, f.bucket, f.key, &base, err) // which says that the object is gone, as this version is
+	}
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func CheckDelete(b *api.Bucket) error {
 }
 
 // Exists says what there is of an object, for the condition of a write: here, or at its backend now. entered: the caller
-// has entered a change of the object, so that nothing else can be done about it here.
+// has the object's lock, so that nothing else can be done about it here.
 func (c *Cache) Exists(ctx context.Context, b *api.Bucket, key string, entered bool) (info store.Info, exists bool, err error) {
 	if !entered {
 		info, err = c.look(ctx, b, key, true)
@@ -70,15 +70,15 @@ func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Read
 	if err := meets(false); err != nil {   // before the upload, and again under the lock
 		return store.Info{}, err
 	}
-	leave, err := c.Enter(ctx, b.Name, key)
+	enter, unlock, err := c.Lock(ctx, b.Name, key)
 	if err != nil {
 		return store.Info{}, err
 	}
-	defer leave()
+	defer unlock()
 	if err := meets(true); err != nil {
 		return store.Info{}, err
 	}
-	if err := c.drop(ctx, b.Name, key); err != nil { // a crash behind the upload must not show what it replaces
+	if err := c.drop(ctx, b.Name, key, enter); err != nil { // a crash behind the upload must not show what it replaces
 		return store.Info{}, err
 	}
 	entry, err := c.upload(ctx, b, key, payload, staged.Info())
@@ -86,6 +86,11 @@ func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Read
 	if err != nil {
 		return store.Info{}, err
 	}
+	leave, err := enter()
+	if err != nil {
+		return store.Info{}, err
+	}
+	defer leave()
 	info, err := c.commitPut(staged, entry)
 	if err != nil {
 		return store.Info{}, err
@@ -125,8 +130,13 @@ func (c *Cache) commitPut(staged *store.Staged, entry backend.Entry) (store.Info
 	return staged.Commit(c.Version(), created, store.Condition{})
 }
 
-// drop forgets what is cached of an object. The caller has entered its change.
-func (c *Cache) drop(ctx context.Context, bucket, key string) error {
+// drop forgets what is cached of an object. The caller has its lock.
+func (c *Cache) drop(ctx context.Context, bucket, key string, enter func() (leave func(), err error)) error {
+	leave, err := enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	c.invalidate(bucket, key)
 	here, err := c.here(bucket, key)
 	if err != nil || here.Kind == store.Tombstone {
@@ -181,15 +191,15 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Mee
 	if err != nil {
 		return false, err
 	}
-	leave, err := c.Enter(ctx, b.Name, key)
+	enter, unlock, err := c.Lock(ctx, b.Name, key)
 	if err != nil {
 		return false, err
 	}
-	defer leave()
+	defer unlock()
 	if err := meets(true); err != nil {
 		return false, err
 	}
-	if err := c.drop(ctx, b.Name, key); err != nil {
+	if err := c.drop(ctx, b.Name, key, enter); err != nil {
 		return false, err
 	}
 	err = remote.Delete(ctx, key)
@@ -197,6 +207,11 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Mee
 	if err != nil || !isOwn(&here) {
 		return false, err
 	}
+	leave, err := enter()
+	if err != nil {
+		return false, err
+	}
+	defer leave()
 	return false, c.Store.Drop(ctx, b.Name, key, here.Version) // the lock is ours: it is what it was, or replaced by nobody
 }
 

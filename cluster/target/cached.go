@@ -29,7 +29,7 @@ func (t *Target) newCache(c Config) *cache.Cache {
 	}
 	return cache.New(cache.Config{
 		Store: t.store, Backends: origins, Logger: t.log, High: c.CacheHigh, Low: c.CacheLow,
-		Enter: t.enterCached, Learn: t.learn, Share: t.share,
+		Enter: t.enterCached, Lock: t.lockCached, Learn: t.learn, Share: t.share,
 		Bucket: func(name string) (*api.Bucket, bool) {
 			b, ok := t.members.View().Bucket(name)
 			return &b.Bucket, ok && !b.Deleting
@@ -66,20 +66,37 @@ func (t *Target) Cache() *cache.Cache { return t.cache }
 
 // enterCached begins a change of an object of a bucket with a backend.
 func (t *Target) enterCached(ctx context.Context, bucket, key string) (leave func(), err error) {
-	p, err := t.place(ctx, bucket, key)
+	p, err := t.placeCached(ctx, bucket, key)
 	if err != nil {
 		return nil, err
 	}
-	if p.primary.ID != t.id {
-		return nil, unavailable("%s is %s's by now", api.Address(bucket, key), p.primary.ID)
-	}
-	if p.bucket.Backend == nil {
-		return nil, unavailable("bucket %s has no backend any more", bucket)
-	}
-	if err := t.leased(&p.bucket.Bucket); err != nil {
-		return nil, err
-	}
 	return t.enterAlone(ctx, &p)
+}
+
+// lockCached takes the lock of an object of a bucket with a backend. enter begins a change of it then: commits are few and
+// short, as a change of the set of targets waits for them.
+func (t *Target) lockCached(ctx context.Context, bucket, key string) (enter func() (leave func(), err error), unlock func(), err error) {
+	p, err := t.placeCached(ctx, bucket, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	if unlock, err = t.locks.lock(ctx, bucket, key); err != nil {
+		return nil, nil, err
+	}
+	return func() (func(), error) { return t.enter(ctx, &p) }, unlock, nil
+}
+
+func (t *Target) placeCached(ctx context.Context, bucket, key string) (placed, error) {
+	p, err := t.place(ctx, bucket, key)
+	switch {
+	case err != nil:
+		return p, err
+	case p.primary.ID != t.id:
+		return p, unavailable("%s is %s's by now", api.Address(bucket, key), p.primary.ID)
+	case p.bucket.Backend == nil:
+		return p, unavailable("bucket %s has no backend any more", bucket)
+	}
+	return p, t.leased(&p.bucket.Bucket)
 }
 
 // share is this target's part of the weight of all.

@@ -54,15 +54,19 @@ func (t *Target) putOwn(ctx context.Context, p placed, body io.Reader, o store.P
 		return k.Info, err
 	}
 	o.Admit = func() (func(), error) {
-		leave, err := t.enterAlone(ctx, &p)
+		unlock, err := t.locks.lock(ctx, p.bucket.Name, p.key)
 		if err != nil {
 			return nil, err
 		}
-		if err := meets(true); err != nil {
-			leave()
+		var leave func()
+		if err = meets(true); err == nil {
+			leave, err = t.enter(ctx, &p)
+		}
+		if err != nil {
+			unlock()
 			return nil, err
 		}
-		return leave, nil
+		return func() { leave(); unlock() }, nil
 	}
 	info, err := t.store.Put(ctx, p.bucket.Name, p.key, body, o)
 	if err == nil {
