@@ -119,6 +119,14 @@ func (c *Cache) nextUse(bucket, key string) (order float64, known bool) {
 	return f.NextUse(bucket, key)
 }
 
+// stands says by an error that a bucket was deleted since it was found, be there another of its name or not.
+func (c *Cache) stands(b *api.Bucket) error {
+	if now, ok := c.Bucket(b.Name); ok && now.Backend != nil && now.Backend.URL == b.Backend.URL {
+		return nil
+	}
+	return api.Errorf(http.StatusServiceUnavailable, api.CodeUnavailable, "bucket %s was deleted a moment ago; ask again", b.Name)
+}
+
 // Run keeps disks below their watermark, and fetches in the background what was read in part, until the context ends.
 func (c *Cache) Run(ctx context.Context) error {
 	var wait sync.WaitGroup

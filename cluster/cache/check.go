@@ -217,6 +217,9 @@ func (c *Cache) compare(ctx context.Context, b *api.Bucket, key string) (sight, 
 		if err != nil {
 			return sight{}, err
 		}
+		if err := c.stands(b); err != nil {
+			return sight{}, err
+		}
 		return c.saw(b.Name, key, entry, asked)
 	})
 	if gone(err) {

@@ -280,6 +280,9 @@ func (f *flight) keep(ctx context.Context, base *store.Info, info store.Info, bo
 		return err
 	}
 	defer leave()
+	if err := c.stands(f.bucket); err != nil {
+		return err
+	}
 	here, err := c.here(f.bucket.Name, f.key)
 	if err != nil {
 		return err

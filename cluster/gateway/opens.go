@@ -72,7 +72,8 @@ func (o *opens) do(ctx context.Context, key string, work openWork) (*api.StreamI
 			o.leave(key, run)
 			return run.info, run.err
 		case <-patience.C:
-			if run.progress.all.Load() == 0 { // nothing at a backend
+			if run.progress.all.Load() == 0 { // nothing at a backend, so far
+				patience.Reset(openPatience)
 				continue
 			}
 			o.putOff(key, run)
