@@ -49,7 +49,7 @@ type Options struct {
 	Budget func(bucket string) (bytes int64, cold bool)
 	// Share says what this target is to fetch.
 	Share func() Share
-	// AtOnce is how many objects are fetched ahead of use at a time; 0: 8.
+	// AtOnce is how many objects of a bucket are fetched ahead of use at a time; 0: 8.
 	AtOnce int
 	Logger *slog.Logger
 }
@@ -71,7 +71,7 @@ type Manager struct {
 	tracks map[trackKey]*track
 	// fetched are the objects that were fetched ahead, or are being, and that no stream has come to yet.
 	fetched map[object]*parcel
-	flying  int
+	flying  map[string]int       // fetches under way, by bucket
 	failed  map[object]time.Time // when they may be tried again
 	full    map[string]time.Time // buckets for which there was no room
 
@@ -90,7 +90,7 @@ func New(o Options) *Manager {
 	}
 	m := &Manager{
 		options: o, meters: newMeters(), wake: make(chan struct{}, 1), tracks: map[trackKey]*track{},
-		fetched: map[object]*parcel{}, failed: map[object]time.Time{}, full: map[string]time.Time{}, indexes: map[string]*index{},
+		fetched: map[object]*parcel{}, flying: map[string]int{}, failed: map[object]time.Time{}, full: map[string]time.Time{}, indexes: map[string]*index{},
 	}
 	m.outlook.Store(&outlook{})
 	return m

@@ -267,12 +267,9 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 		used[o.bucket] += p.size
 	}
 	for _, w := range wants {
-		if m.flying >= m.options.AtOnce {
-			return
-		}
 		_, failed := m.failed[w.object]
 		_, full := m.full[w.bucket]
-		if failed || full || spent[w.bucket] || m.fetched[w.object] != nil {
+		if failed || full || spent[w.bucket] || m.fetched[w.object] != nil || m.flying[w.bucket] >= m.options.AtOnce {
 			continue
 		}
 		budget, _ := m.options.Budget(w.bucket)
@@ -283,7 +280,7 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 		used[w.bucket] += w.size
 		p := &parcel{size: w.size, track: w.track, needed: w.needed}
 		m.fetched[w.object] = p
-		m.flying++
+		m.flying[w.bucket]++
 		m.fetches.Go(func() { m.fetch(ctx, w, p) })
 	}
 }
@@ -294,7 +291,9 @@ func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.nudge()
-	m.flying--
+	if m.flying[w.bucket]--; m.flying[w.bucket] == 0 {
+		delete(m.flying, w.bucket)
+	}
 	if err == nil {
 		p.here = true
 		m.meters.bytes.Add(float64(w.size))

@@ -63,6 +63,7 @@ const (
 	maxFetches       = 64 // of the node
 	maxBucketFetches = 48 // of one bucket, so that a slow backend leaves some to others
 	maxBackground    = 16 // of those that nobody waits for
+	maxBucketLate    = 12 // of these, of one bucket
 	maxFills         = 256
 	maxDescribes     = 32 // objects that are described at a time, of one call
 )

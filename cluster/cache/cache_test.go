@@ -262,3 +262,34 @@ func TestDamagedBytesAreNotCompletedByARange(t *testing.T) {
 		assert.NotEqual(t, reading.Info.ETag(), after.ETag())
 	}
 }
+
+func TestFetchesThatNobodyWaitsForLeaveRoomToOtherBuckets(t *testing.T) {
+	b := newBed(t, nil)
+	b.put("wanted")
+	hung := make(chan struct{})
+	b.remote.Fault = func(op, name string, _ int64) error {
+		if op == "open" && name != "wanted" {
+			<-hung
+		}
+		return nil
+	}
+	var wait sync.WaitGroup
+	keys := make([]string, 30)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("late-%02d", i)
+		b.remote.Set(keys[i], backendtest.Bytes(uint64(i), 1000))
+		wait.Go(func() { assert.NoError(t, b.cache.Prefetch(t.Context(), "b", keys[i], 0)) })
+	}
+	begun := func() (n int) {
+		for _, key := range keys {
+			n += b.remote.Calls("open", key)
+		}
+		return n
+	}
+	b.await("all are asked for", func() bool { return b.cache.Fetches() == int64(len(keys)) && begun() >= 12 })
+	b.mustRead("wanted")
+	assert.Equal(t, 12, begun())
+	close(hung)
+	wait.Wait()
+	assert.Len(t, b.whole(keys...), len(keys))
+}

@@ -13,6 +13,7 @@ type slots struct {
 	total      int
 	background int
 	buckets    map[string]int
+	late       map[string]int // of background, by bucket
 	waiting    []*ticket
 }
 
@@ -55,10 +56,18 @@ func (s *slots) promote(t *ticket) {
 	}
 	t.urgent = true
 	if t.has && t.late {
-		t.late = false
-		s.background--
+		s.hurry(t)
 	}
 	s.grant()
+}
+
+// hurry takes a fetch off the account of those that nobody waits for.
+func (s *slots) hurry(t *ticket) {
+	t.late = false
+	s.background--
+	if s.late[t.bucket]--; s.late[t.bucket] == 0 {
+		delete(s.late, t.bucket)
+	}
 }
 
 // give gives a slot back, where the ticket has one.
@@ -71,7 +80,7 @@ func (s *slots) give(t *ticket) {
 	t.has = false
 	s.total--
 	if t.late {
-		s.background--
+		s.hurry(t)
 	}
 	if s.buckets[t.bucket]--; s.buckets[t.bucket] == 0 {
 		delete(s.buckets, t.bucket)
@@ -82,11 +91,14 @@ func (s *slots) give(t *ticket) {
 // grant gives slots to those that wait, as far as there are any.
 func (s *slots) grant() {
 	if s.buckets == nil {
-		s.buckets = map[string]int{}
+		s.buckets, s.late = map[string]int{}, map[string]int{}
 	}
 	for _, urgent := range []bool{true, false} {
 		s.waiting = slices.DeleteFunc(s.waiting, func(t *ticket) bool {
-			if t.urgent != urgent || s.total >= maxFetches || s.buckets[t.bucket] >= maxBucketFetches || !urgent && s.background >= maxBackground {
+			if t.urgent != urgent || s.total >= maxFetches || s.buckets[t.bucket] >= maxBucketFetches {
+				return false
+			}
+			if !urgent && (s.background >= maxBackground || s.late[t.bucket] >= maxBucketLate) {
 				return false
 			}
 			t.has, t.late = true, !urgent
@@ -94,6 +106,7 @@ func (s *slots) grant() {
 			s.buckets[t.bucket]++
 			if !urgent {
 				s.background++
+				s.late[t.bucket]++
 			}
 			close(t.ready)
 			return true
