@@ -124,11 +124,13 @@ func (c *Cache) describeOnce(ctx context.Context, b *api.Bucket, e backend.Entry
 		if err != nil {
 			return here, err
 		}
-		if e = last.entry; e.Size < 0 {
-			info, err := c.fetch(ctx, b, e.Name, want{urgent: true})
-			return info, err
+		e = last.entry
+		if here, err = c.here(b.Name, e.Name); err != nil || isOwn(&here) || isDescribed(&here, &e) {
+			return here, err
 		}
-		e.Name = last.entry.Name
+		if e.Size < 0 {
+			return c.fetch(ctx, b, e.Name, want{urgent: true})
+		}
 	}
 	last, err := c.saw(b.Name, e.Name, e, time.Now())
 	if err != nil {

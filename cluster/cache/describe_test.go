@@ -115,3 +115,17 @@ func TestFetchAndDescribeAtOnceAgreeOnTheVersion(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, infos[0].Version, info.Version)
 }
+
+func TestDescribingAgainWhatAListingTellsLittleOf(t *testing.T) {
+	b := newBed(t, nil)
+	b.put("a", "c.bin")
+	entries := []backend.Entry{{Name: "a", Size: -1}, {Name: "c.bin", Size: -1}}
+	first, err := b.cache.Describe(t.Context(), b.bucket, entries)
+	require.NoError(t, err)
+	again, err := b.cache.Describe(t.Context(), b.bucket, entries)
+	require.NoError(t, err)
+	for i := range entries {
+		assert.EqualValues(t, mebi, again[i].Size)
+		assert.Equal(t, first[i].ETag(), again[i].ETag())
+	}
+}
