@@ -24,6 +24,14 @@ func (t *Target) meetsOrigin(ctx context.Context, p *placed, c store.Condition) 
 	}
 }
 
+// keepBy stores an object as its bucket says: with its backend, or in the cluster alone.
+func (t *Target) keepBy(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
+	if p.bucket.Backend != nil {
+		return t.keepThrough(ctx, p, body, o)
+	}
+	return t.keep(ctx, p, body, o)
+}
+
 // keepThrough stores an object of a bucket with a backend, where the bucket's policy says.
 func (t *Target) keepThrough(ctx context.Context, p placed, body io.Reader, o store.PutOptions) (kept, error) {
 	if err := cache.CheckWrite(&p.bucket.Bucket); err != nil {

@@ -60,7 +60,7 @@ func (p *part) deliver(ctx context.Context, name string, made *spool, kind strin
 		return p.send(ctx, at.primary, name, made, kind, mark, condition)
 	}
 	sum := made.Sum()
-	_, err = t.keep(ctx, at, made.Reader(), store.PutOptions{
+	_, err = t.keepBy(ctx, at, made.Reader(), store.PutOptions{
 		Size: made.size, ContentType: kind, Meta: mark.Meta(), XXH3: &sum, Archive: archive.FormatOf(name), Condition: condition,
 		Internal: true,
 	})

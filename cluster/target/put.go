@@ -44,11 +44,7 @@ func (t *Target) put(r *Request) error {
 	if err != nil {
 		return err
 	}
-	keep := t.keep
-	if p.bucket.Backend != nil {
-		keep = t.keepThrough
-	}
-	k, err := keep(r.Context(), p, &uploadMarker{r.upload()}, options)
+	k, err := t.keepBy(r.Context(), p, &uploadMarker{r.upload()}, options)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,11 @@ func (e *ETLs) postTrial(r *Request) error {
 	if err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "%v", err)
 	}
-	object, err := e.target.Open(r.Context(), bucket, key)
+	open := e.target.Open
+	if b, ok := e.target.members.View().Bucket(bucket); ok && b.Backend != nil {
+		open = e.target.openNewest // its bytes may be at the backend alone
+	}
+	object, err := open(r.Context(), bucket, key)
 	if errors.Is(err, store.ErrNotFound) {
 		return e.target.absent(r.Context(), bucket, key)
 	}
