@@ -245,6 +245,7 @@ func (p *scrub) repair(s store.Scrubbed) error {
 		t.slices.Damaged(sliceKeyOf(i), s.Err)
 	case copies.StateOf(i).Elsewhere(): // it is made of its slices, or fetched from its origin, when it is read
 		err = t.store.Quarantine(p.ctx, i.Bucket, i.Name, i.Version)
+		t.cache.Replaced(i.Bucket, i.Name)
 	default:
 		err = t.Mend(p.ctx, i.Bucket, i.Name, i.Version)
 	}
