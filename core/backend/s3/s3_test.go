@@ -76,6 +76,7 @@ func TestErrors(t *testing.T) {
 		"not allowed": {Status: 405, Body: body("MethodNotAllowed"), Kind: backend.Unsupported},
 		"cut":         {Cut: true, Kind: backend.Passing},
 	})
+	backendtest.Foreign(t, open)
 }
 
 func TestCredentials(t *testing.T) {
