@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/shardstream/shardstream/core/backend"
+	"github.com/shardstream/shardstream/core/store"
 )
 
 // Sync makes a folder like another: it copies what is missing or differs, and with o.Delete deletes what the source has
@@ -26,7 +27,7 @@ func Sync(ctx context.Context, from, to Side, o Options) (Totals, error) {
 			gaps = true
 			r.report(Event{Action: Failed, Source: from.String(), Err: p.err})
 		case p.source == nil:
-			if o.Delete {
+			if o.Delete && listable(from, p.destination.Name) {
 				extra = append(extra, *p.destination)
 			}
 		default:
@@ -50,6 +51,13 @@ func Sync(ctx context.Context, from, to Side, o Options) (Totals, error) {
 		return totals, err
 	}
 	return r.remove(ctx, to, extra)
+}
+
+// listable says whether a side would list a file of that name. Backends leave out what can't be the name of an object, so
+// that there may be one.
+func listable(side Side, name string) bool {
+	_, local := side.(*Local)
+	return local || store.CheckName(name) == nil
 }
 
 // settle copies a file if the destination has it not.

@@ -10,9 +10,12 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/core/backend"
@@ -139,6 +142,29 @@ func TestManifests(t *testing.T) {
 			require.Equal(t, backend.Denied, backend.KindOf(err))
 		})
 	}
+}
+
+// Many who look for files at once have the document read once.
+func TestAManifestIsReadOnce(t *testing.T) {
+	var reads atomic.Int64
+	at := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/list.txt" {
+			reads.Add(1)
+		}
+		files(map[string]string{"/list.txt": "a.tar", "/a.tar": "a"})(w, r)
+	})
+	b := open(t, at+"/list.txt", nil)
+	var wait sync.WaitGroup
+	for range 32 {
+		wait.Go(func() {
+			_, err := b.Stat(t.Context(), "a.tar")
+			assert.NoError(t, err)
+		})
+	}
+	wait.Wait()
+	require.EqualValues(t, 1, reads.Load())
+	require.Equal(t, []string{"a.tar"}, list(t, b, "", ""))
+	require.EqualValues(t, 2, reads.Load(), "a listing is as fresh as it can be")
 }
 
 func TestManifestsThatAreNone(t *testing.T) {
