@@ -184,6 +184,7 @@ func TestForbidden(t *testing.T) {
 func TestCertificates(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "5")
+		w.Header().Set("Etag", `"1"`)
 	}))
 	t.Cleanup(server.Close)
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
