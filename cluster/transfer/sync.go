@@ -6,7 +6,6 @@ import (
 	"iter"
 
 	"github.com/shardstream/shardstream/core/backend"
-	"github.com/shardstream/shardstream/core/store"
 )
 
 // Sync makes a folder like another: it copies what is missing or differs, and with o.Delete deletes what the source has
@@ -53,11 +52,10 @@ func Sync(ctx context.Context, from, to Side, o Options) (Totals, error) {
 	return r.remove(ctx, to, extra)
 }
 
-// listable says whether a side would list a file of that name. Backends leave out what can't be the name of an object, so
-// that there may be one.
+// listable says whether a side would list a file of that name. Where it would not, the file may be there.
 func listable(side Side, name string) bool {
 	_, local := side.(*Local)
-	return local || store.CheckName(name) == nil
+	return local || backend.Lists(name)
 }
 
 // settle copies a file if the destination has it not.
