@@ -287,6 +287,36 @@ func TestLongCallsAreTakenUpAgain(t *testing.T) {
 	})
 }
 
+// Servers that copy an upload's parts before they answer are waited for, and those that hang are not.
+func TestAPutMayTakeLongToBeAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for awaited, puts := range map[time.Duration]int{0: 3, time.Hour: 1} {
+			f := newFake(map[string][]byte{})
+			f.took = 10 * time.Minute
+			b := backend.WithRetries(&slowToAnswer{f, awaited}, backend.Policy{Backend: "s3://b", Patience: 2 * time.Hour, Attempts: 3})
+			_, err := b.Put(t.Context(), "d", bytes.NewReader([]byte("4")), 1, backend.PutOptions{})
+			require.Equal(t, awaited > 0, err == nil, "%v", err)
+			require.Equal(t, puts, f.count("put"))
+		}
+	})
+}
+
+type slowToAnswer struct {
+	*fake
+	awaited time.Duration
+}
+
+func (s *slowToAnswer) Put(ctx context.Context, name string, body io.ReadSeeker, size int64, o backend.PutOptions) (backend.Entry, error) {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return backend.Entry{}, err
+	}
+	if s.awaited > 0 {
+		backend.Await(body, s.awaited)
+	}
+	return s.fake.Put(ctx, name, bytes.NewReader(data), size, o)
+}
+
 // choppy is a backend whose listings break off after each name.
 type choppy struct{ *fake }
 

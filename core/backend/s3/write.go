@@ -130,6 +130,7 @@ func (b *bucket) upload(
 	if upload.ChecksumType == types.ChecksumTypeFullObject {
 		in.ChecksumType, in.ChecksumCRC32C, in.MpuObjectSize = upload.ChecksumType, encode(crc), &size
 	}
+	backend.Await(body, completion)
 	out, err := b.client.CompleteMultipartUpload(ctx, in, func(o *s3.Options) { o.HTTPClient = b.patient })
 	if err != nil {
 		return "", err

@@ -234,6 +234,21 @@ func TestServersThatDoNotKnowRangesOrHEAD(t *testing.T) {
 	}
 }
 
+// An object whose HEAD does not tell its size has the same tag by all requests, be it made of its time and size.
+func TestHEADWithoutALength(t *testing.T) {
+	b := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+		if r.Method != http.MethodHead {
+			http.ServeContent(w, r, "a", time.Time{}, strings.NewReader("four"))
+		}
+	}), nil)
+	e, err := b.Stat(t.Context(), "a")
+	require.NoError(t, err)
+	require.Equal(t, int64(4), e.Size)
+	require.Equal(t, "four", read(t, b, "a", backend.OpenOptions{Tag: e.Tag}))
+	require.NotEmpty(t, e.Tag)
+}
+
 func TestChecksumsAreVerified(t *testing.T) {
 	sum := sha256.Sum256([]byte("right"))
 	text := "right"
