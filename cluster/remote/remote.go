@@ -133,6 +133,9 @@ func (c *Cluster) Stat(ctx context.Context, name string) (backend.Entry, error) 
 	if err != nil {
 		return backend.Entry{}, c.fail(ctx, "stat", name, err)
 	}
+	if object.ETag == "" {
+		return backend.Entry{}, c.address.Untagged("stat", name)
+	}
 	return c.entry(object, object.Size), nil
 }
 
@@ -142,11 +145,9 @@ func (c *Cluster) Open(ctx context.Context, name string, o backend.OpenOptions) 
 	if err != nil {
 		return nil, c.fail(ctx, "open", name, err)
 	}
-	if r.Object.ETag == "" { // somebody else has answered, such as a proxy that wants its user to log in
+	if r.Object.ETag == "" {
 		_ = r.Close()
-		return nil, &backend.Error{
-			Backend: c.address.String(), Op: "open", Name: name, Kind: backend.Passing, Err: errors.New("the answer has no tag: it is not the cluster's own"),
-		}
+		return nil, c.address.Untagged("open", name)
 	}
 	return &backend.Body{
 		ReadCloser: &body{r, func(err error) error { return c.fail(ctx, "read", name, err) }},
@@ -193,6 +194,9 @@ func (c *Cluster) Put(ctx context.Context, name string, source io.ReadSeeker, si
 	}
 	if err != nil {
 		return backend.Entry{}, c.fail(ctx, "put", name, err)
+	}
+	if object.ETag == "" {
+		return backend.Entry{}, c.address.Untagged("put", name)
 	}
 	object.Name = c.prefix + name
 	return c.entry(object, object.Size), nil
