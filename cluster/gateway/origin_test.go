@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"testing"
 
@@ -193,6 +194,10 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 		assert.NotContains(t, err.Error(), "hunter2", name)
 	}
 	_, err := create(api.BucketChange{Backend: &api.Backend{URL: "ss://" + cluster.Gateways[0].Addr() + "/b"}})
+	failsWith(t, api.CodeBadRequest, err, "this very cluster")
+	_, port, err := net.SplitHostPort(cluster.Gateways[0].Addr())
+	require.NoError(t, err)
+	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "ss://localhost:" + port + "/b"}})
 	failsWith(t, api.CodeBadRequest, err, "this very cluster")
 	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Secret: "none"}})
 	failsWith(t, api.CodeNoSecret, err, "secret set none")
