@@ -119,7 +119,7 @@ def test_what_is_refused(client: ss.Client) -> None:
         bucket.create(backend="http://me:password@127.0.0.1/")
     with pytest.raises(ss.NotFoundError, match="secret nothing"):
         bucket.create(backend="s3://photos", secret="nothing")
-    with pytest.raises(ValueError, match="^pin is for a bucket with a backend"):
+    with pytest.raises(ValueError, match=r"^pin is for a bucket with a backend"):
         bucket.create(pin=["a"])
     with pytest.raises(ValueError, match="check"):
         bucket.create(backend="s3://photos", check="sometimes")

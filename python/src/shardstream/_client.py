@@ -264,7 +264,7 @@ class Bucket:
         )
         if origin:
             if not backend:
-                raise ValueError(f"{argument_of(origin)} is for a bucket with a backend: give its URL")
+                raise ValueError(f"{argument_of(origin)} is for a bucket with a backend's URL")
             document["backend"] = origin
         path = self._path + ("" if flag("probe", probe) else "?check=false")
         try:
