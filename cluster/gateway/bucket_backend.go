@@ -22,6 +22,7 @@ import (
 
 // Bounds of a backend's properties.
 const (
+	maxBytes     = 1 << 62 // of quotas: a part of it, worked out in floating point, is a number still
 	maxTTL       = 30 * 24 * time.Hour
 	maxCA        = 256 << 10
 	maxPinned    = 1000
@@ -143,8 +144,8 @@ func checkPolicies(b *api.Backend, address backend.Address) error {
 		return bad("write %q: a web server takes no objects; use %q or %q", b.Write, api.WriteReadOnly, api.WriteCacheOnly)
 	case b.Delete == api.DeleteThrough && b.Write != api.WriteThrough:
 		return bad("delete %q changes the backend, which write %q does not; use write %q, or delete %q", b.Delete, b.Write, api.WriteThrough, api.DeleteCached)
-	case b.Quota < 0 || b.ReadAhead < 0:
-		return bad("quota and read_ahead are bytes, 0 for none")
+	case b.Quota < 0 || b.ReadAhead < 0 || b.Quota > maxBytes || b.ReadAhead > maxBytes:
+		return bad("quota and read_ahead are bytes, 0 for none, at most %d", int64(maxBytes))
 	}
 	return checkPinned(b.Pinned)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"slices"
 	"testing"
@@ -182,6 +183,7 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 		"ttl of never":   {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Check: api.CheckNever, TTLS: 5}}, "ttl_s"},
 		"ttl below 0":    {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", TTLS: -1}}, "ttl_s"},
 		"quota":          {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Quota: -1}}, "quota"},
+		"no quota":       {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Quota: math.MaxInt64}}, "quota"},
 		"pattern":        {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Pinned: []string{"{a"}}}, "not closed"},
 		"web is written": {api.BucketChange{Backend: &api.Backend{URL: "https://example.org/x", Write: api.WriteThrough}}, "takes no objects"},
 		"deletes there":  {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Delete: api.DeleteThrough}}, "write-through"},
