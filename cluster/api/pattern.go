@@ -107,11 +107,18 @@ func (p *Pattern) Tree() bool { return p.tree }
 
 // Match says whether a key belongs to the pattern, and notes that a name was found.
 func (p *Pattern) Match(key string) bool {
+	if _, ok := p.names[key]; ok {
+		p.names[key] = true
+	}
+	return p.Covers(key)
+}
+
+// Covers says whether a key belongs to the pattern. It notes nothing, so any number of goroutines may ask.
+func (p *Pattern) Covers(key string) bool {
 	if p.tree {
 		return strings.HasPrefix(key, p.Prefix)
 	}
 	if _, ok := p.names[key]; ok {
-		p.names[key] = true
 		return true
 	}
 	for _, g := range p.globs {

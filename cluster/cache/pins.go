@@ -44,7 +44,7 @@ func pins(b *api.Bucket) pinned {
 
 func (l pinned) match(key string) bool {
 	for _, p := range l {
-		if p.Match(key) {
+		if p.Covers(key) {
 			return true
 		}
 	}
