@@ -591,7 +591,6 @@ func (e *Error) HeaderMessage() string {
 	return url.PathEscape(strings.ToValidUTF8(e.Message[:min(len(e.Message), maxHeaderMessage)], ""))
 }
 
-
 // MarshalError renders an error document.
 func MarshalError(e *Error) []byte {
 	b, err := json.Marshal(ErrorBody{Error: e})
