@@ -214,6 +214,9 @@ func listed(document []byte) ([]string, error) {
 	if bytes.HasPrefix(document, []byte("[")) || bytes.HasPrefix(document, []byte("{")) {
 		return fromJSONManifest(document)
 	}
+	if bytes.HasPrefix(document, []byte("<")) {
+		return nil, errors.New("it is a web page or XML, not a list of names; the URL of a folder's index page ends in / and has no query")
+	}
 	var lines []string
 	scanner := bufio.NewScanner(bytes.NewReader(document))
 	for scanner.Scan() {

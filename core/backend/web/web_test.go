@@ -172,6 +172,7 @@ func TestManifestsThatAreNone(t *testing.T) {
 		"ftp://h/a.tar":             "neither a name",
 		`{"x": []}`:                 "none of the fields",
 		`[1]`:                       "entry 0",
+		"<!DOCTYPE html>\n<a>":      "web page",
 		"http://user:pw@h/a.tar":    "credentials",
 		"http://h/a/../../b.tar":    "",
 		`["a.tar", "http://h/d/"]`:  "can't be the name",
