@@ -102,6 +102,7 @@ func blame(w wire.Work, etl string, rate float64, shared bool) (bound, reason st
 	}
 }
 
-const diskAdvice = `more disks, more memory for the page cache, or shuffle="window", which reads in larger pieces, would help`
+const diskAdvice = `more disks, more memory for the page cache, or shuffle="window", if it is another, would help; ` +
+	`shards that have to be fetched from a bucket's backend come at its speed`
 
 func percent(share float64) string { return fmt.Sprintf("%.0f %%", share*100) }

@@ -336,6 +336,9 @@ func ErrorOf(r *http.Response) error {
 	}
 	code := codeOf(r)
 	if r.Header.Get(HeaderError) != "" { // to HEAD: no body
+		if message, err := url.PathUnescape(r.Header.Get(HeaderErrorMessage)); err == nil && message != "" {
+			return &Error{Status: r.StatusCode, Code: code, Message: message}
+		}
 		return &Error{Status: r.StatusCode, Code: code, Message: strings.ReplaceAll(code, "_", " ")}
 	}
 	return &Error{Status: r.StatusCode, Code: code, Message: fmt.Sprintf("%s answered %s", r.Request.URL.Host, r.Status)}

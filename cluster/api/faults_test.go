@@ -235,6 +235,22 @@ func TestErrorsWithoutADocumentSayWhatIsWrong(t *testing.T) {
 	assert.Equal(t, "ss://b/x: not found", answer.Message)
 }
 
+func TestErrorsOfHeadSayWhatTheNodeSaid(t *testing.T) {
+	said := api.Errorf(http.StatusBadGateway, api.CodeBackend, "bucket b: its backend s3://ü: 50 %% of \"x\"\r\nSet-Cookie: a")
+	client := fake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(api.HeaderError, said.Code)
+		w.Header().Set(api.HeaderErrorMessage, said.HeaderMessage())
+		w.WriteHeader(said.Status)
+	}, api.Options{RetryFor: -1})
+	_, err := client.StatObject(t.Context(), "b", "x")
+	var answer *api.Error
+	require.ErrorAs(t, err, &answer)
+	assert.Equal(t, said.Code, answer.Code)
+	assert.Equal(t, said.Message, answer.Message)
+	long := api.Errorf(http.StatusBadGateway, api.CodeBackend, "%s", strings.Repeat("ü", 5000))
+	assert.Less(t, len(long.HeaderMessage()), 4096)
+}
+
 func TestNodesThatAcceptAndNeverAnswerAreNamed(t *testing.T) {
 	stop := make(chan struct{})
 	client := fake(t, func(http.ResponseWriter, *http.Request) { <-stop }, api.Options{Timeout: 100 * time.Millisecond, RetryFor: -1})

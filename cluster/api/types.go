@@ -6,6 +6,8 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 )
 
@@ -24,6 +26,8 @@ const (
 	HeaderCache = "X-Shardstream-Cache"
 	// HeaderError repeats the error document's code, for HEAD, whose answers have no body.
 	HeaderError = "X-Shardstream-Error"
+	// HeaderErrorMessage has the document's message for HEAD, percent-encoded; see Error.HeaderMessage.
+	HeaderErrorMessage = "X-Shardstream-Error-Message"
 	// HeaderMap is the version of the cluster map that the answering node goes by.
 	HeaderMap = "X-Shardstream-Map"
 	// HeaderDegraded says of a write how many of its copies or slices were made, of how many: "1/2".
@@ -577,6 +581,14 @@ type MixturePart struct {
 	ETLArgs json.RawMessage `json:"etl_args,omitempty"`
 	// ETLVersion is that of the part's transformation, 0 without one.
 	ETLVersion int64 `json:"etl_version,omitempty"`
+}
+
+// maxHeaderMessage bounds the bytes of a message that a header has: it is up to three times as long there.
+const maxHeaderMessage = 1000
+
+// HeaderMessage is the message as HeaderErrorMessage has it.
+func (e *Error) HeaderMessage() string {
+	return url.PathEscape(strings.ToValidUTF8(e.Message[:min(len(e.Message), maxHeaderMessage)], ""))
 }
 
 // MarshalError renders an error document.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -21,12 +22,15 @@ import (
 
 // Bounds of a backend's properties.
 const (
+	maxBytes     = 1 << 62 // of quotas: a part of it, worked out in floating point, is a number still
 	maxTTL       = 30 * 24 * time.Hour
 	maxCA        = 256 << 10
 	maxPinned    = 1000
 	maxPins      = 64 << 10 // bytes of all patterns
 	maxEndpoint  = 2048
 	probeTimeout = 20 * time.Second
+
+	lookupTimeout = 5 * time.Second
 )
 
 var regionRE = regexp.MustCompile(`^[A-Za-z0-9._-]{0,64}$`)
@@ -140,8 +144,8 @@ func checkPolicies(b *api.Backend, address backend.Address) error {
 		return bad("write %q: a web server takes no objects; use %q or %q", b.Write, api.WriteReadOnly, api.WriteCacheOnly)
 	case b.Delete == api.DeleteThrough && b.Write != api.WriteThrough:
 		return bad("delete %q changes the backend, which write %q does not; use write %q, or delete %q", b.Delete, b.Write, api.WriteThrough, api.DeleteCached)
-	case b.Quota < 0 || b.ReadAhead < 0:
-		return bad("quota and read_ahead are bytes, 0 for none")
+	case b.Quota < 0 || b.ReadAhead < 0 || b.Quota > maxBytes || b.ReadAhead > maxBytes:
+		return bad("quota and read_ahead are bytes, 0 for none, at most %d", int64(maxBytes))
 	}
 	return checkPinned(b.Pinned)
 }
@@ -171,7 +175,7 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 	if err := g.origins.Check(b.Backend); err != nil {
 		return api.Errorf(http.StatusBadRequest, api.CodeBadRequest, "bucket %s: %v", b.Name, err)
 	}
-	if err := g.elsewhere(b.Backend); err != nil {
+	if err := g.elsewhere(ctx, b.Backend); err != nil {
 		return err
 	}
 	if name := b.Backend.Secret; name != "" {
@@ -197,19 +201,40 @@ func (g *Gateway) reachable(ctx context.Context, b *api.Bucket, try bool) error 
 		"bucket %s was not made, as its backend can't be listed: %v; correct that, or make it untried (--no-check, ?check=false)", b.Name, err)
 }
 
-// elsewhere refuses this cluster as a backend: a bucket in front of itself would ask itself without end.
-func (g *Gateway) elsewhere(b *api.Backend) error {
+// elsewhere refuses this cluster as a backend, by whatever name: a bucket in front of itself would ask itself without end.
+func (g *Gateway) elsewhere(ctx context.Context, b *api.Backend) error {
 	address, err := backend.ParseAddress(b.URL)
 	if err != nil || address.Scheme != backend.Remote {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	meant := placesOf(ctx, address.Host)
+	_, port, _ := net.SplitHostPort(address.Host)
 	for _, n := range g.members.View().Map().Nodes {
-		if n.Addr == address.Host {
+		if !strings.HasSuffix(n.Addr, ":"+port) {
+			continue
+		}
+		if slices.ContainsFunc(placesOf(ctx, n.Addr), func(place string) bool { return slices.Contains(meant, place) }) {
 			return api.Errorf(http.StatusBadRequest, api.CodeBadRequest,
 				"backend %s: %s is %s of this very cluster; a backend of scheme ss is another cluster", b.URL, address.Host, n.ID)
 		}
 	}
 	return nil
+}
+
+// placesOf is an address with a port, and all that it resolves to; a name that does not is for the backend's opening to tell.
+func placesOf(ctx context.Context, address string) []string {
+	places := []string{address}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return places
+	}
+	found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	for _, ip := range found {
+		places = append(places, net.JoinHostPort(ip.Unmap().String(), port))
+	}
+	return places
 }
 
 // probe has a backend list its first object.

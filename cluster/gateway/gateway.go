@@ -188,6 +188,9 @@ func (g *Gateway) answer(h Handler) http.HandlerFunc {
 			if e.Code == api.CodeInternal {
 				g.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 			}
+			if r.Method == http.MethodHead {
+				w.Header().Set(api.HeaderErrorMessage, e.HeaderMessage())
+			}
 			WriteError(w, e)
 		}
 	}

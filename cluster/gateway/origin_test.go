@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"net"
 	"slices"
 	"testing"
 
@@ -181,6 +183,7 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 		"ttl of never":   {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Check: api.CheckNever, TTLS: 5}}, "ttl_s"},
 		"ttl below 0":    {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", TTLS: -1}}, "ttl_s"},
 		"quota":          {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Quota: -1}}, "quota"},
+		"no quota":       {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Quota: math.MaxInt64}}, "quota"},
 		"pattern":        {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Pinned: []string{"{a"}}}, "not closed"},
 		"web is written": {api.BucketChange{Backend: &api.Backend{URL: "https://example.org/x", Write: api.WriteThrough}}, "takes no objects"},
 		"deletes there":  {api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Delete: api.DeleteThrough}}, "write-through"},
@@ -193,6 +196,10 @@ func TestWhatABackendsPropertiesMayBe(t *testing.T) {
 		assert.NotContains(t, err.Error(), "hunter2", name)
 	}
 	_, err := create(api.BucketChange{Backend: &api.Backend{URL: "ss://" + cluster.Gateways[0].Addr() + "/b"}})
+	failsWith(t, api.CodeBadRequest, err, "this very cluster")
+	_, port, err := net.SplitHostPort(cluster.Gateways[0].Addr())
+	require.NoError(t, err)
+	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "ss://localhost:" + port + "/b"}})
 	failsWith(t, api.CodeBadRequest, err, "this very cluster")
 	_, err = create(api.BucketChange{Backend: &api.Backend{URL: "s3://memory", Secret: "none"}})
 	failsWith(t, api.CodeNoSecret, err, "secret set none")

@@ -46,6 +46,7 @@ type Pool struct {
 	buckets map[string]*shared
 	secrets map[string]*known
 	closed  bool
+	ending  sync.WaitGroup // of backends that were replaced: one may wait for calls that hang
 }
 
 // shared is the backend of a bucket.
@@ -80,13 +81,15 @@ func New(c Config) *Pool {
 // Close closes all backends, those in use once they no longer are.
 func (p *Pool) Close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
+	open := p.buckets
+	p.buckets = nil
+	p.mu.Unlock()
 	var faults []error
-	for _, s := range p.buckets {
+	for _, s := range open {
 		faults = append(faults, s.session.Close())
 	}
-	clear(p.buckets)
+	p.ending.Wait()
 	return errors.Join(faults...)
 }
 
@@ -127,8 +130,8 @@ func (p *Pool) shared(b *api.Bucket, renewed time.Time) (*shared, error) {
 		return s, nil
 	}
 	for name, s := range p.buckets {
-		if name == b.Name || now.Sub(s.used) > idleFor {
-			_ = s.session.Close() // nobody is left to be told
+		if name == b.Name || now.Sub(s.used) > idleFor && !s.session.busy() {
+			p.ending.Go(func() { _ = s.session.Close() }) // nobody is left to be told
 			delete(p.buckets, name)
 		}
 	}

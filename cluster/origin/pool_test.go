@@ -57,6 +57,8 @@ type place struct {
 	mu     sync.Mutex
 	key    string // that is right; "": any
 	opened []*opened
+	// closing holds up whoever closes until it is closed; nil: nobody.
+	closing chan struct{}
 }
 
 type opened struct {
@@ -142,6 +144,9 @@ func (o *opened) List(context.Context, string, string) iter.Seq2[backend.Entry, 
 }
 
 func (o *opened) Close() error {
+	if o.place.closing != nil {
+		<-o.place.closing
+	}
 	o.place.mu.Lock()
 	defer o.place.mu.Unlock()
 	if o.closed {
@@ -211,6 +216,7 @@ func TestAnotherSecretIsAnotherBackend(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "body", string(data))
 		require.NoError(t, body.Close())
+		synctest.Wait()
 		_, closed = p.state()
 		require.Equal(t, 1, closed, "and then the old one is closed")
 		require.Equal(t, "two", p.opened[1].config.Credentials["key"])
@@ -221,6 +227,38 @@ func TestAnotherSecretIsAnotherBackend(t *testing.T) {
 		require.NoError(t, err, "what was read serves while etcd is away")
 		_, err = again.Stat(t.Context(), "a")
 		require.NoError(t, err)
+	})
+}
+
+// A backend that takes its time to close, or is used for long without anybody asking for it anew, is in nobody's way.
+func TestBackendsEndInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := &place{}, &secrets{}
+		p.closing = make(chan struct{})
+		o := pool(p, s)
+		get := func(name, url string) backend.Backend {
+			b, err := o.Get(t.Context(), &api.Bucket{Name: name, Backend: &api.Backend{URL: url}})
+			require.NoError(t, err)
+			return b
+		}
+		body, err := get("a", "s3://one").Open(t.Context(), "x", backend.OpenOptions{})
+		require.NoError(t, err)
+		get("b", "s3://two")
+		time.Sleep(time.Hour)
+		get("c", "s3://three")
+		get("c", "s3://four") // while two and three do not get to their ends
+		data, err := io.ReadAll(body)
+		require.NoError(t, err)
+		require.Equal(t, "body", string(data))
+		_, err = get("a", "s3://one").Stat(t.Context(), "x")
+		require.NoError(t, err)
+		opened, _ := p.state()
+		require.Equal(t, 4, opened, "what is read is not closed for being idle")
+		require.NoError(t, body.Close())
+		close(p.closing)
+		require.NoError(t, o.Close())
+		_, closed := p.state()
+		require.Equal(t, 4, closed)
 	})
 }
 

@@ -249,6 +249,13 @@ func (s *session) List(ctx context.Context, prefix, after string) iter.Seq2[back
 	}
 }
 
+// busy says that somebody uses the backend, such as a body that is read for hours.
+func (s *session) busy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current != nil && s.current.users > 0
+}
+
 // Close gives the backend up; who uses it still may go on.
 func (s *session) Close() error {
 	s.mu.Lock()

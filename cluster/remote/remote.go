@@ -133,6 +133,9 @@ func (c *Cluster) Stat(ctx context.Context, name string) (backend.Entry, error) 
 	if err != nil {
 		return backend.Entry{}, c.fail(ctx, "stat", name, err)
 	}
+	if object.ETag == "" {
+		return backend.Entry{}, c.address.Untagged("stat", name)
+	}
 	return c.entry(object, object.Size), nil
 }
 
@@ -142,11 +145,9 @@ func (c *Cluster) Open(ctx context.Context, name string, o backend.OpenOptions) 
 	if err != nil {
 		return nil, c.fail(ctx, "open", name, err)
 	}
-	if r.Object.ETag == "" { // somebody else has answered, such as a proxy that wants its user to log in
+	if r.Object.ETag == "" {
 		_ = r.Close()
-		return nil, &backend.Error{
-			Backend: c.address.String(), Op: "open", Name: name, Kind: backend.Passing, Err: errors.New("the answer has no tag: it is not the cluster's own"),
-		}
+		return nil, c.address.Untagged("open", name)
 	}
 	return &backend.Body{
 		ReadCloser: &body{r, func(err error) error { return c.fail(ctx, "read", name, err) }},
@@ -171,7 +172,8 @@ func (b *body) Read(p []byte) (int, error) {
 // Put implements backend.Backend. A cluster stores whole objects or none, and compares checksums.
 func (c *Cluster) Put(ctx context.Context, name string, source io.ReadSeeker, size int64, o backend.PutOptions) (backend.Entry, error) {
 	sums := o.Sums
-	if sums.MD5 != nil || sums.SHA256 != nil || sums.CRC32C != nil { // which it does not know
+	// The cluster compares XXH3 alone, and without it would keep what is sent of a body that is longer than it was said to be.
+	if sums.XXH3 == nil || sums.MD5 != nil || sums.SHA256 != nil || sums.CRC32C != nil {
 		var err error
 		if sums, err = backend.Summed(source, size, o.Sums, backend.Sums{XXH3: new(uint64)}); err != nil {
 			e := &backend.Error{Backend: c.address.String(), Op: "put", Name: name, Kind: backend.KindOf(err), Err: err}
@@ -193,6 +195,9 @@ func (c *Cluster) Put(ctx context.Context, name string, source io.ReadSeeker, si
 	}
 	if err != nil {
 		return backend.Entry{}, c.fail(ctx, "put", name, err)
+	}
+	if object.ETag == "" {
+		return backend.Entry{}, c.address.Untagged("put", name)
 	}
 	object.Name = c.prefix + name
 	return c.entry(object, object.Size), nil

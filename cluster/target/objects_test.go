@@ -335,6 +335,7 @@ func TestBodiesThatBreakOff(t *testing.T) {
 	response, _ := do(t, cluster, "HEAD", "/v1/objects/b/half", nil)
 	assert.Equal(t, http.StatusNotFound, response.StatusCode)
 	assert.Equal(t, api.CodeNotFound, response.Header.Get(api.HeaderError))
+	assert.Contains(t, response.Header.Get(api.HeaderErrorMessage), "half")
 	report, err := cluster.Client.Fsck(t.Context())
 	require.NoError(t, err)
 	assert.Empty(t, report.Stray)

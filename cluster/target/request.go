@@ -127,6 +127,9 @@ func writeError(ctx *fasthttp.RequestCtx, e *api.Error) {
 	if e.Status == http.StatusNotModified {
 		return
 	}
+	if ctx.IsHead() {
+		ctx.Response.Header.Set(api.HeaderErrorMessage, e.HeaderMessage())
+	}
 	ctx.SetContentType("application/json")
 	ctx.Response.SetBodyRaw(append(api.MarshalError(e), '\n'))
 }

@@ -298,10 +298,13 @@ func (l *Local) failure(op, name string, err error) error {
 	return failure(l, op, name, kind, err)
 }
 
+// touch notes a folder whose names have changed, and those above it, which may have been made for it.
 func (l *Local) touch(folder string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.touched[folder] = true
+	for ; !l.touched[folder]; folder = path.Dir(folder) {
+		l.touched[folder] = true
+	}
 }
 
 // Close implements Side: new names are durable once their folders are.

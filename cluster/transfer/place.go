@@ -206,6 +206,9 @@ func (o *Opener) Source(ctx context.Context, text string, a Access) ([]*Source, 
 		return nil, err
 	}
 	for _, err := range s.Side.List(ctx, "") {
+		if p.isWeb() && backend.KindOf(err) == backend.NoBucket { // no such page: it was the file that was meant
+			break
+		}
 		return []*Source{s}, err
 	}
 	return nil, fmt.Errorf("%s: there is no such file, nor any below %s", text, s.Side)

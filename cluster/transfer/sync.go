@@ -26,7 +26,7 @@ func Sync(ctx context.Context, from, to Side, o Options) (Totals, error) {
 			gaps = true
 			r.report(Event{Action: Failed, Source: from.String(), Err: p.err})
 		case p.source == nil:
-			if o.Delete {
+			if o.Delete && listable(from, p.destination.Name) {
 				extra = append(extra, *p.destination)
 			}
 		default:
@@ -50,6 +50,12 @@ func Sync(ctx context.Context, from, to Side, o Options) (Totals, error) {
 		return totals, err
 	}
 	return r.remove(ctx, to, extra)
+}
+
+// listable says whether a side would list a file of that name. Where it would not, the file may be there.
+func listable(side Side, name string) bool {
+	_, local := side.(*Local)
+	return local || backend.Lists(name)
 }
 
 // settle copies a file if the destination has it not.

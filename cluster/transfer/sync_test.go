@@ -266,3 +266,19 @@ func TestManyFiles(t *testing.T) {
 	require.True(t, seen.listed)
 	require.Equal(t, contents(t, m.side()), onDisk(t, dir))
 }
+
+// Backends leave out of their listings what can't be an object's name: that it is not listed says nothing.
+func TestWhatASourceCanNotListIsKept(t *testing.T) {
+	m := newMemory()
+	m.set("file", "value")
+	dir := folder(t, map[string]string{"two\nlines": "kept", "extra": "deleted"})
+	totals, _, err := synchronize(t, m.side(), transfer.NewLocal(dir, false), func(o *transfer.Options) { o.Delete = true })
+	require.NoError(t, err)
+	require.Equal(t, int64(1), totals.Deleted)
+	require.FileExists(t, filepath.Join(dir, "two\nlines"))
+	require.NoFileExists(t, filepath.Join(dir, "extra"))
+	totals, _, err = synchronize(t, transfer.NewLocal(folder(t, map[string]string{"file": "value"}), false), transfer.NewLocal(dir, false),
+		func(o *transfer.Options) { o.Delete = true })
+	require.NoError(t, err)
+	require.Equal(t, int64(1), totals.Deleted, "a folder lists all")
+}

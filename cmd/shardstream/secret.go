@@ -80,7 +80,7 @@ func addField(data map[string]string, text string) error {
 		if err != nil {
 			return err
 		}
-		value = content
+		value = strings.TrimRight(content, "\r\n") // that the file ends with a line is none of the credential
 	}
 	data[field] = value
 	return nil

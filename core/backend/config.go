@@ -128,9 +128,8 @@ func withoutUser(text string) string {
 	if !found {
 		return text
 	}
-	host, path, _ := strings.Cut(rest, "/")
-	if at := strings.LastIndex(host, "@"); at >= 0 {
-		host = "..." + host[at:]
+	if at := strings.LastIndex(rest, "@"); at >= 0 { // a password may have slashes
+		rest = "..." + rest[at:]
 	}
-	return scheme + "://" + host + "/" + path
+	return scheme + "://" + rest
 }

@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -61,7 +62,7 @@ type Error struct {
 func (e *Error) Error() string {
 	at := e.Backend
 	if e.Name != "" {
-		at = e.Backend + "/" + e.Name
+		at = strings.TrimSuffix(e.Backend, "/") + "/" + e.Name
 	}
 	text := fmt.Sprintf("%s %s: %v", e.Op, at, e.Kind)
 	if e.Status != 0 {

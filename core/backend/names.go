@@ -19,8 +19,11 @@ func (a Address) Prefix() string {
 	return a.Path + "/"
 }
 
+// Lists says whether a backend's listing has objects of that name: those that can be an object's here.
+func Lists(name string) bool { return store.CheckName(name) == nil }
+
 // Listing makes names of the cluster from a backend's: keys come in as the backend has them, in order, and go out
-// without the address's prefix. What can't be the name of an object here (store.CheckName) is left out, and counted in
+// without the address's prefix. What can't be the name of an object here (Lists) is left out, and counted in
 // one warning at the end; the empty "a/" that consoles make for folders is left out without one. A backend that
 // does not keep the byte order is not supported: what is built on listings would lose names silently.
 func Listing(ctx context.Context, a Address, keys iter.Seq2[Entry, error]) iter.Seq2[Entry, error] {
@@ -53,7 +56,7 @@ func Listing(ctx context.Context, a Address, keys iter.Seq2[Entry, error]) iter.
 			if !below || e.Size <= 0 && (name == "" || strings.HasSuffix(name, "/")) {
 				continue
 			}
-			if store.CheckName(name) != nil {
+			if !Lists(name) {
 				if skipped++; skipped == 1 {
 					first = name
 				}

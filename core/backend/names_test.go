@@ -91,6 +91,16 @@ func TestPrefix(t *testing.T) {
 	}
 }
 
+func TestAddressesDoNotTellPasswords(t *testing.T) {
+	for _, text := range []string{
+		"s3://key:SECRET@bucket/prefix", "https://user:SECRET@host/path", "https://user:SECRET/SECRET@host/path", "ftp://user:SECRET@host",
+	} {
+		_, err := backend.ParseAddress(text)
+		require.Error(t, err, text)
+		require.NotContains(t, err.Error(), "SECRET")
+	}
+}
+
 func TestFields(t *testing.T) {
 	c := backend.Config{Address: backend.Address{Scheme: backend.S3, Host: "b"}, Credentials: map[string]string{"key": "SECRET"}}
 	require.NoError(t, c.CheckFields("other", "key"))

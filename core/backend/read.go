@@ -78,12 +78,24 @@ func NewBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRang
 	return b, nil
 }
 
-// NewTaggedBody is NewBody for services whose objects all have a tag. An answer without one is not theirs but somebody's on
-// the way, such as a proxy that wants its user to log in: its bytes would be taken for the object.
+// Untagged is the error of an answer without a tag, of a service whose objects all have one. It is not the service's but
+// somebody's on the way, such as a proxy that wants its user to log in: nothing was read or stored, whatever it says.
+func (a Address) Untagged(op, name string) error {
+	return &Error{Backend: a.String(), Op: op, Name: name, Kind: Passing, Err: errUntagged}
+}
+
+var errUntagged = errors.New("the answer has no tag: it is not the service's own")
+
+// NoListing is the error of an answer that is none to a request for a listing: it would be taken for an empty one.
+func (a Address) NoListing() error {
+	return &Error{Backend: a.String(), Op: "list", Kind: Passing, Err: errors.New("the answer is no listing: it is not the service's own")}
+}
+
+// NewTaggedBody is NewBody for services whose objects all have a tag; see Untagged.
 func NewTaggedBody(rc io.ReadCloser, e Entry, o OpenOptions, length int64, contentRange string, fail func(error) error) (*Body, error) {
 	if e.Tag == "" {
 		_ = rc.Close()
-		return nil, fail(&Error{Kind: Passing, Err: errors.New("the answer has no tag: it is not the service's own")})
+		return nil, fail(&Error{Kind: Passing, Err: errUntagged})
 	}
 	return NewBody(rc, e, o, length, contentRange, fail)
 }

@@ -19,7 +19,8 @@ type Policy struct {
 	// nothing and that. Limit also bounds, three times over, what a backend may ask for by Retry-After.
 	Base, Limit time.Duration
 	// Patience is how long a call waits for a backend that asks to be left alone, and for others' requests to end, before it
-	// fails with Busy (60 s). No attempt begins later than that.
+	// fails with Busy (60 s). No attempt begins later than that, counted from the last name of
+	// a listing, and without the time that a put has been sending.
 	Patience time.Duration
 	// Requests and Bodies are how many requests wait for an answer at a time, and how many bodies are read (64, 128).
 	Requests, Bodies int
@@ -90,9 +91,10 @@ type call struct {
 	op, name string
 	start    time.Time
 	requests int
-	fresh    int  // attempts since the last progress
-	corrupt  bool // a put was refused for its checksum once
-	left     bool // the gate, before the attempt was over
+	fresh    int       // attempts since the last progress
+	deadline time.Time // of patience: for the next attempt to begin
+	corrupt  bool      // a put was refused for its checksum once
+	left     bool      // the gate, before the attempt was over
 }
 
 func (p *patient) begin(op, name string) *call {
@@ -109,17 +111,17 @@ func (c *call) observe(err error, n int64) {
 
 // run makes attempts until one succeeds, fails for good, or there were enough.
 func (c *call) run(ctx context.Context, attempt func(context.Context) error) error {
-	deadline := time.Now().Add(c.policy.Patience)
+	c.progressed()
 	var last error
 	for {
-		if err := c.gate.enter(ctx, deadline); err != nil {
+		if err := c.gate.enter(ctx, c.deadline); err != nil {
 			return c.refused(ctx, err, last)
 		}
 		c.requests++
 		c.left = false
 		last = c.made(ctx, attempt(ctx))
 		c.leave()
-		if last == nil || !c.again(last) || !time.Now().Before(deadline) {
+		if last == nil || !c.again(last) || !time.Now().Before(c.deadline) {
 			return last
 		}
 		if KindOf(last) != Busy && !sleep(ctx, c.wait()) {
@@ -127,6 +129,9 @@ func (c *call) run(ctx context.Context, attempt func(context.Context) error) err
 		}
 	}
 }
+
+// progressed begins the time of patience anew.
+func (c *call) progressed() { c.deadline = time.Now().Add(c.policy.Patience) }
 
 // leave lets another in.
 func (c *call) leave() {
@@ -263,7 +268,11 @@ func (p *patient) Put(ctx context.Context, name string, body io.ReadSeeker, size
 		watch.arm()
 		lent := &lentBody{source: body, start: start, watch: watch}
 		defer lent.takeBack()
+		began := time.Now()
 		e, err = p.Backend.Put(watched, name, lent, size, o)
+		if watched.Err() == nil { // to send much is not to wait
+			c.deadline = c.deadline.Add(time.Since(began))
+		}
 		return c.slow(ctx, watched, err)
 	})
 	if err != nil {
@@ -309,6 +318,7 @@ func (c *call) list(ctx context.Context, prefix, after string, yield func(Entry)
 		if !yield(e) {
 			return after, nil
 		}
+		c.progressed()
 		watch.arm()
 	}
 	return after, c.slow(ctx, watched, watched.Err())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -259,6 +260,75 @@ func TestAListingGoesOnWhereItWas(t *testing.T) {
 		}
 		require.Equal(t, want, got)
 	})
+}
+
+// What takes long is no less patient at its end than at its beginning.
+func TestLongCallsAreTakenUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(map[string][]byte{"a": []byte("1"), "b": []byte("2"), "c": []byte("3")})
+		f.took = 50 * time.Second
+		f.answer = func(op string, call int) error {
+			if call == 0 && op != "list" {
+				return failure(backend.Passing)
+			}
+			return nil
+		}
+		b := backend.WithRetries(&choppy{f}, backend.Policy{Backend: "s3://b", Stall: time.Minute, Patience: 30 * time.Second})
+		var names []string
+		for e, err := range b.List(t.Context(), "", "") {
+			require.NoError(t, err)
+			names = append(names, e.Name)
+			time.Sleep(time.Hour) // whoever takes them is slow
+		}
+		require.Equal(t, []string{"a", "b", "c"}, names)
+		_, err := b.Put(t.Context(), "d", bytes.NewReader([]byte("4")), 1, backend.PutOptions{})
+		require.NoError(t, err)
+		require.Equal(t, 2, f.count("put"))
+	})
+}
+
+// Servers that copy an upload's parts before they answer are waited for, and those that hang are not.
+func TestAPutMayTakeLongToBeAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for awaited, puts := range map[time.Duration]int{0: 3, time.Hour: 1} {
+			f := newFake(map[string][]byte{})
+			f.took = 10 * time.Minute
+			b := backend.WithRetries(&slowToAnswer{f, awaited}, backend.Policy{Backend: "s3://b", Patience: 2 * time.Hour, Attempts: 3})
+			_, err := b.Put(t.Context(), "d", bytes.NewReader([]byte("4")), 1, backend.PutOptions{})
+			require.Equal(t, awaited > 0, err == nil, "%v", err)
+			require.Equal(t, puts, f.count("put"))
+		}
+	})
+}
+
+type slowToAnswer struct {
+	*fake
+	awaited time.Duration
+}
+
+func (s *slowToAnswer) Put(ctx context.Context, name string, body io.ReadSeeker, size int64, o backend.PutOptions) (backend.Entry, error) {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return backend.Entry{}, err
+	}
+	if s.awaited > 0 {
+		backend.Await(body, s.awaited)
+	}
+	return s.fake.Put(ctx, name, bytes.NewReader(data), size, o)
+}
+
+// choppy is a backend whose listings break off after each name.
+type choppy struct{ *fake }
+
+func (c *choppy) List(ctx context.Context, prefix, after string) iter.Seq2[backend.Entry, error] {
+	return func(yield func(backend.Entry, error) bool) {
+		for e, err := range c.fake.List(ctx, prefix, after) {
+			if yield(e, err) {
+				yield(backend.Entry{}, failure(backend.Passing))
+			}
+			return
+		}
+	}
 }
 
 func TestAListingThatFailsIsNotShorter(t *testing.T) {

@@ -40,6 +40,20 @@ type lentBody struct {
 	watch  *watch
 }
 
+// Await says that nothing of a body is read for so long, as whoever has received it may take that to answer: WithRetries
+// would take the put for one that hangs.
+func Await(body io.ReadSeeker, d time.Duration) {
+	l, ok := body.(*lentBody)
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.source != nil {
+		l.watch.timer.Reset(d)
+	}
+}
+
 var errTakenBack = errors.New("the request that this body was for has ended")
 
 func (l *lentBody) Read(p []byte) (int, error) {

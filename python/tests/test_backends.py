@@ -95,6 +95,8 @@ def test_policies_may_be_changed(bucket: ss.Bucket) -> None:
     assert info.backend is not None
     assert (info.backend.write, info.backend.quota, info.backend.ttl) == ("cache-only", 1 << 30, 0)
     assert info.backend.pin == ()
+    with pytest.raises(ValueError, match="ttl is for check"):
+        bucket.set(ttl=5)
     bucket.put("mine", b"mine")
     assert [o.name for o in bucket.list(cached=True)] == ["mine"]
     assert bucket.cached().own == 1
@@ -117,8 +119,8 @@ def test_what_is_refused(client: ss.Client) -> None:
         bucket.create(backend="http://me:password@127.0.0.1/")
     with pytest.raises(ss.NotFoundError, match="secret nothing"):
         bucket.create(backend="s3://photos", secret="nothing")
-    with pytest.raises(ValueError, match="with a backend"):
-        bucket.create(quota=5)
+    with pytest.raises(ValueError, match=r"^pin is for a bucket with a backend"):
+        bucket.create(pin=["a"])
     with pytest.raises(ValueError, match="check"):
         bucket.create(backend="s3://photos", check="sometimes")
     with pytest.raises(ValueError, match="ttl"):
@@ -163,7 +165,7 @@ def test_sizes(value: int | str, expected: int) -> None:
     assert byte_size("quota", value) == expected
 
 
-@pytest.mark.parametrize("value", ["much", "5 GB!", "-1", -1, 1.5, True, "1Gib"])
+@pytest.mark.parametrize("value", ["much", "5 GB!", "-1", -1, 1.5, True, "1Gib", "9" * 400])
 def test_bad_sizes(value: object) -> None:
     with pytest.raises((ValueError, TypeError), match="quota"):
         byte_size("quota", value)

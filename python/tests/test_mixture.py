@@ -171,6 +171,7 @@ def test_shuffles_are_left_to_the_cluster_unless_all_samples_are_permuted(
     resumed.load_state_dict(state)
     next(iter(resumed))
     assert fake.opened[-1]["mixture"]["sources"][0]["window"] == 8
+    assert not {"slices", "window"} & fake.opened[-1].keys(), "they are the source's"
     assert resumed.state_dict()["mixture"] == state["mixture"]
     next(iter(mixture([A, B])))
     assert [s["shuffle"] for s in fake.opened[-1]["mixture"]["sources"]] == ["global"] * 2

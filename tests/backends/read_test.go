@@ -92,6 +92,10 @@ func testMembers(t *testing.T, s *stage, kind string) {
 func testHead(t *testing.T, s *stage, kind string) {
 	c := s.cold(t, kind, nil)
 	c.Put("object.bin", bytesOf(4, 1<<20))
+	var before int64
+	if c.Server.HTTP == nil {
+		before = c.Server.Data.Bytes()
+	}
 	described, err := c.client.StatObject(t.Context(), c.bucket, "object.bin")
 	require.NoError(t, err)
 	require.EqualValues(t, 1<<20, described.Size)
@@ -100,7 +104,7 @@ func testHead(t *testing.T, s *stage, kind string) {
 	case c.Server.HTTP != nil:
 		require.Zero(t, c.reads("object.bin"))
 	default:
-		require.Zero(t, c.Server.Data.Bytes())
+		require.Less(t, c.Server.Data.Bytes()-before, int64(1<<10), "a connection's end may still be on its way")
 	}
 }
 

@@ -43,7 +43,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "the directory of a new file is not synced",
-		file: "core/store/put.go",
+		file: "core/store/commit.go",
 		from: "if err := w.disk.fs.SyncDir(w.id.path()[:len(dataDir)+3]); err != nil {", to: "if err := error(nil); err != nil {",
 		pkg: "core/store", test: "TestSyncOrder",
 	},
@@ -61,7 +61,7 @@ var mutations = []mutation{
 	},
 	{
 		name: "the condition of a write is not part of its commit",
-		file: "core/store/put.go",
+		file: "core/store/commit.go",
 		from: "	if err := check(c, i.Bucket, i.Name, copies); err != nil {\n		return nil, err\n	}\n	superseded", to: "	superseded",
 		pkg: "core/store", test: "TestOneWinner|TestConditionAtCommit",
 	},

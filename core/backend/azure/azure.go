@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -38,6 +39,8 @@ type bucket struct {
 	container *container.Client
 	http      *http.Client
 }
+
+var accountRE = regexp.MustCompile(`^[A-Za-z0-9-]{1,63}$`)
 
 // Open opens a container, or what is below a prefix of it.
 func Open(ctx context.Context, c backend.Config) (backend.Backend, error) {
@@ -127,6 +130,10 @@ func fields(c backend.Config) (map[string]string, error) {
 	if all["endpoint"] == "" {
 		if all["account"] == "" {
 			return nil, errors.New("which storage account? Put it as account into the backend's secret, or set AZURE_STORAGE_ACCOUNT or an endpoint")
+		}
+		// It becomes a part of a host's name, which may be sent credentials of the node's own.
+		if !accountRE.MatchString(all["account"]) {
+			return nil, errors.New("the storage account's name has letters, digits and - only")
 		}
 		all["endpoint"] = "https://" + all["account"] + ".blob.core.windows.net"
 	}

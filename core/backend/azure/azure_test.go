@@ -74,6 +74,7 @@ func TestErrors(t *testing.T) {
 		"redirected":   {Status: 307, Header: map[string]string{"Location": "http://127.0.0.1:1/"}, Kind: backend.Failed},
 		"cut":          {Cut: true, Kind: backend.Passing},
 	})
+	backendtest.Foreign(t, open)
 }
 
 func TestCredentials(t *testing.T) {
@@ -88,6 +89,7 @@ func TestCredentials(t *testing.T) {
 		"unknown field": {"", map[string]string{"acount": "x"}, `has a field "acount"`},
 		"no account":    {"", nil, "which storage account?"},
 		"key alone":     {"https://x.blob.core.windows.net", map[string]string{"key": "U0VDUkVU"}, "takes the account's name"},
+		"no such name":  {"", map[string]string{"account": "SECRET.example.org/#"}, "letters, digits"},
 		"no key":        {"", map[string]string{"account": "x", "key": "SECRET!"}, "not base64"},
 		"no string":     {"", map[string]string{"connection_string": "SECRET"}, "connection string"},
 		"no endpoint":   {"x?SECRET", map[string]string{"anonymous": "true"}, "not the URL"},
@@ -105,7 +107,10 @@ func TestCredentials(t *testing.T) {
 // A connection string works as the fields do, and credentials of the environment stay with Azure's own addresses.
 func TestSignsIn(t *testing.T) {
 	asked := make(chan *http.Request, 10)
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked <- r }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Etag", `"1"`)
+		asked <- r
+	}))
 	t.Cleanup(server.Close)
 	stat := func(endpoint string, secret map[string]string) *http.Request {
 		b, err := azure.Open(t.Context(), backend.Config{

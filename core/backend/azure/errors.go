@@ -92,5 +92,5 @@ func untold(err error) error {
 	if errors.As(err, &refused) && refused.RawResponse != nil {
 		return fmt.Errorf("no credentials: Microsoft Entra ID answered %d; is the secret right, and not expired?", refused.RawResponse.StatusCode)
 	}
-	return fmt.Errorf("no credentials: put them into a secret, or into the environment of the node (%.600s)", err.Error())
+	return fmt.Errorf("no credentials: there are none in a secret, nor in the environment of this process (%.600s)", err.Error())
 }

@@ -67,6 +67,9 @@ func (l *lister) flat(ctx context.Context) error {
 			return err
 		}
 		if page.Segment == nil {
+			if page.ContainerName == nil && page.ServiceEndpoint == nil {
+				return l.NoListing()
+			}
 			continue
 		}
 		for _, item := range page.Segment.BlobItems {
@@ -133,6 +136,9 @@ func (l *lister) children(ctx context.Context, prefix string) ([]child, error) {
 			return nil, err
 		}
 		if page.Segment == nil {
+			if page.ContainerName == nil && page.ServiceEndpoint == nil {
+				return nil, l.NoListing()
+			}
 			continue
 		}
 		for _, p := range page.Segment.BlobPrefixes {

@@ -15,6 +15,9 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 	if err != nil {
 		return backend.Entry{}, b.fail(ctx, "stat", name, err)
 	}
+	if tag(out.ETag) == "" {
+		return backend.Entry{}, b.Untagged("stat", name)
+	}
 	return backend.Entry{
 		Name:        name,
 		Size:        orZero(out.ContentLength),

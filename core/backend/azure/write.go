@@ -47,6 +47,9 @@ func (b *bucket) Put(ctx context.Context, name string, body io.ReadSeeker, size 
 	if err != nil {
 		return backend.Entry{}, b.fail(ctx, "put", name, err)
 	}
+	if tag(etag) == "" {
+		return backend.Entry{}, b.Untagged("put", name)
+	}
 	return backend.Entry{Name: name, Size: size, Tag: tag(etag), ContentType: o.ContentType, Sums: sums}, nil
 }
 

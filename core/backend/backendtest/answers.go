@@ -66,6 +66,27 @@ func Answers(t *testing.T, open func(t *testing.T, url string) backend.Backend, 
 	}
 }
 
+// Foreign has somebody answer all calls in the service's place, as a proxy does that wants its user to log in: nothing of
+// that may be taken for an object, an empty listing, or for a put.
+func Foreign(t *testing.T, open func(t *testing.T, url string) backend.Backend) {
+	t.Helper()
+	for name, body := range map[string]string{"nothing": "", "a page": "<html><body>Log in here</body></html>"} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+			t.Cleanup(server.Close)
+			b := open(t, server.URL)
+			t.Cleanup(func() { require.NoError(t, b.Close()) })
+			for op, err := range calls(t.Context(), b) {
+				if op != "delete" { // whose answer has nothing to tell it by
+					require.Error(t, err, op)
+				}
+			}
+			_, isListed := calls(t.Context(), b)["list"]
+			require.True(t, isListed, "the listing looks empty")
+		})
+	}
+}
+
 // calls are the errors of one call each.
 func calls(ctx context.Context, b backend.Backend) map[string]error {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -84,7 +84,7 @@ func untold(ctx context.Context, err error) (backend.Kind, error) {
 		kind, cause := backend.Broken(ctx, err)
 		return kind, fmt.Errorf("no credentials: the token service: %w", cause)
 	}
-	return backend.Denied, fmt.Errorf("no credentials: put them into a secret, or into the environment of the node (%w)", err)
+	return backend.Denied, fmt.Errorf("no credentials: there are none in a secret, nor in the environment of this process (%w)", err)
 }
 
 // legible is a text of an answer for people; "" for what is none.

@@ -66,6 +66,7 @@ func TestErrors(t *testing.T) {
 		"no bucket":   {Status: 404, Body: body("notFound", "The specified bucket does not exist."), Kind: backend.NoBucket},
 		"cut":         {Cut: true, Kind: backend.Passing},
 	})
+	backendtest.Foreign(t, open)
 }
 
 func TestCredentials(t *testing.T) {

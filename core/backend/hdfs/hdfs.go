@@ -161,6 +161,10 @@ func (f *Files) connect() (*client, error) {
 		}
 		return nil, err
 	}
+	// The library keeps the answer without a lock: from here on calls at the same time only read it.
+	if _, err = c.Client.ServerDefaults(); err != nil {
+		return nil, errors.Join(err, c.Client.Close())
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed || f.current != nil { // another was quicker

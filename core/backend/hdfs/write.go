@@ -41,6 +41,9 @@ func (f *Files) Put(ctx context.Context, name string, body io.ReadSeeker, size i
 			return err
 		}
 		err := f.write(ctx, c, away, name, lent, size, o)
+		if err == nil { // a put that was given up must not replace what is put after it
+			err = context.Cause(ctx)
+		}
 		if err == nil {
 			err = c.Rename(away, at)
 		}

@@ -71,7 +71,7 @@ func (b *bucket) fail(ctx context.Context, op, name string, err error) error {
 		e.Kind, e.Err = backend.Broken(ctx, err)
 	case errors.As(err, &no):
 		e.Kind, e.Status, e.Err = backend.Denied, 0, fmt.Errorf(
-			"no credentials: put them into a secret, or into the environment of the node (%w)", bare(no.err))
+			"no credentials: there are none in a secret, nor in the environment of this process (%w)", bare(no.err))
 	case errors.As(err, &api):
 		known := false
 		if e.Kind, known = kinds[api.ErrorCode()]; !known {

@@ -35,6 +35,10 @@ func (b *bucket) List(ctx context.Context, prefix, after string) iter.Seq2[backe
 				yield(backend.Entry{}, b.fail(ctx, "list", "", err))
 				return
 			}
+			if page.Name == nil && page.KeyCount == nil && page.IsTruncated == nil {
+				yield(backend.Entry{}, b.NoListing())
+				return
+			}
 			for _, o := range page.Contents {
 				key := aws.ToString(o.Key)
 				if page.EncodingType == types.EncodingTypeUrl {
@@ -48,7 +52,11 @@ func (b *bucket) List(ctx context.Context, prefix, after string) iter.Seq2[backe
 					return
 				}
 			}
-			if !aws.ToBool(page.IsTruncated) || page.NextContinuationToken == nil {
+			if !aws.ToBool(page.IsTruncated) {
+				return
+			}
+			if page.NextContinuationToken == nil { // what is left must not look as if it were not there
+				yield(backend.Entry{}, b.fail(ctx, "list", "", errors.New("the listing goes on, and the answer does not say where")))
 				return
 			}
 			in.ContinuationToken = page.NextContinuationToken
@@ -64,6 +72,9 @@ func (b *bucket) Stat(ctx context.Context, name string) (backend.Entry, error) {
 			err = b.absent(ctx, name, err)
 		}
 		return backend.Entry{}, err
+	}
+	if tag(out.ETag) == "" {
+		return backend.Entry{}, b.Untagged("stat", name)
 	}
 	return backend.Entry{
 		Name:        name,

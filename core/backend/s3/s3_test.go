@@ -76,6 +76,7 @@ func TestErrors(t *testing.T) {
 		"not allowed": {Status: 405, Body: body("MethodNotAllowed"), Kind: backend.Unsupported},
 		"cut":         {Cut: true, Kind: backend.Passing},
 	})
+	backendtest.Foreign(t, open)
 }
 
 func TestCredentials(t *testing.T) {
@@ -183,6 +184,7 @@ func TestForbidden(t *testing.T) {
 func TestCertificates(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "5")
+		w.Header().Set("Etag", `"1"`)
 	}))
 	t.Cleanup(server.Close)
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})

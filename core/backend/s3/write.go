@@ -31,8 +31,10 @@ func (b *bucket) Put(ctx context.Context, name string, body io.ReadSeeker, size 
 	}
 	e := backend.Entry{Name: name, Size: size, ContentType: o.ContentType, Sums: sums}
 	if size > whole {
-		e.Tag, err = b.putParts(ctx, name, body, size, o, *sums.CRC32C)
-		return e, err
+		if e.Tag, err = b.putParts(ctx, name, body, size, o, *sums.CRC32C); err != nil {
+			return backend.Entry{}, err
+		}
+		return b.stored(e)
 	}
 	in := &s3.PutObjectInput{
 		Bucket: &b.Host, Key: b.key(name), Body: body, ContentLength: &size, Metadata: o.Meta,
@@ -46,6 +48,14 @@ func (b *bucket) Put(ctx context.Context, name string, body io.ReadSeeker, size 
 		return backend.Entry{}, b.fail(ctx, "put", name, err)
 	}
 	e.Tag = tag(out.ETag)
+	return b.stored(e)
+}
+
+// stored is an object that was put, if it was the service that has said so.
+func (b *bucket) stored(e backend.Entry) (backend.Entry, error) {
+	if e.Tag == "" {
+		return backend.Entry{}, b.Untagged("put", e.Name)
+	}
 	return e, nil
 }
 
@@ -120,6 +130,7 @@ func (b *bucket) upload(
 	if upload.ChecksumType == types.ChecksumTypeFullObject {
 		in.ChecksumType, in.ChecksumCRC32C, in.MpuObjectSize = upload.ChecksumType, encode(crc), &size
 	}
+	backend.Await(body, completion)
 	out, err := b.client.CompleteMultipartUpload(ctx, in, func(o *s3.Options) { o.HTTPClient = b.patient })
 	if err != nil {
 		return "", err

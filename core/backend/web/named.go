@@ -101,8 +101,9 @@ const manifestFor = 10 * time.Second
 // manifest knows the files that a document lists. What is in the directory of the document, or below it, has its path
 // from there as its name; what is elsewhere has HOST/PATH.
 type manifest struct {
-	web *Web
-	at  *url.URL
+	web  *Web
+	at   *url.URL
+	turn chan struct{} // held while it is read: many who look for names read it once
 
 	mu   sync.Mutex
 	last *named
@@ -111,12 +112,20 @@ type manifest struct {
 
 // fetch reads the document, unless it is as fresh as it has to be.
 func (m *manifest) fetch(ctx context.Context, age time.Duration) (*named, error) {
-	m.mu.Lock()
-	last, read := m.last, m.read
-	m.mu.Unlock()
-	if last != nil && time.Since(read) < age {
-		return last, nil
+	asked := time.Now()
+	if known := m.known(asked.Add(-age)); known != nil {
+		return known, nil
 	}
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return nil, m.web.broken(ctx, "list", "", context.Cause(ctx))
+	}
+	if known := m.known(asked.Add(-age)); known != nil { // another has read it meanwhile
+		return known, nil
+	}
+	began := time.Now()
 	p, err := m.web.read(ctx, m.at)
 	if failed, ok := err.(*backend.Error); ok && failed.Kind == backend.NotFound { //nolint:errorlint // made here
 		failed.Kind = backend.NoBucket
@@ -130,8 +139,18 @@ func (m *manifest) fetch(ctx context.Context, age time.Duration) (*named, error)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last, m.read = names, time.Now()
+	m.last, m.read = names, began
 	return names, nil
+}
+
+// known is what the document was when it was read after that time; nil: it was not.
+func (m *manifest) known(after time.Time) *named {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.last == nil || !m.read.After(after) {
+		return nil
+	}
+	return m.last
 }
 
 func (m *manifest) list(ctx context.Context, prefix, after string) iter.Seq2[file, error] {
@@ -194,6 +213,9 @@ func listed(document []byte) ([]string, error) {
 	document = bytes.TrimPrefix(bytes.TrimSpace(document), []byte("\xef\xbb\xbf"))
 	if bytes.HasPrefix(document, []byte("[")) || bytes.HasPrefix(document, []byte("{")) {
 		return fromJSONManifest(document)
+	}
+	if bytes.HasPrefix(document, []byte("<")) {
+		return nil, errors.New("it is a web page or XML, not a list of names; the URL of a folder's index page ends in / and has no query")
 	}
 	var lines []string
 	scanner := bufio.NewScanner(bytes.NewReader(document))

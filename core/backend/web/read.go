@@ -49,7 +49,9 @@ func (w *Web) stat(ctx context.Context, name string, at *url.URL) (backend.Entry
 		_ = r.Body.Close()
 		switch r.StatusCode {
 		case http.StatusOK:
-			return entry(name, r, r.ContentLength), nil
+			if r.ContentLength >= 0 {
+				return entry(name, r, r.ContentLength), nil
+			} // else a GET may tell
 		case http.StatusMethodNotAllowed, http.StatusNotImplemented:
 			w.noHead.Store(true)
 		case http.StatusForbidden, http.StatusBadRequest: // where a signature is for GET alone

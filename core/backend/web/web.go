@@ -72,7 +72,7 @@ func Open(_ context.Context, c backend.Config) (backend.Backend, error) {
 		w.base, w.names, err = newTemplate(w, at)
 	case at.RawQuery != "", suffix == ".txt", suffix == ".json":
 		w.base = at.ResolveReference(&url.URL{Path: "."})
-		w.names = &manifest{web: w, at: at}
+		w.names = &manifest{web: w, at: at, turn: make(chan struct{}, 1)}
 	default:
 		w.base = &url.URL{Scheme: at.Scheme, Host: at.Host, Path: "/" + strings.TrimSuffix(strings.TrimPrefix(at.Path, "/"), "/") + "/"}
 		if w.base.Path == "//" {

@@ -10,9 +10,12 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/shardstream/shardstream/core/backend"
@@ -141,11 +144,35 @@ func TestManifests(t *testing.T) {
 	}
 }
 
+// Many who look for files at once have the document read once.
+func TestAManifestIsReadOnce(t *testing.T) {
+	var reads atomic.Int64
+	at := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/list.txt" {
+			reads.Add(1)
+		}
+		files(map[string]string{"/list.txt": "a.tar", "/a.tar": "a"})(w, r)
+	})
+	b := open(t, at+"/list.txt", nil)
+	var wait sync.WaitGroup
+	for range 32 {
+		wait.Go(func() {
+			_, err := b.Stat(t.Context(), "a.tar")
+			assert.NoError(t, err)
+		})
+	}
+	wait.Wait()
+	require.EqualValues(t, 1, reads.Load())
+	require.Equal(t, []string{"a.tar"}, list(t, b, "", ""))
+	require.EqualValues(t, 2, reads.Load(), "a listing is as fresh as it can be")
+}
+
 func TestManifestsThatAreNone(t *testing.T) {
 	for text, want := range map[string]string{
 		"ftp://h/a.tar":             "neither a name",
 		`{"x": []}`:                 "none of the fields",
 		`[1]`:                       "entry 0",
+		"<!DOCTYPE html>\n<a>":      "web page",
 		"http://user:pw@h/a.tar":    "credentials",
 		"http://h/a/../../b.tar":    "",
 		`["a.tar", "http://h/d/"]`:  "can't be the name",
@@ -206,6 +233,21 @@ func TestServersThatDoNotKnowRangesOrHEAD(t *testing.T) {
 		_, err = b.Open(t.Context(), "a", backend.OpenOptions{Offset: 1, Tag: `"two"`})
 		require.Equal(t, backend.Changed, backend.KindOf(err))
 	}
+}
+
+// An object whose HEAD does not tell its size has the same tag by all requests, be it made of its time and size.
+func TestHEADWithoutALength(t *testing.T) {
+	b := open(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+		if r.Method != http.MethodHead {
+			http.ServeContent(w, r, "a", time.Time{}, strings.NewReader("four"))
+		}
+	}), nil)
+	e, err := b.Stat(t.Context(), "a")
+	require.NoError(t, err)
+	require.Equal(t, int64(4), e.Size)
+	require.Equal(t, "four", read(t, b, "a", backend.OpenOptions{Tag: e.Tag}))
+	require.NotEmpty(t, e.Tag)
 }
 
 func TestChecksumsAreVerified(t *testing.T) {

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ _UNITS = (
     }
     | {"kB": 1000}
 )
+_ARGUMENTS = {"url": "backend", "endpoint": "endpoint_url", "ttl_s": "ttl", "pinned": "pin"}
 _CHECKS = ("never", "ttl", "always")
 _WRITES = ("read-only", "write-through", "cache-only")
 _DELETES = ("refuse", "cache", "through")
@@ -176,7 +178,7 @@ def byte_size(name: str, value: Any) -> int:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip())
         if match is None or match[2] not in _UNITS:
             raise ValueError(f'{name} must be a number of bytes, or like "100GiB", not {value!r}')
-        value = int(float(match[1]) * _UNITS[match[2]])
+        value = int(Decimal(match[1]) * _UNITS[match[2]])
     return integer(name, value, 0, 1 << 62)
 
 
@@ -211,8 +213,16 @@ def changed_backend(backend: Mapping[str, Any], change: Mapping[str, Any]) -> di
     """A backend's document with some members changed."""
     document = {**backend, **change}
     if document.get("check") != "ttl":
+        if "ttl_s" in change:
+            raise ValueError(f'ttl is for check="ttl", and the bucket has {document["check"]!r}')
         document.pop("ttl_s", None)
     return document
+
+
+def argument_of(properties: Mapping[str, Any]) -> str:
+    """The first argument among a document's members, by the name that it has in Python."""
+    first = next(iter(properties))
+    return _ARGUMENTS.get(first, first)
 
 
 def content_spec(bucket: str, objects: str | Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ._arguments import erasure_code, flag, integer, text
 from ._backends import (
     CacheInfo,
     Secrets,
+    argument_of,
     backend_properties,
     changed_backend,
     content_spec,
@@ -263,7 +264,7 @@ class Bucket:
         )
         if origin:
             if not backend:
-                raise ValueError(f"{next(iter(origin))} is for a bucket with a backend")
+                raise ValueError(f"{argument_of(origin)} is for a bucket with a backend's URL")
             document["backend"] = origin
         path = self._path + ("" if flag("probe", probe) else "?check=false")
         try:
@@ -337,7 +338,9 @@ class Bucket:
         if origin:
             now = self._http.json("GET", self._path).get("backend")
             if now is None:
-                raise ValueError(f"bucket {self.name} has no backend: {next(iter(origin))}")
+                raise ValueError(
+                    f"bucket {self.name} has no backend that {argument_of(origin)} could be set of"
+                )
             change["backend"] = changed_backend(now, origin)
         if not change:
             raise TypeError("say what to change: mirror, ec, degraded, or how a backend is cached")

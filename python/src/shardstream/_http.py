@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from ._arguments import endpoint_url, seconds, token_text
 from ._exceptions import (
@@ -410,6 +410,8 @@ def _error_of(method: str, response: Response) -> Exception:
         code, message = str(document["code"]), str(document["message"])
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace").strip()[:500]
+    if not message:  # to HEAD
+        message = unquote(response.headers.get("X-Shardstream-Error-Message") or "")
     if not message:
         path = urlsplit(response.url).path
         message = f"{method} {path}: {http.client.responses.get(response.status, 'error')}"

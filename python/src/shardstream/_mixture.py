@@ -171,7 +171,10 @@ class Mixture(IterableDataset):
         }
         if self.samples is not None:
             mixture["samples"] = self.samples
-        return {**super()._config(), "sources": (), "shuffle": "", "mixture": mixture}
+        return {**super()._config(), "sources": (), "mixture": mixture}
+
+    def _shuffled(self) -> dict[str, Any]:
+        return {"shuffle": ""}  # each source has its own
 
     def _order(self) -> dict[str, Any]:
         mixture: dict[str, Any] = {

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -319,12 +318,4 @@ func (p *pace) take(n, rate int64) time.Duration {
 	}
 	p.next = p.next.Add(time.Duration(n) * time.Second / time.Duration(rate))
 	return p.next.Sub(now)
-}
-
-// RangeStart is where a request's range begins; 0 without one.
-func RangeStart(r Request) int64 {
-	_, text, _ := strings.Cut(r.Range, "bytes=")
-	first, _, _ := strings.Cut(text, "-")
-	start, _ := strconv.ParseInt(first, 10, 64)
-	return start
 }
