@@ -107,7 +107,7 @@ func TestCredentials(t *testing.T) {
 		require.NoError(t, err)
 		_, err = b.Stat(t.Context(), "x")
 		require.Equal(t, backend.Denied, backend.KindOf(err), "%v", err)
-		require.ErrorContains(t, err, "put them into a secret")
+		require.ErrorContains(t, err, "there are none in a secret")
 	})
 }
 
