@@ -100,11 +100,7 @@ func (c *Cache) unwanted(f *flight) {
 }
 
 // flying says whether an object is being fetched.
-func (c *Cache) flying(bucket, key string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.flights[objectKey{bucket, key}] != nil
-}
+func (c *Cache) flying(bucket, key string) bool { return c.current(bucket, key) != nil }
 
 // current is the fetch of an object that is under way, if there is one.
 func (c *Cache) current(bucket, key string) *flight {

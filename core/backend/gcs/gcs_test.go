@@ -24,13 +24,7 @@ func TestMain(m *testing.M) { os.Exit(serverstest.Main(m)) }
 // open opens a bucket of the test's server.
 func open(t *testing.T, bucket, prefix string, secret map[string]string) backend.Backend {
 	t.Helper()
-	c := serverstest.Get(t, backend.GCS).Config(t, bucket, prefix)
-	if secret != nil {
-		c.Credentials = secret
-	}
-	b, err := gcs.Open(t.Context(), c)
-	require.NoError(t, err)
-	return b
+	return serverstest.Get(t, backend.GCS).Open(t, gcs.Open, bucket, prefix, secret)
 }
 
 func TestConformance(t *testing.T) {

@@ -31,13 +31,7 @@ func TestMain(m *testing.M) { os.Exit(serverstest.Main(m)) }
 // open opens a bucket of the test's server.
 func open(t *testing.T, bucket, prefix string, secret map[string]string) backend.Backend {
 	t.Helper()
-	c := serverstest.Get(t, backend.S3).Config(t, bucket, prefix)
-	if secret != nil {
-		c.Credentials = secret
-	}
-	b, err := s3.Open(t.Context(), c)
-	require.NoError(t, err)
-	return b
+	return serverstest.Get(t, backend.S3).Open(t, s3.Open, bucket, prefix, secret)
 }
 
 func TestConformance(t *testing.T) {

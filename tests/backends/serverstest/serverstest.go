@@ -175,6 +175,20 @@ func (s *Server) Config(t testing.TB, bucket, prefix string) backend.Config {
 	}
 }
 
+// Open opens one of the server's buckets, through the proxy, with the server's own secret or another.
+func (s *Server) Open(t testing.TB, open backend.Opener, bucket, prefix string, secret map[string]string) backend.Backend {
+	t.Helper()
+	c := s.Config(t, bucket, prefix)
+	if secret != nil {
+		c.Credentials = secret
+	}
+	b, err := open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Reads counts requests for data of an object that have come through the HTTP proxy: its ranges count each.
 func (s *Server) Reads(name string) int {
 	count := 0
