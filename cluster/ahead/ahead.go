@@ -35,13 +35,14 @@ const (
 	// tryAgain is when a shard is tried again that could not be fetched. A stream that needs it asks by itself.
 	tryAgain = 10 * time.Second
 
-	defaultAtOnce = 8
+	defaultAtOnce = 16
 )
 
 // Options are what a manager works with.
 type Options struct {
-	// Fetch brings the bytes of an object here, if they are not. An error that is ErrNoRoom is no failure.
-	Fetch func(ctx context.Context, bucket, key string, version uint64) error
+	// Fetch brings the bytes of an object here, if they are not; spare: only where nothing has to give way to it. An error that
+	// is ErrNoRoom is no failure.
+	Fetch func(ctx context.Context, bucket, key string, version uint64, spare bool) error
 	// Stat says how large an object is, and whether its bytes are here; known is false where there is none of the version, or,
 	// where that is 0, none at all.
 	Stat func(bucket, key string, version uint64) (size int64, here, known bool)
@@ -49,7 +50,8 @@ type Options struct {
 	Budget func(bucket string) (bytes int64, cold bool)
 	// Share says what this target is to fetch.
 	Share func() Share
-	// AtOnce is how many objects of a bucket are fetched ahead of use at a time; 0: 8.
+	// AtOnce is how many objects of a bucket are fetched ahead of use at a time; 0: 16. More than the cache lets read from the
+	// backend: while some are made durable, the others keep it busy.
 	AtOnce int
 	Logger *slog.Logger
 }
@@ -74,6 +76,8 @@ type Manager struct {
 	flying  map[string]int       // fetches under way, by bucket
 	failed  map[object]time.Time // when they may be tried again
 	full    map[string]time.Time // buckets for which there was no room
+	// expected are the objects of streams that are being opened, by bucket.
+	expected map[string]*guesses
 
 	// The rest is Run's alone.
 	indexes map[string]*index // by snapshot
@@ -91,6 +95,7 @@ func New(o Options) *Manager {
 	m := &Manager{
 		options: o, meters: newMeters(), wake: make(chan struct{}, 1), tracks: map[trackKey]*track{},
 		fetched: map[object]*parcel{}, flying: map[string]int{}, failed: map[object]time.Time{}, full: map[string]time.Time{}, indexes: map[string]*index{},
+		expected: map[string]*guesses{},
 	}
 	m.outlook.Store(&outlook{})
 	return m

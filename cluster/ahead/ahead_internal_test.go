@@ -15,7 +15,7 @@ import (
 // bare is a manager over a world whose cache has room for everything, which does nothing by itself.
 func (w *world) bare(budget int64, fetch func(key string) error) *Manager {
 	return New(Options{
-		Fetch: func(_ context.Context, _, key string, _ uint64) error { return fetch(key) },
+		Fetch: func(_ context.Context, _, key string, _ uint64, _ bool) error { return fetch(key) },
 		Stat: func(bucket, key string, _ uint64) (int64, bool, bool) {
 			return 1, w.cached[object{bucket, key}], true
 		},
@@ -146,7 +146,7 @@ func TestRunEnds(t *testing.T) {
 	w := newWorld(t, sampler.Shuffle{Mode: sampler.Shards}, simShards)
 	began, ended := make(chan struct{}), make(chan struct{})
 	m := New(Options{
-		Fetch: func(ctx context.Context, _, _ string, _ uint64) error {
+		Fetch: func(ctx context.Context, _, _ string, _ uint64, _ bool) error {
 			close(began)
 			<-ctx.Done()
 			close(ended)

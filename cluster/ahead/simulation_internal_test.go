@@ -74,7 +74,7 @@ func (w *world) fetch(o object, now bool) error {
 func (w *world) run(t *testing.T, budget int) []int {
 	t.Helper()
 	m := New(Options{
-		Fetch: func(_ context.Context, bucket, key string, _ uint64) error {
+		Fetch: func(_ context.Context, bucket, key string, _ uint64, _ bool) error {
 			return w.fetch(object{bucket, key}, false)
 		},
 		Stat: func(bucket, key string, _ uint64) (int64, bool, bool) {

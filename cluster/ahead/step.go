@@ -35,6 +35,7 @@ type want struct {
 	track   *track
 	needed  place
 	due     float64 // in seconds
+	spare   bool    // a guess, for which nothing has to give way
 }
 
 // step looks at where the streams are, says what is needed when, and begins the fetches that there is room for.
@@ -48,6 +49,7 @@ func (m *Manager) step(ctx context.Context, now time.Time) {
 			wants = append(wants, m.wants(f)...)
 		}
 	}
+	wants = append(wants, m.guessed(fronts, now)...)
 	slices.SortStableFunc(wants, func(a, b want) int { return cmp.Compare(a.due, b.due) })
 	m.start(ctx, wants, now)
 }
@@ -247,7 +249,9 @@ func (m *Manager) wants(f *front) []want {
 			continue
 		}
 		due := float64(v.From-f.at.pos) / f.speed
-		wants = append(wants, want{object{bucket, key}, shard.Version, size, f.track, place{f.at.epoch, v.From}, max(due, 0)})
+		wants = append(wants, want{
+			object: object{bucket, key}, version: shard.Version, size: size, track: f.track, needed: place{f.at.epoch, v.From}, due: max(due, 0),
+		})
 		budget, _ := m.options.Budget(bucket)
 		if sums[bucket] += size; due > 0 && sums[bucket] > budget {
 			break
@@ -287,7 +291,7 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 
 // fetch brings a shard here.
 func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
-	err := m.options.Fetch(ctx, w.bucket, w.key, w.version)
+	err := m.options.Fetch(ctx, w.bucket, w.key, w.version, w.spare)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.nudge()
@@ -301,6 +305,10 @@ func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
 	}
 	if m.fetched[w.object] == p {
 		delete(m.fetched, w.object)
+	}
+	if w.spare && err != nil {
+		delete(m.expected, w.bucket) // the stream finds out what is wrong, if it comes
+		return
 	}
 	if errors.Is(err, ErrNoRoom) {
 		m.full[w.bucket] = time.Now().Add(patience / 2)

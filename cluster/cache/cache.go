@@ -65,7 +65,8 @@ const (
 	maxBackground    = 16 // of those that nobody waits for
 	maxBucketLate    = 12 // of these, of one bucket
 	maxFills         = 256
-	maxDescribes     = 32 // objects that are described at a time, of one call
+	maxDescribes     = 32 // archives that are described at a time, of one call
+	firstDescribes   = 8  // of these, to begin with
 )
 
 // Cache is what a target does for buckets with backends. Its methods may be called from any goroutine.
@@ -228,7 +229,7 @@ func (c *Cache) OpenVersion(ctx context.Context, bucket, key string, version uin
 // sooner, pinned, or in use.
 func (c *Cache) Prefetch(ctx context.Context, bucket, key string, version uint64) error {
 	if version != 0 {
-		return c.bring(ctx, bucket, key, version, false)
+		return c.bring(ctx, bucket, key, version, want{fill: true, pinned: true})
 	}
 	b, ok := c.Bucket(bucket)
 	if !ok || b.Backend == nil {
@@ -247,9 +248,14 @@ func (c *Cache) Prefetch(ctx context.Context, bucket, key string, version uint64
 	return gaveUp(bucket, key, last)
 }
 
+// PrefetchSpare is Prefetch of a version to which nothing gives way: ErrNoRoom where there is none left.
+func (c *Cache) PrefetchSpare(ctx context.Context, bucket, key string, version uint64) error {
+	return c.bring(ctx, bucket, key, version, want{fill: true, pinned: true, spare: true})
+}
+
 // Bring makes sure that the bytes of a version are here, as somebody waits for them.
 func (c *Cache) Bring(ctx context.Context, bucket, key string, version uint64) error {
-	err := c.bring(ctx, bucket, key, version, true)
+	err := c.bring(ctx, bucket, key, version, want{urgent: true, pinned: true})
 	if err == nil {
 		c.meter.miss()
 	}
@@ -257,7 +263,7 @@ func (c *Cache) Bring(ctx context.Context, bucket, key string, version uint64) e
 }
 
 // bring makes sure that the bytes of a version are here.
-func (c *Cache) bring(ctx context.Context, bucket, key string, version uint64, urgent bool) error {
+func (c *Cache) bring(ctx context.Context, bucket, key string, version uint64, w want) error {
 	b, ok := c.Bucket(bucket)
 	if !ok || b.Backend == nil {
 		return store.ErrStub
@@ -275,12 +281,12 @@ func (c *Cache) bring(ctx context.Context, bucket, key string, version uint64, u
 		case isOwn(&info):
 			return store.ErrLost // nobody else has it
 		}
-		got, err := c.fetch(ctx, b, key, want{urgent: urgent, fill: !urgent, pinned: true})
+		got, err := c.fetch(ctx, b, key, w)
 		if err == nil && got.Version != version {
 			return changed(bucket, key, version, got.Version)
 		}
 		if !again(err) {
-			if urgent {
+			if w.urgent {
 				err = c.noRoom(b, key, err)
 			}
 			return err

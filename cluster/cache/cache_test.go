@@ -239,7 +239,7 @@ func TestDamagedBytesAreNotCompletedByARange(t *testing.T) {
 	e := b.remote.Set("x", backendtest.Bytes(7, 4<<20))
 	for _, described := range []bool{false, true} {
 		if described {
-			_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e})
+			_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e}, nil)
 			require.NoError(t, err)
 		}
 		broken, followed := false, make(chan struct{})

@@ -71,7 +71,7 @@ func TestWhatIsGoneIsForgotten(t *testing.T) {
 	b := newBed(t, check(api.CheckAlways, 0))
 	b.put("a", "s")
 	b.mustRead("a")
-	_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.entry("s")})
+	_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.entry("s")}, nil)
 	require.NoError(t, err)
 	for _, key := range []string{"a", "s"} {
 		b.remote.Remove(key)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,19 +19,27 @@ import (
 
 // Describe tells all that there is to know of objects but their bytes, as a backend's listing has them: what is described
 // here under that tag, or else, and remembered from then on, the headers of an archive, read in small pieces, and of any
-// other object what the listing says. The answer is in the order of the entries.
-func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.Entry) ([]store.Info, error) {
+// other object what the listing says. The answer is in the order of the entries. each, unless it is nil, is told of every
+// archive as soon as it is described, from several goroutines.
+func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.Entry, each func(*store.Info)) ([]store.Info, error) {
 	infos := make([]store.Info, len(entries))
 	var plain []int
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(maxDescribes)
+	turns := newTurns()
 	for i := range entries {
 		if entries[i].Size >= 0 && archive.FormatOf(entries[i].Name) == archive.None {
 			plain = append(plain, i)
 			continue
 		}
+		if err := turns.take(ctx); err != nil {
+			group.Go(func() error { return err })
+			break
+		}
 		group.Go(func() (err error) {
-			infos[i], err = c.describe(ctx, b, entries[i])
+			defer turns.give()
+			if infos[i], err = c.describe(ctx, b, entries[i]); err == nil && each != nil {
+				each(&infos[i])
+			}
 			return err
 		})
 	}
@@ -40,6 +49,39 @@ func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.E
 		}
 	}
 	return infos, group.Wait()
+}
+
+// turns let more and more archives be described at a time, up to maxDescribes: the first are known soon, so that their fetch
+// can begin, and later none waits for the latency of the others.
+type turns struct {
+	free chan struct{}
+	more atomic.Int32 // turns that may be added
+}
+
+func newTurns() *turns {
+	t := &turns{free: make(chan struct{}, maxDescribes)}
+	for range firstDescribes {
+		t.free <- struct{}{}
+	}
+	t.more.Store(maxDescribes - firstDescribes)
+	return t
+}
+
+func (t *turns) take(ctx context.Context) error {
+	select {
+	case <-t.free:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// give gives a turn back, and another with it as long as there may be more.
+func (t *turns) give() {
+	t.free <- struct{}{}
+	if t.more.Add(-1) >= 0 {
+		t.free <- struct{}{}
+	}
 }
 
 // maxPlain bounds the objects whose descriptions are written at once.

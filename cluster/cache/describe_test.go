@@ -33,7 +33,7 @@ func TestDescribeReadsHeadersOnly(t *testing.T) {
 	whole := tarball(t, 10, 300_000)
 	entries := []backend.Entry{b.remote.Set("s.tar", whole), b.remote.Set("plain", backendtest.Bytes(1, mebi))}
 	for range 2 { // the second time nothing is asked
-		infos, err := b.cache.Describe(t.Context(), b.bucket, entries)
+		infos, err := b.cache.Describe(t.Context(), b.bucket, entries, nil)
 		require.NoError(t, err)
 		assert.EqualValues(t, 10, infos[0].Samples)
 		assert.EqualValues(t, 300_000, infos[0].MaxSample)
@@ -51,7 +51,7 @@ func TestDescribeReadsHeadersOnly(t *testing.T) {
 	assert.Equal(t, described.Version, object.Info().Version)
 	assert.Equal(t, described.ETag(), object.Info().ETag())
 	require.NoError(t, object.Close())
-	infos, err := b.cache.Describe(t.Context(), b.bucket, entries)
+	infos, err := b.cache.Describe(t.Context(), b.bucket, entries, nil)
 	require.NoError(t, err)
 	assert.Equal(t, store.Whole, infos[0].Kind)
 	assert.EqualValues(t, 10, infos[0].Samples)
@@ -59,7 +59,7 @@ func TestDescribeReadsHeadersOnly(t *testing.T) {
 
 func TestDescribedVersionThatHasChanged(t *testing.T) {
 	b := newBed(t, nil)
-	infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.remote.Set("s.tar", tarball(t, 3, 1000))})
+	infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.remote.Set("s.tar", tarball(t, 3, 1000))}, nil)
 	require.NoError(t, err)
 	next := b.remote.Set("s.tar", tarball(t, 4, 1000))
 	_, err = b.cache.OpenVersion(t.Context(), "b", "s.tar", infos[0].Version)
@@ -68,7 +68,7 @@ func TestDescribedVersionThatHasChanged(t *testing.T) {
 	if assert.ErrorAs(t, err, &answer) {
 		assert.Equal(t, api.CodeChanged, answer.Code)
 	}
-	after, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{next})
+	after, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{next}, nil)
 	require.NoError(t, err)
 	assert.Greater(t, after[0].Version, infos[0].Version)
 	assert.EqualValues(t, 4, after[0].Samples)
@@ -81,7 +81,7 @@ func TestBrokenArchiveIsAnErrorToDescribeAndBytesToRead(t *testing.T) {
 	b := newBed(t, nil)
 	broken := tarball(t, 3, 1000)[:1500]
 	e := b.remote.Set("s.tar", broken)
-	_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e})
+	_, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e}, nil)
 	require.Error(t, err)
 	assert.True(t, bytes.Equal(broken, b.mustRead("s.tar")))
 	data, hit, err := b.read("s.tar")
@@ -106,7 +106,7 @@ func TestFetchAndDescribeAtOnceAgreeOnTheVersion(t *testing.T) {
 	_, reading, err := b.cache.Get(t.Context(), b.bucket, "s.tar")
 	require.NoError(t, err)
 	close(rest)
-	infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e})
+	infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{e}, nil)
 	require.NoError(t, err)
 	assert.Equal(t, reading.Info.Version, infos[0].Version)
 	b.await("it is here", func() bool { return b.kind("s.tar") == "whole" })
@@ -120,9 +120,9 @@ func TestDescribingAgainWhatAListingTellsLittleOf(t *testing.T) {
 	b := newBed(t, nil)
 	b.put("a", "c.bin")
 	entries := []backend.Entry{{Name: "a", Size: -1}, {Name: "c.bin", Size: -1}}
-	first, err := b.cache.Describe(t.Context(), b.bucket, entries)
+	first, err := b.cache.Describe(t.Context(), b.bucket, entries, nil)
 	require.NoError(t, err)
-	again, err := b.cache.Describe(t.Context(), b.bucket, entries)
+	again, err := b.cache.Describe(t.Context(), b.bucket, entries, nil)
 	require.NoError(t, err)
 	for i := range entries {
 		assert.EqualValues(t, mebi, again[i].Size)

@@ -26,6 +26,7 @@ type need struct {
 	key    string
 	size   int64
 	urgent bool // somebody waits for it
+	spare  bool // nothing is evicted for it
 }
 
 // victim is a cached object that may be evicted.
@@ -46,7 +47,7 @@ func (c *Cache) room(ctx context.Context, b *api.Bucket, n need) (done func(), e
 	}
 	if quota := c.quota(b); quota > 0 {
 		over := c.usage.taken(h, n.key) + n.size - quota
-		if n.size > quota {
+		if n.size > quota || over > 0 && n.spare {
 			return nil, ErrNoRoom
 		}
 		if over > 0 {

@@ -19,6 +19,7 @@ type want struct {
 	urgent bool // somebody waits for it
 	fill   bool // it goes on when nobody waits any more
 	pinned bool // it must be what is described here; otherwise it is what the backend has now
+	spare  bool // nothing gives way to it
 }
 
 // flight is a fetch of an object: the only one of it at a time.
@@ -39,6 +40,7 @@ type flight struct {
 	mu       sync.Mutex
 	waiting  int
 	fill     bool
+	spare    bool           // all who want it want it so
 	ending   bool           // nobody wanted it any more: who comes now waits for its end, and begins anew
 	followed bool           // others have read some of it
 	invalid  bool           // what the backend has was replaced by a write through this node
@@ -58,7 +60,7 @@ func (c *Cache) join(b *api.Bucket, key string, w want) (*flight, error) {
 			return nil, api.Errorf(503, api.CodeUnavailable, "%v", errStopping)
 		}
 		f = &flight{
-			c: c, bucket: b, key: key, pinned: w.pinned, ticket: ticket{bucket: b.Name, urgent: w.urgent},
+			c: c, bucket: b, key: key, pinned: w.pinned, spare: w.spare, ticket: ticket{bucket: b.Name, urgent: w.urgent},
 			opened: make(chan struct{}), done: make(chan struct{}),
 		}
 		var ctx context.Context
@@ -69,6 +71,7 @@ func (c *Cache) join(b *api.Bucket, key string, w want) (*flight, error) {
 	f.mu.Lock()
 	f.waiting++
 	f.fill = f.fill || w.fill
+	f.spare = f.spare && w.spare
 	f.mu.Unlock()
 	if w.urgent {
 		c.slots.promote(&f.ticket)
@@ -319,10 +322,10 @@ func (f *flight) stage(ctx context.Context, base *store.Info, info store.Info, b
 	if !info.Unread() {
 		o.XXH3, o.CRC32 = &info.XXH3, &info.CRC32
 	}
-	counted := &countingReader{r: body, n: &c.meter.backendBytes}
+	counted := &countingReader{r: body, n: &c.meter.backendBytes, end: func() { c.slots.give(&f.ticket) }}
 	staged, err := c.Store.Stage(ctx, f.bucket.Name, f.key, counted, o)
 	var full *store.NoSpaceError
-	if errors.As(err, &full) && counted.read == 0 {
+	if errors.As(err, &full) && counted.read == 0 && !f.isSpare() {
 		if _, failed := c.MakeRoom(ctx, max(info.Size, 1)+info.Size/8, ""); failed != nil {
 			return nil, failed
 		}
@@ -368,11 +371,18 @@ func (f *flight) takeRoom(ctx context.Context, size int64) error {
 		return nil
 	}
 	f.giveRoom()
-	done, err := f.c.room(ctx, f.bucket, need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots)})
+	done, err := f.c.room(ctx, f.bucket, need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots), spare: f.isSpare()})
 	if err == nil {
 		f.room, f.roomFor = done, size
 	}
 	return err
+}
+
+// isSpare says that nothing is to give way to what is fetched.
+func (f *flight) isSpare() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.spare
 }
 
 func (f *flight) giveRoom() {
@@ -394,11 +404,15 @@ type countingReader struct {
 	r    io.Reader
 	n    interface{ Add(int64) int64 }
 	read int64
+	end  func() // is called when all is read; nil: nothing is
 }
 
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.read += int64(n)
 	c.n.Add(int64(n))
+	if c.end != nil && errors.Is(err, io.EOF) {
+		c.end()
+	}
 	return n, err
 }

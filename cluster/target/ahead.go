@@ -23,8 +23,12 @@ const (
 func (t *Target) readAhead(share func() *stream.Share) *ahead.Manager {
 	return ahead.New(ahead.Options{
 		Logger: t.log, Budget: t.aheadBudget,
-		Fetch: func(ctx context.Context, bucket, key string, version uint64) error {
-			err := t.cache.Prefetch(ctx, bucket, key, version)
+		Fetch: func(ctx context.Context, bucket, key string, version uint64, spare bool) error {
+			prefetch := t.cache.Prefetch
+			if spare {
+				prefetch = t.cache.PrefetchSpare
+			}
+			err := prefetch(ctx, bucket, key, version)
 			if errors.Is(err, cache.ErrNoRoom) {
 				return fmt.Errorf("%w: %w", ahead.ErrNoRoom, err)
 			}

@@ -170,5 +170,4 @@ func (t *Target) standardRoutes() {
 	// Between nodes:
 	t.Handle("GET", "/v1/internal/buckets/{bucket}/empty", t.bucketEmpty)
 	t.Handle("POST", "/v1/internal/buckets/{bucket}/drop", t.dropBucket)
-	t.Handle("POST", "/v1/internal/buckets/{bucket}/describe", t.describe)
 }

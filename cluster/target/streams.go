@@ -56,6 +56,7 @@ func NewStreams(t *Target, etls stream.ETLs, dir string, memory int64) (*Streams
 	t.Handle(http.MethodPost, "/v1/streams/{id}/read", s.read)
 	s.handleSnapshots()
 	t.Handle(http.MethodPost, "/v1/internal/keys", s.postKeys)
+	t.Handle(http.MethodPost, "/v1/internal/buckets/{bucket}/describe", s.describe)
 	return s, nil
 }
 
