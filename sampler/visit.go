@@ -26,6 +26,30 @@ func Visits(p Plan, after int64) iter.Seq[Visit] {
 	}
 }
 
+// Turns says when each of so many shards comes first in an epoch, as far as that does not depend on their samples: a shard of
+// a lower turn does not come later, but for the windows' sake. Under Global every shard comes at once; their turns are their
+// numbers there, as under None.
+func (s Shuffle) Turns(shards int, epoch uint64) func(shard int) int64 {
+	s = s.withDefaults()
+	per := int64(1)
+	switch s.Mode {
+	case Window:
+		per = int64(s.Slices)
+	case Shards:
+	default:
+		return func(shard int) int64 { return int64(shard) }
+	}
+	slots := newBijection(int64(shards)*per, orderKey(purposeSlices, s.Seed, epoch))
+	return func(shard int) int64 {
+		inRange("shard", int64(shard), int64(shards))
+		first := slots.inverse(int64(shard) * per)
+		for part := int64(1); part < per; part++ {
+			first = min(first, slots.inverse(int64(shard)*per+part))
+		}
+		return first
+	}
+}
+
 // Jumps says that an order goes from shard to shard with every sample, so that its visits are positions.
 func Jumps(p Plan) bool {
 	o, ok := p.(*Order)

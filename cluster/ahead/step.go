@@ -276,6 +276,9 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 		if failed || full || spent[w.bucket] || m.fetched[w.object] != nil || m.flying[w.bucket] >= m.options.AtOnce {
 			continue
 		}
+		if w.spare && m.flying[w.bucket] >= max(1, m.options.AtOnce/2) { // what the stream needs first should not have to wait long
+			continue
+		}
 		budget, _ := m.options.Budget(w.bucket)
 		if w.due > 0 && used[w.bucket] > 0 && used[w.bucket]+w.size > budget {
 			spent[w.bucket] = true // smaller ones that are needed later wait for their turn

@@ -8,8 +8,7 @@ import (
 // ExplainRequest asks which samples a stream yields: POST /v1/streams/explain. It names a batch of the rank's
 // epoch, or a range of the epoch's positions.
 type ExplainRequest struct {
-	StreamRequest
-	Epoch uint64 `json:"epoch"`
+	StreamRequest // of its epoch
 	// Snapshot is that of the run that is asked about; empty: of the sources as they are now.
 	Snapshot string `json:"snapshot,omitempty"`
 	Start    int64  `json:"start,omitempty"`    // position at which the run began or was resumed

@@ -513,6 +513,9 @@ type StreamRequest struct {
 	WorldSize int            `json:"world_size"`
 	Rank      int            `json:"rank"`
 	DropLast  bool           `json:"drop_last"`
+	// Epoch is which one begins. A hint: what is not known yet of shards at a backend, and their bytes, is had in the order
+	// in which that epoch needs it.
+	Epoch uint64 `json:"epoch,omitempty"`
 	// Mixture takes the place of sources, shuffle and etl.
 	Mixture *Mixture `json:"mixture,omitempty"`
 }

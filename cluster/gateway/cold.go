@@ -2,11 +2,13 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,9 +21,9 @@ import (
 )
 
 const (
-	describeAtOnce  = 512 // objects of a backend that the targets are asked to describe together
-	describeAhead   = 4   // such requests under way
-	knownAtOnce     = 8 * describeAtOnce
+	describeAtOnce  = 512  // objects of a backend that the targets are asked to describe together
+	describeAhead   = 4    // such requests under way
+	batchObjects    = 8192 // of a listing; a stream of no more has those described first that it goes through first
 	describeTimeout = 10 * time.Minute
 	describeTries   = 5 // while the map changes, or a target is away
 	describePause   = 500 * time.Millisecond
@@ -53,6 +55,7 @@ type batchOf struct {
 	objects []api.Object
 	entries []backend.Entry
 	places  []int // of the entries
+	whole   bool  // it is all that the stream is of
 	err     error
 	done    chan struct{}
 }
@@ -66,18 +69,41 @@ func (b *batchOf) unknown(e *backend.Entry, describe bool) {
 	b.objects = append(b.objects, api.Object{Name: e.Name, Size: e.Size})
 }
 
-func (b *batchOf) full() bool {
-	return len(b.entries) >= describeAtOnce || len(b.objects) >= knownAtOnce
+// byNeed are the numbers of the entries, those first that the stream goes through first, where that is known.
+func (b *batchOf) byNeed(first *firstUse) []int {
+	numbers := make([]int, len(b.entries))
+	for i := range numbers {
+		numbers[i] = i
+	}
+	if first == nil || !b.whole {
+		return numbers
+	}
+	shards := make([]int, len(b.objects)) // that come before each object
+	n := 0
+	for i := range b.objects {
+		shards[i] = n
+		if o := &b.objects[i]; o.Archive != string(archive.None) || archive.FormatOf(o.Name) != archive.None {
+			n++
+		}
+	}
+	turn := first.shuffle.Turns(n, first.epoch)
+	turns := make([]int64, len(numbers))
+	for i := range turns {
+		turns[i] = turn(min(shards[b.places[i]], n-1))
+	}
+	slices.SortFunc(numbers, func(i, j int) int { return cmp.Compare(turns[i], turns[j]) })
+	return numbers
 }
 
 // walkCold visits the objects of a bucket with a backend that a pattern matches, sorted by name; those that the targets do not
 // know yet are described first, unless they can't be of the stream.
 func (g *Gateway) walkCold(ctx context.Context, b *api.Bucket, p *api.Pattern, l *list, visit func(*api.Object) error) error {
 	group, gctx := errgroup.WithContext(ctx)
-	queue := make(chan *batchOf, describeAhead)
+	queue := make(chan *batchOf, 1)
+	d := &describing{g: g, bucket: b, list: l, asks: make(chan struct{}, describeAhead)}
 	group.Go(func() error {
 		defer close(queue)
-		return g.describeListed(gctx, group, b, p, l, queue)
+		return d.listed(gctx, group, p, queue)
 	})
 	group.Go(func() error {
 		for batch := range queue {
@@ -100,9 +126,17 @@ func (g *Gateway) walkCold(ctx context.Context, b *api.Bucket, p *api.Pattern, l
 	return group.Wait()
 }
 
-// describeListed lists a bucket and has what is new in it described, batch by batch.
-func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *api.Bucket, p *api.Pattern, l *list, queue chan<- *batchOf) error {
-	batch := &batchOf{done: make(chan struct{})}
+// describing has objects of a bucket described for a stream.
+type describing struct {
+	g      *Gateway
+	bucket *api.Bucket
+	list   *list
+	asks   chan struct{} // under way
+}
+
+// listed lists the bucket and has what is new in it described, batch by batch.
+func (d *describing) listed(ctx context.Context, group *errgroup.Group, p *api.Pattern, queue chan<- *batchOf) error {
+	batch := &batchOf{done: make(chan struct{}), whole: true}
 	send := func() error {
 		full := batch
 		batch = &batchOf{done: make(chan struct{})}
@@ -111,26 +145,26 @@ func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		l.progress.found(len(full.entries))
+		d.list.progress.found(len(full.entries))
 		group.Go(func() error {
 			defer close(full.done)
-			full.err = g.describe(ctx, b, full)
-			l.progress.described(len(full.entries))
+			full.err = d.describe(ctx, full)
 			return nil // in its turn
 		})
 		return nil
 	}
 	sendFull := func() error {
-		if batch.full() {
-			return send()
+		if len(batch.objects) < batchObjects {
+			return nil
 		}
-		return nil
+		batch.whole = false
+		return send()
 	}
-	err := g.walkOrigin(ctx, b, originPart{
+	err := d.g.walkOrigin(ctx, d.bucket, originPart{
 		prefix: p.Prefix,
 		unknown: func(e *backend.Entry) error {
 			if p.Match(e.Name) {
-				batch.unknown(e, l.plain || archive.FormatOf(e.Name) != archive.None)
+				batch.unknown(e, d.list.plain || archive.FormatOf(e.Name) != archive.None)
 			}
 			return sendFull()
 		},
@@ -146,11 +180,32 @@ func (g *Gateway) describeListed(ctx context.Context, group *errgroup.Group, b *
 	return send()
 }
 
-// describe has the targets describe the entries of a batch; again, where the map changes or a target is away for a moment:
-// what was described is known then.
-func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+// describe has the targets describe the entries of a batch, some at a time.
+func (d *describing) describe(ctx context.Context, batch *batchOf) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for some := range slices.Chunk(batch.byNeed(d.list.first), describeAtOnce) {
+		select {
+		case d.asks <- struct{}{}:
+		case <-ctx.Done():
+			return errors.Join(group.Wait(), context.Cause(ctx))
+		}
+		group.Go(func() error {
+			defer func() { <-d.asks }()
+			if err := d.g.describe(ctx, d.bucket, batch, some); err != nil {
+				return err
+			}
+			d.list.progress.described(len(some))
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// describe has the targets describe some of the entries of a batch; again, where the map changes or a target is away for a
+// moment: what was described is known then.
+func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf, some []int) error {
 	for try := 1; ; try++ {
-		err := g.describeOnce(ctx, b, batch)
+		err := g.describeOnce(ctx, b, batch, some)
 		var refused *api.Error
 		if err == nil || try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
 			return err
@@ -164,10 +219,10 @@ func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf) e
 }
 
 // describeOnce has each target describe those of which it is the primary.
-func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchOf) error {
+func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchOf, some []int) error {
 	version := g.members.View().Map().Version
 	targets, byTarget := map[string]api.Node{}, map[string][]int{}
-	for i := range batch.entries {
+	for _, i := range some {
 		primary, err := g.Primary(b, batch.entries[i].Name)
 		if err != nil {
 			return err
@@ -234,7 +289,7 @@ func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []sourc
 			}
 		}
 		p.found(len(places))
-		if err := g.describe(ctx, b, batch); err != nil {
+		if err := g.describe(ctx, b, batch, batch.byNeed(nil)); err != nil {
 			return err
 		}
 		for i, n := range places {

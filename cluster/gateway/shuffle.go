@@ -46,3 +46,22 @@ func (c coldBuckets) shuffle(bytes, shards int64) (name string, slices, window i
 	fit := min(room/max(bytes/max(shards, 1), 1), shards/windowOfShards)
 	return sampler.Window.String(), coldSlices, int(min(max(fit, leastWindow), greatestWindow))
 }
+
+// firstUse is in which order a stream of one source is going to need its shards, as far as that is known before they are.
+type firstUse struct {
+	shuffle sampler.Shuffle
+	epoch   uint64
+}
+
+// firstUseOf is that of a stream; nil where it needs all of them from the beginning on.
+func firstUseOf(req *api.StreamRequest) *firstUse {
+	shuffle, err := shuffleOf(req.Shuffle, req.Slices, req.Window)
+	if req.Shuffle == "" {
+		shuffle = sampler.Shuffle{Mode: sampler.Window, Slices: coldSlices}
+	}
+	if err != nil || shuffle.Mode == sampler.Global {
+		return nil
+	}
+	shuffle.Seed = req.Seed
+	return &firstUse{shuffle, req.Epoch}
+}

@@ -54,7 +54,7 @@ func foundOf(o *api.Object) found {
 // list adds the objects of the sources to a snapshot, in the order given and by name within a pattern, and
 // their bytes to the stream's. It returns the buckets of the sources that have backends.
 func (g *Gateway) list(
-	ctx context.Context, addresses []string, samples string, info *api.StreamInfo, shards *sampler.Builder, p *progress,
+	ctx context.Context, addresses []string, samples string, first *firstUse, info *api.StreamInfo, shards *sampler.Builder, p *progress,
 ) (coldBuckets, error) {
 	sources, err := g.expand(ctx, addresses)
 	if err != nil {
@@ -64,7 +64,11 @@ func (g *Gateway) list(
 	if err != nil {
 		return nil, err
 	}
+	if len(sources) > 1 { // their shards are counted one source after the other
+		first = nil
+	}
 	return cold, g.listSources(ctx, sources, cold, &list{
+		first: first,
 		plain: samples == api.SamplesObjects, shards: shards, info: info, seed: maphash.MakeSeed(), progress: p,
 	})
 }
@@ -95,6 +99,7 @@ func (g *Gateway) listSources(ctx context.Context, sources []source, cold coldBu
 // list gathers the shards of a snapshot.
 type list struct {
 	plain  bool // objects are samples
+	first  *firstUse
 	shards *sampler.Builder
 	info   *api.StreamInfo
 

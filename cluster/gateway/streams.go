@@ -76,7 +76,7 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 // sameOpen tells descriptions that come to the same snapshot and plan: those of a job's ranks do.
 func sameOpen(req *api.StreamRequest) string {
 	same := *req
-	same.Rank = 0
+	same.Rank, same.Epoch = 0, 0 // it is a hint
 	key, err := json.Marshal(&same)
 	if err != nil {
 		return "" // it came as JSON
@@ -175,7 +175,7 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest, p *progre
 	}
 	info := &api.StreamInfo{}
 	var shards sampler.Builder
-	cold, err := g.list(ctx, req.Sources, req.Samples, info, &shards, p)
+	cold, err := g.list(ctx, req.Sources, req.Samples, firstUseOf(req), info, &shards, p)
 	if err != nil {
 		return nil, nil, err
 	}

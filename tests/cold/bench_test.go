@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ const (
 	benchSamples = 64
 	benchItem    = 128 << 10
 	benchEpochs  = 5 // with a small cache
+	benchPairs   = 9 // of warm epochs
 )
 
 // throttle lets so many bytes a second through, all connections together.
@@ -164,10 +166,13 @@ func processes(t *testing.T) *api.Client {
 	return client
 }
 
-// epochOf streams an epoch and returns the samples' bytes a second, the opening included.
-func epochOf(t *testing.T, client *api.Client, bucket string, epoch uint64) (rate float64, order loader.Order) {
+// epochOf streams an epoch and returns the samples' bytes a second, the opening included; in an order that is given, or "auto".
+func epochOf(t *testing.T, client *api.Client, bucket string, epoch uint64, in loader.Order) (rate float64, order loader.Order) {
 	t.Helper()
-	l, err := loader.New(loader.Config{Sources: []string{"ss://" + bucket + "/"}, BatchSize: 64, Seed: 7, SharedMemory: true}, client)
+	l, err := loader.New(loader.Config{
+		Sources: []string{"ss://" + bucket + "/"}, BatchSize: 64, Seed: 7, SharedMemory: true,
+		Shuffle: in.Shuffle, Slices: in.Slices, Window: in.Window,
+	}, client)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
 	began := time.Now()
@@ -200,30 +205,37 @@ func TestBenchBackends(t *testing.T) {
 	own := remote.own(t)
 	t.Logf("%d shards, %d MB; the backend gives %.0f MB/s to plain parallel downloads", *benchShards, all/1e6, own/1e6)
 
-	create("cold", &api.Backend{URL: remote.URL + "/data/"})
-	before := remote.bytes.Load()
-	cold, order := epochOf(t, client, "cold", 0)
-	t.Logf("cold epoch: %.0f MB/s, %.2f of the backend's own rate, opening included; %.2f of the data fetched; %s of %d shards",
-		cold/1e6, cold/own, float64(remote.bytes.Load()-before)/float64(all), order.Shuffle, order.Window)
-	warm, _ := epochOf(t, client, "cold", 1)
-
 	create("own", nil)
 	for name, shard := range data {
 		_, err := client.PutObject(t.Context(), "own", name, bytes.NewReader(shard), int64(len(shard)), api.PutOptions{})
 		require.NoError(t, err)
 	}
-	_, _ = epochOf(t, client, "own", 0)
-	plain, _ := epochOf(t, client, "own", 1)
-	t.Logf("second epoch: %.0f MB/s; of a bucket without a backend: %.0f MB/s, %.2f of it", warm/1e6, plain/1e6, warm/plain)
+	_, _ = epochOf(t, client, "own", 0, loader.Order{}) // a cluster's first epoch is slower than all later ones
+
+	create("cold", &api.Backend{URL: remote.URL + "/data/"})
+	before := remote.bytes.Load()
+	cold, order := epochOf(t, client, "cold", 0, loader.Order{})
+	t.Logf("cold epoch: %.0f MB/s, %.2f of the backend's own rate, opening included; %.2f of the data fetched; %s of %d shards",
+		cold/1e6, cold/own, float64(remote.bytes.Load()-before)/float64(all), order.Shuffle, order.Window)
+
+	var warm, same, global []float64
+	for epoch := range uint64(benchPairs) {
+		one, _ := epochOf(t, client, "cold", epoch+1, loader.Order{})
+		two, _ := epochOf(t, client, "own", epoch+1, order)
+		three, _ := epochOf(t, client, "own", epoch+1, loader.Order{})
+		warm, same, global = append(warm, one), append(same, one/two), append(global, one/three)
+	}
+	t.Logf("second epoch: %.0f MB/s, %.2f of a bucket without a backend in the same order; medians of %d epochs: %.0f MB/s, %.2f, and %.2f of one in its own order, global",
+		warm[0]/1e6, same[0], benchPairs, middle(warm)/1e6, middle(same), middle(global))
 
 	room := *benchShards * 3 / 10
 	remote.throttle.rate = 0 // it is bytes that count
 	create("small", &api.Backend{URL: remote.URL + "/data/", Quota: int64(room) * size})
-	_, order = epochOf(t, client, "small", 0)
+	_, order = epochOf(t, client, "small", 0, loader.Order{})
 	var fetches []float64
 	for epoch := range uint64(benchEpochs) {
 		before := remote.bytes.Load()
-		epochOf(t, client, "small", epoch+1)
+		epochOf(t, client, "small", epoch+1, loader.Order{})
 		fetches = append(fetches, float64(remote.bytes.Load()-before)/float64(size))
 	}
 	sum := 0.0
@@ -234,6 +246,11 @@ func TestBenchBackends(t *testing.T) {
 	ours := sum / benchEpochs
 	t.Logf("a cache of %d shards, %s of %d: shards fetched an epoch: %.1f, the optimum %.1f, LRU %.1f: %.2f and %.2f of the optimum",
 		room, order.Shuffle, order.Window, ours, optimum, lru, ours/optimum, lru/optimum)
+}
+
+func middle(of []float64) float64 {
+	slices.Sort(of)
+	return of[len(of)/2]
 }
 
 // boundsOf is what a cache of so much room would fetch an epoch at best, and by LRU.
