@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -64,7 +65,10 @@ func (t *throttle) wait(n int) {
 	time.Sleep(until)
 }
 
-// files is a web server of shards in memory, with an index page, that is throttled and counts.
+// modified is when all files of the server were.
+var modified = time.Date(2025, 7, 1, 10, 0, 0, 0, time.UTC)
+
+// files is a web server of shards in memory, with the index and the tags of nginx, that is throttled and counts.
 type files struct {
 	*httptest.Server
 	throttle throttle
@@ -91,7 +95,7 @@ func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		var index []line
 		for i := range len(f.shards) {
-			index = append(index, line{shardName(i), "file", "Tue, 01 Jul 2025 10:00:00 GMT", len(f.shards[shardName(i)])})
+			index = append(index, line{shardName(i), "file", modified.Format(http.TimeFormat), len(f.shards[shardName(i)])})
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(index) // to a client that is gone
@@ -102,8 +106,7 @@ func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	w.Header().Set("ETag", `"`+name+`"`)
-	modified := time.Date(2025, 7, 1, 10, 0, 0, 0, time.UTC)
+	w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, modified.Unix(), len(data)))
 	http.ServeContent(&throttled{w, f}, r, name, modified, bytes.NewReader(data))
 }
 
