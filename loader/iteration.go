@@ -136,7 +136,7 @@ func (it *iteration) open(ctx context.Context) (api.StreamInfo, error) {
 		Sources: cfg.Sources, Samples: cfg.Samples, BatchSize: cfg.BatchSize, Seed: cfg.Seed, ETL: cfg.ETL, ETLArgs: cfg.ETLArgs,
 		Shuffle: cfg.Shuffle, Slices: cfg.Slices, Window: cfg.Window,
 		Fields: cfg.Fields, Decode: cfg.Decode, WorldSize: it.run.World, Rank: it.run.Rank, DropLast: cfg.DropLast, Mixture: cfg.Mixture,
-		Epoch: it.run.Epoch,
+		Epoch: it.run.Epoch, Ahead: it.run.Position == 0,
 	}
 	retry := newBackoff(cfg.Timeout)
 	for {

@@ -513,9 +513,10 @@ type StreamRequest struct {
 	WorldSize int            `json:"world_size"`
 	Rank      int            `json:"rank"`
 	DropLast  bool           `json:"drop_last"`
-	// Epoch is which one begins. A hint: what is not known yet of shards at a backend, and their bytes, is had in the order
-	// in which that epoch needs it.
+	// Epoch is which one begins, and Ahead says that it is read now, from its beginning. Both are hints: of shards at a backend,
+	// what the epoch needs first is described first, and fetched while others are described.
 	Epoch uint64 `json:"epoch,omitempty"`
+	Ahead bool   `json:"ahead,omitempty"`
 	// Mixture takes the place of sources, shuffle and etl.
 	Mixture *Mixture `json:"mixture,omitempty"`
 }

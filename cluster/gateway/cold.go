@@ -78,18 +78,18 @@ func (b *batchOf) byNeed(first *firstUse) []int {
 	if first == nil || !b.whole {
 		return numbers
 	}
-	shards := make([]int, len(b.objects)) // that come before each object
-	n := 0
+	places, n := make([]int, len(b.objects)), 0 // among the shards
 	for i := range b.objects {
-		shards[i] = n
+		places[i] = n
 		if o := &b.objects[i]; o.Archive != string(archive.None) || archive.FormatOf(o.Name) != archive.None {
 			n++
 		}
 	}
-	turn := first.shuffle.Turns(n, first.epoch)
-	turns := make([]int64, len(numbers))
-	for i := range turns {
-		turns[i] = turn(min(shards[b.places[i]], n-1))
+	turns, turn := make([]int64, len(numbers)), first.shuffle.Turns(n, first.epoch)
+	for i, e := range b.entries {
+		if archive.FormatOf(e.Name) != archive.None {
+			turns[i] = turn(places[b.places[i]])
+		}
 	}
 	slices.SortFunc(numbers, func(i, j int) int { return cmp.Compare(turns[i], turns[j]) })
 	return numbers
@@ -131,7 +131,7 @@ type describing struct {
 	g      *Gateway
 	bucket *api.Bucket
 	list   *list
-	asks   chan struct{} // under way
+	asks   chan struct{} // under way, of a listing
 }
 
 // listed lists the bucket and has what is new in it described, batch by batch.
@@ -191,7 +191,7 @@ func (d *describing) describe(ctx context.Context, batch *batchOf) error {
 		}
 		group.Go(func() error {
 			defer func() { <-d.asks }()
-			if err := d.g.describe(ctx, d.bucket, batch, some); err != nil {
+			if err := d.some(ctx, batch, some); err != nil {
 				return err
 			}
 			d.list.progress.described(len(some))
@@ -201,11 +201,11 @@ func (d *describing) describe(ctx context.Context, batch *batchOf) error {
 	return group.Wait()
 }
 
-// describe has the targets describe some of the entries of a batch; again, where the map changes or a target is away for a
+// some has the targets describe some of the entries of a batch; again, where the map changes or a target is away for a
 // moment: what was described is known then.
-func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf, some []int) error {
+func (d *describing) some(ctx context.Context, batch *batchOf, numbers []int) error {
 	for try := 1; ; try++ {
-		err := g.describeOnce(ctx, b, batch, some)
+		err := d.once(ctx, batch, numbers)
 		var refused *api.Error
 		if err == nil || try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
 			return err
@@ -218,12 +218,12 @@ func (g *Gateway) describe(ctx context.Context, b *api.Bucket, batch *batchOf, s
 	}
 }
 
-// describeOnce has each target describe those of which it is the primary.
-func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchOf, some []int) error {
-	version := g.members.View().Map().Version
+// once has each target describe those of which it is the primary.
+func (d *describing) once(ctx context.Context, batch *batchOf, numbers []int) error {
+	version := d.g.members.View().Map().Version
 	targets, byTarget := map[string]api.Node{}, map[string][]int{}
-	for _, i := range some {
-		primary, err := g.Primary(b, batch.entries[i].Name)
+	for _, i := range numbers {
+		primary, err := d.g.Primary(d.bucket, batch.entries[i].Name)
 		if err != nil {
 			return err
 		}
@@ -232,16 +232,17 @@ func (g *Gateway) describeOnce(ctx context.Context, b *api.Bucket, batch *batchO
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for id, some := range byTarget {
-		group.Go(func() error { return g.describeAt(ctx, b, version, targets[id], batch, some) })
+		group.Go(func() error { return d.at(ctx, version, targets[id], batch, some) })
 	}
 	return group.Wait()
 }
 
-// describeAt has a target describe some of the entries.
-func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, version int64, target api.Node, batch *batchOf, some []int) error {
+// at has a target describe some of the entries.
+func (d *describing) at(ctx context.Context, version int64, target api.Node, batch *batchOf, some []int) error {
 	ask := struct {
 		Entries []backend.Entry `json:"entries"`
-	}{make([]backend.Entry, len(some))}
+		Fetch   bool            `json:"fetch"`
+	}{make([]backend.Entry, len(some)), d.list.ahead}
 	for i, n := range some {
 		ask.Entries[i] = batch.entries[n]
 	}
@@ -250,8 +251,8 @@ func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, version int64, 
 		return err
 	}
 	var answer api.ObjectList
-	path := "/v1/internal/buckets/" + url.PathEscape(b.Name) + "/describe"
-	if err := g.askBy(ctx, version, describeTimeout, target, http.MethodPost, path, nil, bytes.NewReader(body), &answer); err != nil {
+	path := "/v1/internal/buckets/" + url.PathEscape(d.bucket.Name) + "/describe"
+	if err := d.g.askBy(ctx, version, describeTimeout, target, http.MethodPost, path, nil, bytes.NewReader(body), &answer); err != nil {
 		return err
 	}
 	if len(answer.Objects) != len(some) {
@@ -265,7 +266,8 @@ func (g *Gateway) describeAt(ctx context.Context, b *api.Bucket, version int64, 
 
 // lookUpCold describes the objects of a bucket with a backend that sources name exactly; out is written at their places
 // alone.
-func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []source, numbers []int, out []found, p *progress) error {
+func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []source, numbers []int, out []found, l *list) error {
+	d := &describing{g: g, bucket: b, list: l}
 	for from := 0; from < len(numbers); from += describeAtOnce {
 		some := numbers[from:min(from+describeAtOnce, len(numbers))]
 		lines := map[int]*copies.Listed{}
@@ -288,14 +290,14 @@ func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []sourc
 				places = append(places, n)
 			}
 		}
-		p.found(len(places))
-		if err := g.describe(ctx, b, batch, batch.byNeed(nil)); err != nil {
+		l.progress.found(len(places))
+		if err := d.some(ctx, batch, batch.byNeed(nil)); err != nil {
 			return err
 		}
 		for i, n := range places {
 			out[n] = foundOf(&batch.objects[i])
 		}
-		p.described(len(places))
+		l.progress.described(len(places))
 	}
 	return nil
 }

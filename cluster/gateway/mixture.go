@@ -130,7 +130,9 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest, p 
 	for i := range chosen.Sources {
 		s := &chosen.Sources[i]
 		before, samples, bytes := shards.NumShards(), shards.Samples(), info.Bytes
-		cold, err := g.list(ctx, s.Sources, req.Samples, nil, info, &shards, p)
+		cold, err := g.list(ctx, s.Sources, &list{
+			plain: req.Samples == api.SamplesObjects, shards: &shards, info: info, progress: p, ahead: req.Ahead,
+		})
 		if err != nil {
 			return nil, err
 		}

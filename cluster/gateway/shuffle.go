@@ -53,13 +53,13 @@ type firstUse struct {
 	epoch   uint64
 }
 
-// firstUseOf is that of a stream; nil where it needs all of them from the beginning on.
+// firstUseOf is that of a stream; nil where it needs all of them from the beginning on, or is not read now.
 func firstUseOf(req *api.StreamRequest) *firstUse {
 	shuffle, err := shuffleOf(req.Shuffle, req.Slices, req.Window)
 	if req.Shuffle == "" {
 		shuffle = sampler.Shuffle{Mode: sampler.Window, Slices: coldSlices}
 	}
-	if err != nil || shuffle.Mode == sampler.Global {
+	if err != nil || !req.Ahead || shuffle.Mode == sampler.Global {
 		return nil
 	}
 	shuffle.Seed = req.Seed

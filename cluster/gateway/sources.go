@@ -53,9 +53,7 @@ func foundOf(o *api.Object) found {
 
 // list adds the objects of the sources to a snapshot, in the order given and by name within a pattern, and
 // their bytes to the stream's. It returns the buckets of the sources that have backends.
-func (g *Gateway) list(
-	ctx context.Context, addresses []string, samples string, first *firstUse, info *api.StreamInfo, shards *sampler.Builder, p *progress,
-) (coldBuckets, error) {
+func (g *Gateway) list(ctx context.Context, addresses []string, l *list) (coldBuckets, error) {
 	sources, err := g.expand(ctx, addresses)
 	if err != nil {
 		return nil, err
@@ -64,17 +62,15 @@ func (g *Gateway) list(
 	if err != nil {
 		return nil, err
 	}
+	l.seed = maphash.MakeSeed()
 	if len(sources) > 1 { // their shards are counted one source after the other
-		first = nil
+		l.first = nil
 	}
-	return cold, g.listSources(ctx, sources, cold, &list{
-		first: first,
-		plain: samples == api.SamplesObjects, shards: shards, info: info, seed: maphash.MakeSeed(), progress: p,
-	})
+	return cold, g.listSources(ctx, sources, cold, l)
 }
 
 func (g *Gateway) listSources(ctx context.Context, sources []source, cold coldBuckets, l *list) error {
-	exact, err := g.lookUp(ctx, sources, cold, l.progress)
+	exact, err := g.lookUp(ctx, sources, cold, l)
 	if err != nil {
 		return err
 	}
@@ -98,8 +94,9 @@ func (g *Gateway) listSources(ctx context.Context, sources []source, cold coldBu
 
 // list gathers the shards of a snapshot.
 type list struct {
-	plain  bool // objects are samples
-	first  *firstUse
+	plain  bool      // objects are samples
+	ahead  bool      // they are read at once
+	first  *firstUse // nil: not known
 	shards *sampler.Builder
 	info   *api.StreamInfo
 
@@ -196,7 +193,7 @@ func (g *Gateway) expand(ctx context.Context, addresses []string) ([]source, err
 
 // lookUp describes the objects that are named exactly, and fails with those that there are not. The names of
 // a bucket are asked of all targets together, thousands at a time.
-func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets, p *progress) ([]found, error) {
+func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets, l *list) ([]found, error) {
 	out := make([]found, len(sources))
 	buckets := map[string][]int{}
 	for i := range sources {
@@ -208,7 +205,7 @@ func (g *Gateway) lookUp(ctx context.Context, sources []source, cold coldBuckets
 	group.SetLimit(statRequests)
 	for bucket, numbers := range buckets {
 		if b := cold[bucket]; b != nil {
-			group.Go(func() error { return g.lookUpCold(gctx, b, sources, numbers, out, p) })
+			group.Go(func() error { return g.lookUpCold(gctx, b, sources, numbers, out, l) })
 			continue
 		}
 		for from := 0; from < len(numbers); from += statAtOnce {

@@ -76,7 +76,7 @@ func (g *Gateway) openStream(ctx context.Context, req *api.StreamRequest, etls E
 // sameOpen tells descriptions that come to the same snapshot and plan: those of a job's ranks do.
 func sameOpen(req *api.StreamRequest) string {
 	same := *req
-	same.Rank, same.Epoch = 0, 0 // it is a hint
+	same.Rank, same.Epoch, same.Ahead = 0, 0, false // hints
 	key, err := json.Marshal(&same)
 	if err != nil {
 		return "" // it came as JSON
@@ -175,7 +175,9 @@ func (g *Gateway) resolve(ctx context.Context, req *api.StreamRequest, p *progre
 	}
 	info := &api.StreamInfo{}
 	var shards sampler.Builder
-	cold, err := g.list(ctx, req.Sources, req.Samples, firstUseOf(req), info, &shards, p)
+	cold, err := g.list(ctx, req.Sources, &list{
+		plain: req.Samples == api.SamplesObjects, shards: &shards, info: info, progress: p, ahead: req.Ahead, first: firstUseOf(req),
+	})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -24,6 +24,7 @@ func (s *Streams) describe(r *Request) error {
 	}
 	var asked struct {
 		Entries []backend.Entry `json:"entries"`
+		Fetch   bool            `json:"fetch"` // they are read soon
 	}
 	if err := r.JSON(maxEntries, &asked); err != nil {
 		return err
@@ -38,7 +39,7 @@ func (s *Streams) describe(r *Request) error {
 		}
 	}
 	infos, err := t.cache.Describe(r.Context(), l.bucket, asked.Entries, func(info *store.Info) {
-		if info.Kind == store.Stub {
+		if asked.Fetch && info.Kind == store.Stub {
 			s.ahead.Expect(info.Bucket, info.Name, info.Version, info.Size)
 		}
 	})

@@ -243,7 +243,7 @@ func (a *app) streamEpoch(ctx context.Context, client *api.Client, l *loader.Loa
 	info, err := client.AwaitStream(ctx, api.StreamRequest{
 		Sources: f.config.Sources, Samples: f.config.Samples, BatchSize: f.config.BatchSize, Shuffle: f.config.Shuffle, Seed: f.config.Seed,
 		ETL: f.config.ETL, ETLArgs: f.config.ETLArgs, Fields: f.config.Fields, Decode: f.config.Decode, WorldSize: f.run.World, Rank: f.run.Rank, DropLast: f.config.DropLast,
-		Mixture: f.config.Mixture, Epoch: f.run.Epoch,
+		Mixture: f.config.Mixture, Epoch: f.run.Epoch, Ahead: f.run.Position == 0,
 	})
 	if err != nil {
 		return streamed{}, err
