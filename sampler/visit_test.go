@@ -1,6 +1,7 @@
 package sampler_test
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 
@@ -109,4 +110,33 @@ func TestVisitsOfLargeShards(t *testing.T) {
 		require.Equal(t, v, next)
 	}
 	require.Len(t, seen, 2_000)
+}
+
+// Turns tell which shard is needed first before anything is known of their samples: going by them, no visit of an order comes
+// before those of lower turns, whatever the samples are.
+func TestTurnsAreTheOrderOfFirstVisits(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		snap, shuffle := drawSnapshot(t), drawShuffle(t)
+		epoch := rapid.Uint64Range(0, 3).Draw(t, "epoch")
+		o, err := sampler.NewOrder(snap, shuffle, epoch)
+		require.NoError(t, err)
+		if sampler.Jumps(o) {
+			t.Skip("every shard is needed at once")
+		}
+		turn := shuffle.Turns(snap.NumShards(), epoch)
+		type first struct{ turn, pos int64 }
+		var firsts []first
+		for shard := range snap.NumShards() {
+			n := snap.Shard(shard).Samples
+			slices := cmp.Or(shuffle.Slices, sampler.DefaultSlices)
+			if n == 0 || shuffle.Mode == sampler.Window && n < int64(slices) {
+				continue // some of its slices are empty
+			}
+			v, ok := o.NextVisit(shard, 0)
+			require.True(t, ok)
+			firsts = append(firsts, first{turn(shard), v.From})
+		}
+		slices.SortFunc(firsts, func(a, b first) int { return int(a.turn - b.turn) })
+		require.True(t, slices.IsSortedFunc(firsts, func(a, b first) int { return int(a.pos - b.pos) }), "%v", firsts)
+	})
 }

@@ -2,6 +2,7 @@ package ahead
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -42,6 +43,13 @@ func (m *Manager) Expect(bucket, key string, version uint64, size int64) {
 	m.nudge()
 }
 
+// begun forgets an object whose fetch has begun. They begin in their order, so that it is among the first.
+func (g *guesses) begun(o object) {
+	if i := slices.IndexFunc(g.wants, func(w want) bool { return w.object == o }); i >= 0 {
+		g.wants = slices.Delete(g.wants, i, i+1)
+	}
+}
+
 // guessed are the guesses that are good yet: once a stream goes through a bucket, its order says what to fetch.
 func (m *Manager) guessed(fronts []*front, now time.Time) (wants []want) {
 	m.mu.Lock()
@@ -51,14 +59,8 @@ func (m *Manager) guessed(fronts []*front, now time.Time) (wants []want) {
 			delete(m.expected, bucket)
 			continue
 		}
-		left := g.wants[:0]
-		for _, w := range g.wants {
-			if m.fetched[w.object] == nil && !plannedBy(fronts, w.object) {
-				left = append(left, w)
-			}
-		}
-		g.wants = left
-		wants = append(wants, left...)
+		g.wants = slices.DeleteFunc(g.wants, func(w want) bool { return m.fetched[w.object] != nil || plannedBy(fronts, w.object) })
+		wants = append(wants, g.wants...)
 	}
 	return wants
 }

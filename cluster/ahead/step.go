@@ -288,6 +288,9 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 		p := &parcel{size: w.size, track: w.track, needed: w.needed}
 		m.fetched[w.object] = p
 		m.flying[w.bucket]++
+		if w.spare {
+			m.expected[w.bucket].begun(w.object)
+		}
 		m.fetches.Go(func() { m.fetch(ctx, w, p) })
 	}
 }

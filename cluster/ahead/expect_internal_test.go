@@ -1,0 +1,93 @@
+package ahead
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/shardstream/shardstream/sampler"
+)
+
+// expecting is a manager that fetches one object after the other, and what it has fetched.
+func expecting(t *testing.T, budget int64, fetch func(key string) error) (m *Manager, w *world, look func(now time.Time), fetched *[]string) {
+	w = newWorld(t, sampler.Shuffle{Mode: sampler.Shards, Seed: 9}, simShards)
+	fetched = new([]string)
+	m = w.bare(budget, func(key string) error {
+		if err := fetch(key); err != nil {
+			return err
+		}
+		*fetched = append(*fetched, key)
+		w.cached[object{"cold", key}] = true
+		return nil
+	})
+	return m, w, func(now time.Time) {
+		for before := -1; before != len(*fetched); m.fetches.Wait() {
+			before = len(*fetched)
+			m.step(t.Context(), now)
+		}
+	}, fetched
+}
+
+func granted(string) error { return nil }
+
+// While a stream is being opened, what it is going to need is fetched as it was told, as far as the budget of an opening reaches;
+// a later opening has one of its own.
+func TestExpectedObjectsAreFetchedWithinTheBudget(t *testing.T) {
+	m, _, look, fetched := expecting(t, 3, granted)
+	var told []string
+	for i := range 5 {
+		key := fmt.Sprintf("new-%d.tar", i)
+		told = append(told, key)
+		m.Expect("cold", key, 1, 1)
+	}
+	m.Expect("warm", "own.tar", 1, 1)
+	look(time.Now())
+	require.Equal(t, told[:3], *fetched)
+	require.Empty(t, m.fetched, "what nobody plans to use is off the account once it is here")
+
+	m.expected["cold"].last = time.Now().Add(-2 * expectFor)
+	m.Expect("cold", "later.tar", 1, 1)
+	look(time.Now())
+	require.Equal(t, append(told[:3:3], "later.tar"), *fetched)
+	look(time.Now().Add(2 * expectFor))
+	require.Empty(t, m.expected)
+}
+
+// Guesses give way: to the order of the stream once it is there, and for good where there is no room for them, which says
+// nothing about what a stream needs.
+func TestExpectedObjectsGiveWay(t *testing.T) {
+	full := true
+	m, w, look, fetched := expecting(t, simShards, func(string) error {
+		if full {
+			return ErrNoRoom
+		}
+		return nil
+	})
+	order, err := w.plan.Of(0)
+	require.NoError(t, err)
+	var planned []string
+	for v := range sampler.Visits(order, 0) {
+		if key := w.object(v.Shard).key; !strings.HasSuffix(key, "7.tar") {
+			planned = append(planned, key)
+		}
+	}
+	m.Expect("cold", planned[9], 1, 1)
+	look(time.Now())
+	require.Empty(t, *fetched)
+	require.Empty(t, m.expected)
+
+	full = false
+	m.Expect("cold", planned[9], 1, 1)
+	m.Expect("cold", "of-another-stream.tar", 1, 1)
+	c := m.Open(w.plan, 0, 0)
+	defer c.Close()
+	look(time.Now())
+	require.Equal(t, planned[:3], (*fetched)[:3], "in the order of the stream, and at once")
+	require.Contains(t, *fetched, "of-another-stream.tar")
+}
+
+// A manager that is not there expects nothing.
+func TestNobodyExpects(*testing.T) { (*Manager)(nil).Expect("cold", "a.tar", 1, 1) }
