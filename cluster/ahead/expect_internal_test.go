@@ -1,6 +1,7 @@
 package ahead
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -97,3 +98,63 @@ func TestExpectedObjectsGiveWay(t *testing.T) {
 
 // A manager that is not there expects nothing.
 func TestNobodyExpects(*testing.T) { (*Manager)(nil).Expect("cold", "a.tar", 1, 1) }
+
+// Failures don't give an opening its budget again, and neither do they end those of others.
+func TestFailedGuessesEndThoseOfTheirOpening(t *testing.T) {
+	m, _, look, fetched := expecting(t, 3, func(key string) error {
+		if key == "1.tar" {
+			return errors.New("the backend fails")
+		}
+		return nil
+	})
+	for i := range 100 {
+		m.Expect("cold", fmt.Sprintf("%d.tar", i), 1, 1)
+		look(time.Now())
+	}
+	require.Equal(t, []string{"0.tar"}, *fetched)
+}
+
+// A shard that is larger than the budget is fetched if it is needed first, and otherwise left to the stream.
+func TestLargeShardsEndNoGuesses(t *testing.T) {
+	m, _, look, fetched := expecting(t, 10, granted)
+	m.Expect("cold", "small.tar", 1, 1)
+	m.Expect("cold", "large.tar", 1, 11)
+	m.Expect("cold", "another.tar", 1, 1)
+	look(time.Now())
+	require.Equal(t, []string{"small.tar", "another.tar"}, *fetched)
+}
+
+// Guesses that have come true count as read ahead: a stream begins with what they leave of the budget. Those that no stream
+// has come to take nothing of it.
+func TestGuessesAndTheBudgetOfStreams(t *testing.T) {
+	for name, c := range map[string]struct {
+		come  bool
+		ahead int // that are fetched in all
+	}{"planned": {true, 5}, "of others": {false, 9}} {
+		t.Run(name, func(t *testing.T) {
+			m, w, look, fetched := expecting(t, 4, granted)
+			order, err := w.plan.Of(0)
+			require.NoError(t, err)
+			n := 0
+			for v := range sampler.Visits(order, 0) {
+				key := w.object(v.Shard).key
+				if strings.HasSuffix(key, "7.tar") {
+					continue
+				}
+				if n++; n > 4 {
+					break
+				}
+				if !c.come {
+					key = "other-" + key
+				}
+				m.Expect("cold", key, 1, 1)
+			}
+			look(time.Now())
+			require.Len(t, *fetched, 4)
+			defer m.Open(w.plan, 0, 0).Close()
+			look(time.Now())
+			require.LessOrEqual(t, len(*fetched), c.ahead)
+			require.GreaterOrEqual(t, len(*fetched), c.ahead-1)
+		})
+	}
+}

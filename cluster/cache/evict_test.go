@@ -84,23 +84,6 @@ func TestEvictionGoesByThePlan(t *testing.T) {
 	assert.Equal(t, []string{"b", "d", "e"}, b.whole("b", "c", "d", "e"), "but somebody waits for it")
 }
 
-// What is fetched on a guess takes room that is free, and displaces nothing; who has to have it may.
-func TestSpareFetchesDisplaceNothing(t *testing.T) {
-	b := newBed(t, withQuota(2*mebi))
-	b.put("a", "b", "c")
-	version := func(key string) uint64 {
-		infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.entry(key)}, nil)
-		require.NoError(t, err)
-		return infos[0].Version
-	}
-	b.mustRead("a")
-	require.NoError(t, b.cache.PrefetchSpare(t.Context(), "b", "b", version("b")))
-	require.ErrorIs(t, b.cache.PrefetchSpare(t.Context(), "b", "c", version("c")), cache.ErrNoRoom)
-	assert.Equal(t, []string{"a", "b"}, b.whole("a", "b", "c"))
-	require.NoError(t, b.cache.Bring(t.Context(), "b", "c", version("c")))
-	assert.Equal(t, []string{"b", "c"}, b.whole("a", "b", "c"))
-}
-
 func TestPinnedStay(t *testing.T) {
 	b := newBed(t, withQuota(2*mebi, "keep/*"))
 	b.put("keep/a", "keep/b", "c")
