@@ -317,6 +317,8 @@ type Bucket struct {
 	Was []int `json:"was,omitempty"`
 	// Backend is where the objects come from; nil: the bucket's objects are the cluster's own.
 	Backend *Backend `json:"backend,omitempty"`
+	// Owned says that the bucket was cache-only: it may have objects that its backend lacks under any policy.
+	Owned bool `json:"owned,omitempty"`
 }
 
 // EC is how objects of a bucket are erasure-coded.
@@ -332,6 +334,11 @@ const (
 	// SmallObject is the size up to which objects of an erasure-coded bucket are mirrored, by Parity + 1 copies.
 	SmallObject = 128 << 10
 )
+
+// MayOwn says whether a bucket with a backend may have objects that are in the cluster alone.
+func (b *Bucket) MayOwn() bool {
+	return b.Owned || b.Backend != nil && b.Backend.Write == WriteCacheOnly
+}
 
 // Copies is the number of targets that know each object of the bucket: by a whole copy of it, or of an
 // erasure-coded object by its description.

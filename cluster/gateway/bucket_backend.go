@@ -60,6 +60,7 @@ func changeBackend(b *api.Bucket, to *api.Backend, isNew bool) error {
 	if err := checkPolicies(&wanted, address); err != nil {
 		return err
 	}
+	b.Owned = b.MayOwn() // what was put into the cluster alone stays there under another policy
 	b.Backend = &wanted
 	return redundantBackend(b)
 }
