@@ -89,6 +89,13 @@ func (c *Client) ChangeBucket(ctx context.Context, name string, change BucketCha
 	return b, err
 }
 
+// PatchBucket is ChangeBucket for some of a backend's properties: the others stay.
+func (c *Client) PatchBucket(ctx context.Context, name string, patch BucketPatch) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, patch, &b)
+	return b, err
+}
+
 // Bucket finds a bucket; CodeNoBucket if there is none.
 func (c *Client) Bucket(ctx context.Context, name string) (Bucket, error) {
 	return fetch[Bucket](ctx, c, bucketPath(name), nil)

@@ -366,6 +366,17 @@ type BucketChange struct {
 	Backend *Backend `json:"backend,omitempty"`
 }
 
+// BucketPatch is a BucketChange of which the backend, too, has only what changes, by the names of its document; nil is a
+// property's default. Others may change other properties at the same time.
+type BucketPatch struct {
+	BucketChange
+
+	Backend map[string]any `json:"backend,omitempty"`
+}
+
+// MergePatch is the content type of a BucketPatch (RFC 7396).
+const MergePatch = "application/merge-patch+json"
+
 // Object is an object's entry in a listing and the answer to a PUT.
 type Object struct {
 	Bucket      string            `json:"bucket"`

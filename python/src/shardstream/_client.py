@@ -18,8 +18,8 @@ from ._backends import (
     CacheInfo,
     Secrets,
     argument_of,
+    backend_patch,
     backend_properties,
-    changed_backend,
     content_spec,
 )
 from ._etls import ETLArgs, ETLs, etl_query
@@ -341,10 +341,12 @@ class Bucket:
                 raise ValueError(
                     f"bucket {self.name} has no backend that {argument_of(origin)} could be set of"
                 )
-            change["backend"] = changed_backend(now, origin)
+            change["backend"] = backend_patch(now, origin)
         if not change:
             raise TypeError("say what to change: mirror, ec, degraded, or how a backend is cached")
-        return BucketInfo.from_json(self._http.json("PATCH", self._path, change))
+        # Merged by the gateway: what others change meanwhile holds, too.
+        answer = self._http.json("PATCH", self._path, change, "application/merge-patch+json")
+        return BucketInfo.from_json(answer)
 
     def cached(self) -> CacheInfo:
         """How much of the bucket's backend is in the cluster."""
