@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"mime"
 	"net/http"
 
@@ -42,7 +43,7 @@ func readChange(w http.ResponseWriter, r *http.Request) (func(*api.Bucket) (api.
 
 // mergeBackend changes a backend's properties as RFC 7396 has it: null is the default.
 func mergeBackend(b *api.Backend, patch map[string]json.RawMessage) (*api.Backend, error) {
-	document, err := json.Marshal(b)
+	document, err := json.Marshal(b) //nolint:gosec // of a secret it has the name
 	if err != nil {
 		return nil, err
 	}
@@ -50,9 +51,7 @@ func mergeBackend(b *api.Backend, patch map[string]json.RawMessage) (*api.Backen
 	if err := json.Unmarshal(document, &members); err != nil {
 		return nil, err
 	}
-	for name, value := range patch {
-		members[name] = value
-	}
+	maps.Copy(members, patch)
 	if document, err = json.Marshal(members); err != nil {
 		return nil, err
 	}
