@@ -25,6 +25,8 @@ type Bucket struct {
 	Was []int `json:"was,omitempty"`
 	// Backend is where the objects come from; nil: the bucket's objects are the cluster's own.
 	Backend *Backend `json:"backend,omitempty"`
+	// Owned says that the bucket was cache-only: it may have objects that its backend lacks under any policy.
+	Owned bool `json:"owned,omitempty"`
 }
 
 // EC is how objects of a bucket are erasure-coded.
@@ -40,6 +42,11 @@ const (
 	// SmallObject is the size up to which objects of an erasure-coded bucket are mirrored, by Parity + 1 copies.
 	SmallObject = 128 << 10
 )
+
+// MayOwn says whether a bucket with a backend may have objects that are in the cluster alone.
+func (b *Bucket) MayOwn() bool {
+	return b.Owned || b.Backend != nil && b.Backend.Write == WriteCacheOnly
+}
 
 // Copies is the number of targets that know each object of the bucket: by a whole copy of it, or of an
 // erasure-coded object by its description.
@@ -72,6 +79,17 @@ type BucketChange struct {
 	Backend *Backend `json:"backend,omitempty"`
 }
 
+// BucketPatch is a BucketChange of which the backend, too, has only what changes, by the names of its document; nil is a
+// property's default. Others may change other properties at the same time.
+type BucketPatch struct {
+	BucketChange
+
+	Backend map[string]any `json:"backend,omitempty"`
+}
+
+// MergePatch is the content type of a BucketPatch (RFC 7396).
+const MergePatch = "application/merge-patch+json"
+
 // CreateBucket makes a bucket with one copy of each object; CodeExists if it exists.
 func (c *Client) CreateBucket(ctx context.Context, name string) (Bucket, error) {
 	return c.CreateBucketWith(ctx, name, BucketChange{})
@@ -95,6 +113,13 @@ func (c *Client) CreateBucketUntried(ctx context.Context, name string, propertie
 func (c *Client) ChangeBucket(ctx context.Context, name string, change BucketChange) (Bucket, error) {
 	var b Bucket
 	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, change, &b)
+	return b, err
+}
+
+// PatchBucket is ChangeBucket for some of a backend's properties: the others stay.
+func (c *Client) PatchBucket(ctx context.Context, name string, patch BucketPatch) (Bucket, error) {
+	var b Bucket
+	err := c.call(ctx, http.MethodPatch, bucketPath(name), nil, patch, &b)
 	return b, err
 }
 

@@ -210,6 +210,14 @@ func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path 
 	}
 }
 
+// typeOf is the content type of a document.
+func typeOf(document any) string {
+	if _, merged := document.(BucketPatch); merged {
+		return MergePatch
+	}
+	return "application/json"
+}
+
 func (c *Client) callOnce(ctx context.Context, limit time.Duration, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStalled)
 	defer cancel()
@@ -226,7 +234,7 @@ func (c *Client) callOnce(ctx context.Context, limit time.Duration, method, path
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	if in != nil {
-		request.Header.Set("Content-Type", "application/json")
+		request.Header.Set("Content-Type", typeOf(in))
 	}
 	c.sign(request)
 	response, err := c.documents.Do(request)

@@ -194,7 +194,7 @@ func (c *Cache) known(ctx context.Context, b *api.Bucket, key string) (store.Inf
 	if err != nil {
 		return info, err
 	}
-	told := b.Backend.Write == api.WriteReadOnly || b.Backend.Write == api.WriteThrough && b.Backend.Check != api.CheckNever
+	told := !b.MayOwn() && (b.Backend.Write == api.WriteReadOnly || b.Backend.Check != api.CheckNever)
 	if info.Kind != store.Tombstone && told {
 		return info, nil
 	}

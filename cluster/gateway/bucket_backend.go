@@ -44,7 +44,7 @@ func changeBackend(b *api.Bucket, to *api.Backend, isNew bool) error {
 		return redundantBackend(b)
 	}
 	if !isNew && b.Backend == nil {
-		return bad("bucket %s has no backend, and can't be given one: create another bucket for it", b.Name)
+		return noBackend(b)
 	}
 	wanted := *to
 	if !isNew && wanted.URL == "" {
@@ -60,8 +60,14 @@ func changeBackend(b *api.Bucket, to *api.Backend, isNew bool) error {
 	if err := checkPolicies(&wanted, address); err != nil {
 		return err
 	}
+	b.Owned = b.MayOwn() // what was put into the cluster alone stays there under another policy
 	b.Backend = &wanted
 	return redundantBackend(b)
+}
+
+func noBackend(b *api.Bucket) error {
+	return api.Errorf(http.StatusBadRequest, api.CodeBadRequest,
+		"bucket %s has no backend, and can't be given one: create another bucket for it", b.Name)
 }
 
 // redundantBackend refuses copies of what has its durable copy elsewhere.

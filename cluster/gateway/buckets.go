@@ -96,13 +96,16 @@ func (g *Gateway) patchBucket(w http.ResponseWriter, r *http.Request) error {
 	if err := store.CheckBucket(name); err != nil {
 		return err
 	}
-	var change api.BucketChange
-	if err := ReadKnownJSON(w, r, maxDocument, &change); err != nil {
+	changeOf, err := readChange(w, r)
+	if err != nil {
 		return err
 	}
 	ctx := r.Context()
 	b, err := g.members.ChangeBucket(ctx, name, func(b *api.Bucket) error {
-		err := changeBucket(b, change, false)
+		change, err := changeOf(b)
+		if err == nil {
+			err = changeBucket(b, change, false)
+		}
 		if err == nil && change.Backend != nil {
 			err = g.reachable(ctx, b, false)
 		}

@@ -104,15 +104,28 @@ func (c *Coordinator) check(ctx context.Context, spec api.JobSpec) (*jobs.Transf
 		return nil, 0, err
 	}
 	transform.Level = e.Level
-	for _, bucket := range []string{transform.Pattern.Bucket, transform.Bucket} {
-		if _, err := c.gateway.bucket(ctx, bucket); err != nil {
-			if errors.Is(err, membership.ErrNoBucket) {
-				return nil, 0, api.Errorf(http.StatusNotFound, api.CodeNoBucket, "there is no bucket %s; create it with `shardstream bucket create %s`", bucket, bucket)
-			}
-			return nil, 0, err
-		}
+	if _, err := c.bucket(ctx, transform.Pattern.Bucket); err != nil {
+		return nil, 0, err
+	}
+	to, err := c.bucket(ctx, transform.Bucket)
+	if err != nil {
+		return nil, 0, err
+	}
+	if to.Backend != nil && to.Backend.Write == api.WriteReadOnly { // each output would fail for itself
+		return nil, 0, api.Errorf(http.StatusMethodNotAllowed, api.CodeReadOnly,
+			"destination %.200s: bucket %s is a read-only cache of %s; name another bucket, or have this one take objects (`shardstream bucket set %s --write cache-only`, or write-through)",
+			transform.Destination, to.Name, backendOf(&to.Bucket), to.Name)
 	}
 	return transform, e.Version, nil
+}
+
+// bucket finds a bucket that a job names.
+func (c *Coordinator) bucket(ctx context.Context, name string) (membership.Bucket, error) {
+	b, err := c.gateway.bucket(ctx, name)
+	if errors.Is(err, membership.ErrNoBucket) {
+		err = api.Errorf(http.StatusNotFound, api.CodeNoBucket, "there is no bucket %s; create it with `shardstream bucket create %s`", name, name)
+	}
+	return b, err
 }
 
 // deleteJob asks for a job's end; whoever coordinates it sees to it.

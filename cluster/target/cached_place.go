@@ -80,7 +80,7 @@ func (t *Target) learn(ctx context.Context, bucket, key string) error {
 	if err == nil && !f.here && f.newest.Exists() {
 		err = t.takeDescription(ctx, p, f)
 	}
-	if err != nil && p.bucket.Backend != nil && p.bucket.Backend.Write != api.WriteCacheOnly {
+	if err != nil && p.bucket.Backend != nil && !p.bucket.MayOwn() {
 		t.log.InfoContext(ctx, "what others had of an object is not known; it is as its backend has it", "object", api.Address(bucket, key), "reason", err)
 		return nil
 	}

@@ -100,11 +100,14 @@ backend's URL.`,
 		if change == (api.BucketChange{}) && !origin.given() {
 			return &usageError{"say what to change: --mirror, --ec or --degraded, or of a backend --quota, --check and so on"}
 		}
-		for _, name := range names {
-			if change.Backend, err = a.changedBackend(c, client, bucketName(name), origin); err != nil {
+		patch := api.BucketPatch{BucketChange: change}
+		if origin.given() {
+			if patch.Backend, err = origin.changed(); err != nil {
 				return err
 			}
-			b, err := client.ChangeBucket(c.Context(), bucketName(name), change)
+		}
+		for _, name := range names {
+			b, err := client.PatchBucket(c.Context(), bucketName(name), patch)
 			if err != nil {
 				return err
 			}
@@ -114,21 +117,6 @@ backend's URL.`,
 		return nil
 	}
 	return command
-}
-
-// changedBackend is a bucket's backend as the flags change it; nil where they say nothing of it.
-func (a *app) changedBackend(c *cobra.Command, client *api.Client, name string, f *backendFlags) (*api.Backend, error) {
-	if !f.given() {
-		return nil, nil
-	}
-	b, err := client.Bucket(c.Context(), name)
-	if err != nil {
-		return nil, err
-	}
-	if b.Backend == nil {
-		return nil, fmt.Errorf("bucket %s has no backend that --%s could be set of", name, f.first())
-	}
-	return b.Backend, f.change(b.Backend)
 }
 
 // bucketFlags defines the flags of a bucket's properties, and gives what reads those that were set.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -72,52 +73,61 @@ func (f *backendFlags) created() (*api.Backend, error) {
 		}
 		return nil, nil
 	}
+	changed, err := f.changed()
+	if err != nil {
+		return nil, err
+	}
+	document, err := json.Marshal(changed)
+	if err != nil {
+		return nil, err
+	}
 	b := &api.Backend{URL: f.url}
-	return b, f.change(b)
+	return b, json.Unmarshal(document, b)
 }
 
 func (f *backendFlags) first() string {
 	return backendNames[slices.IndexFunc(backendNames, f.command.Flags().Changed)]
 }
 
-// change makes of a backend what the flags that were given say.
-func (f *backendFlags) change(b *api.Backend) error {
-	changed := f.command.Flags().Changed
-	for name, set := range map[string]func(){
-		"secret":       func() { b.Secret = f.to.Secret },
-		"endpoint-url": func() { b.Endpoint = f.to.Endpoint },
-		"region":       func() { b.Region = f.to.Region },
-		"insecure":     func() { b.Insecure = f.to.Insecure },
-		"check":        func() { b.Check = f.to.Check },
-		"write":        func() { b.Write = f.to.Write },
-		"delete":       func() { b.Delete = f.to.Delete },
-		"quota":        func() { b.Quota = max(int64(f.quota), 0) },
-		"read-ahead":   func() { b.ReadAhead = max(int64(f.readAhead), 0) },
-		"pin": func() {
-			b.Pinned = slices.DeleteFunc(slices.Clone(f.to.Pinned), func(p string) bool { return p == none || p == "" })
-		},
+// changed are the properties that the flags that were given say, by their names in a backend's document; nil: its default.
+func (f *backendFlags) changed() (map[string]any, error) {
+	given := f.command.Flags().Changed
+	properties := map[string]any{}
+	for flag, is := range map[string]struct {
+		name  string
+		value any
+	}{
+		"secret":       {"secret", f.to.Secret},
+		"endpoint-url": {"endpoint", f.to.Endpoint},
+		"region":       {"region", f.to.Region},
+		"insecure":     {"insecure", f.to.Insecure},
+		"check":        {"check", f.to.Check},
+		"ttl":          {"ttl_s", f.ttl.Seconds()},
+		"write":        {"write", f.to.Write},
+		"delete":       {"delete", f.to.Delete},
+		"quota":        {"quota", max(int64(f.quota), 0)},
+		"read-ahead":   {"read_ahead", max(int64(f.readAhead), 0)},
+		"pin":          {"pinned", slices.DeleteFunc(slices.Clone(f.to.Pinned), func(p string) bool { return p == none || p == "" })},
 	} {
-		if changed(name) {
-			set()
+		if given(flag) {
+			properties[is.name] = is.value
 		}
 	}
 	switch {
-	case changed("ttl") && f.ttl < time.Millisecond:
-		return usagef("--ttl must be a time such as 60s, not %v; --check always compares at each read", f.ttl)
-	case changed("ttl"):
-		b.TTLS = f.ttl.Seconds()
-	case changed("check") && b.Check != api.CheckTTL:
-		b.TTLS = 0
+	case given("ttl") && f.ttl < time.Millisecond:
+		return nil, usagef("--ttl must be a time such as 60s, not %v; --check always compares at each read", f.ttl)
+	case given("check") && f.to.Check != api.CheckTTL && !given("ttl"):
+		properties["ttl_s"] = nil
 	}
-	if !changed("ca") {
-		return nil
+	if !given("ca") {
+		return properties, nil
 	}
-	if b.CA = ""; f.ca == none || f.ca == "" {
-		return nil
+	if properties["ca"] = nil; f.ca == none || f.ca == "" {
+		return properties, nil
 	}
 	pem, err := os.ReadFile(f.ca)
-	b.CA = string(pem)
-	return err
+	properties["ca"] = string(pem)
+	return properties, err
 }
 
 func newBucketShow(a *app) *cobra.Command {

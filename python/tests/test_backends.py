@@ -6,7 +6,9 @@ import functools
 import http.server
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import shardstream as ss
@@ -107,6 +109,25 @@ def test_policies_may_be_changed(bucket: ss.Bucket) -> None:
     bucket.create(backend="http://127.0.0.1:9/", probe=False)
     with pytest.raises(ss.ConflictError):
         bucket.create(backend="http://127.0.0.1:9/", probe=False)
+
+
+def test_changes_at_once_all_hold(bucket: ss.Bucket) -> None:
+    changes: list[dict[str, Any]] = [
+        {"quota": 1 << 30},
+        {"read_ahead": 1 << 20},
+        {"pin": ["a-*"]},
+        {"check": "never"},
+        {"delete": "cache"},
+        {"insecure": True},
+    ]
+    for _ in range(5):
+        bucket.set(quota=0, read_ahead=0, pin=[], check="ttl", delete="refuse", insecure=False)
+        with ThreadPoolExecutor(len(changes)) as pool:
+            list(pool.map(lambda change: bucket.set(**change), changes))
+        backend = bucket.info().backend
+        assert backend is not None
+        assert (backend.quota, backend.read_ahead, backend.pin) == (1 << 30, 1 << 20, ("a-*",))
+        assert (backend.check, backend.delete, backend.insecure) == ("never", "cache", True)
 
 
 def test_what_is_refused(client: ss.Client) -> None:

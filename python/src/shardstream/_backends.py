@@ -209,14 +209,14 @@ def backend_properties(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def changed_backend(backend: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A backend's document with some members changed."""
-    document = {**backend, **change}
-    if document.get("check") != "ttl":
-        if "ttl_s" in change:
-            raise ValueError(f'ttl is for check="ttl", and the bucket has {document["check"]!r}')
-        document.pop("ttl_s", None)
-    return document
+def backend_patch(backend: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes of a backend's document, for the gateway to merge; None is a default."""
+    check = change.get("check", backend.get("check"))
+    if check != "ttl" and "ttl_s" in change:
+        raise ValueError(f'ttl is for check="ttl", and the bucket has {check!r}')
+    if change.get("check", "ttl") != "ttl":
+        return {**change, "ttl_s": None}
+    return dict(change)
 
 
 def argument_of(properties: Mapping[str, Any]) -> str:

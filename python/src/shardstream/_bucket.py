@@ -9,8 +9,8 @@ from ._arguments import erasure_code, flag, integer
 from ._backends import (
     CacheInfo,
     argument_of,
+    backend_patch,
     backend_properties,
-    changed_backend,
     content_spec,
 )
 from ._exceptions import ConflictError, NotFoundError
@@ -192,10 +192,12 @@ class Bucket(Objects):
                 raise ValueError(
                     f"bucket {self.name} has no backend that {argument_of(origin)} could be set of"
                 )
-            change["backend"] = changed_backend(now, origin)
+            change["backend"] = backend_patch(now, origin)
         if not change:
             raise TypeError("say what to change: mirror, ec, degraded, or how a backend is cached")
-        return BucketInfo.from_json(self._http.json("PATCH", self._path, change))
+        # Merged by the gateway: what others change meanwhile holds, too.
+        answer = self._http.json("PATCH", self._path, change, "application/merge-patch+json")
+        return BucketInfo.from_json(answer)
 
     def cached(self) -> CacheInfo:
         """How much of the bucket's backend is in the cluster."""

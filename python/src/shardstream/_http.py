@@ -209,13 +209,15 @@ class Transport:
         if self._pool.pid == os.getpid():
             self._pool.close()
 
-    def json(self, method: str, path: str, document: Any = None) -> Any:
+    def json(
+        self, method: str, path: str, document: Any = None, kind: str = "application/json"
+    ) -> Any:
         """Send a request with a JSON body, or none, and return the JSON answer (None if empty)."""
         headers = {"Accept": "application/json"}
         body: Body = None
         if document is not None:
             body = json.dumps(document).encode()
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = kind
         # A POST here describes something and changes nothing, so it may be repeated as well.
         response = self.request(method, path, headers=headers, body=body)
         text = response.read()
