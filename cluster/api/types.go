@@ -40,6 +40,9 @@ const (
 	// HeaderArchive, on a PUT, is "none" to store an archive as opaque bytes, unindexed. An answer
 	// has the format of an indexed archive.
 	HeaderArchive = "X-Shardstream-Archive"
+	// HeaderVia has the buckets that a request came through, comma separated, each as CLUSTER/BUCKET: those in front of
+	// other clusters ask on in its name, and one that is named is not asked again.
+	HeaderVia = "X-Shardstream-Via"
 	// HeaderRequestID follows a request across nodes.
 	HeaderRequestID = "X-Request-Id"
 	// HeaderMetaPrefix begins the names of user metadata headers.
@@ -85,6 +88,7 @@ const (
 	CodeNoSecret     = "no_such_secret"     // 404
 	CodeBackend      = "backend_failed"     // 502: names the backend and what it said
 	CodeDenied       = "backend_denied"     // 502: the backend refuses the credentials
+	CodeLoop         = "backend_loop"       // 508: buckets of several clusters are backends of each other, in a circle
 	CodeBackendBusy  = "backend_busy"       // 503: it asks to be left alone, or does not answer; with Retry-After
 	CodeMethod       = "method_not_allowed" // 405
 	CodeNotModified  = "not_modified"       // 304: If-None-Match names what is there
