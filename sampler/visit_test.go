@@ -1,6 +1,8 @@
 package sampler_test
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -109,4 +111,33 @@ func TestVisitsOfLargeShards(t *testing.T) {
 		require.Equal(t, v, next)
 	}
 	require.Len(t, seen, 2_000)
+}
+
+// Where no slice is empty, shards begin in the order of their turns, but for those of one window, which begin together.
+func TestTurnsAreTheOrderInWhichShardsBegin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		counts := rapid.SliceOfN(rapid.Int64Range(16, 60), 0, 24).Draw(t, "counts")
+		var b sampler.Builder
+		for i, n := range counts {
+			require.NoError(t, b.Add(sampler.Shard{Name: fmt.Sprintf("b/%d.tar", i), Version: 1, Samples: n}))
+		}
+		snap, err := b.Snapshot()
+		require.NoError(t, err)
+		shuffle, epoch := drawShuffle(t), rapid.Uint64Range(0, 3).Draw(t, "epoch")
+		if shuffle.Mode == sampler.Global {
+			shuffle.Mode = sampler.Window
+		}
+		o, err := sampler.NewOrder(snap, shuffle, epoch)
+		require.NoError(t, err)
+		turn := shuffle.Turns(len(counts), epoch)
+		first := make([]int64, len(counts))
+		shards := make([]int, len(counts))
+		for shard := range counts {
+			v, ok := o.NextVisit(shard, 0)
+			require.True(t, ok)
+			first[shard], shards[shard] = v.From, shard
+		}
+		slices.SortFunc(shards, func(a, b int) int { return cmp.Compare(turn(a), turn(b)) })
+		require.True(t, slices.IsSortedFunc(shards, func(a, b int) int { return cmp.Compare(first[a], first[b]) }))
+	})
 }

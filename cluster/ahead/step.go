@@ -22,7 +22,7 @@ const (
 // parcel is an object that is fetched ahead.
 type parcel struct {
 	size   int64
-	track  *track
+	track  *track // nil: it is a guess
 	needed place
 	here   bool // the fetch has ended
 }
@@ -208,9 +208,13 @@ func (m *Manager) settle(fronts []*front) {
 	m.mu.Unlock()
 	var depth int64
 	for o, p := range parcels {
-		at, known := slowest[p.track]
 		_, here, _ := m.options.Stat(o.bucket, o.key, 0)
 		m.mu.Lock()
+		if p.track == nil {
+			p.track, p.needed, _ = plannedBy(fronts, o)
+		}
+		at, known := slowest[p.track]
+		guessed := p.track == nil && m.expected[o.bucket] != nil
 		switch {
 		case m.fetched[o] != p: // a stream has come to it meanwhile
 		case !p.here:
@@ -218,6 +222,8 @@ func (m *Manager) settle(fronts []*front) {
 		case !here:
 			m.meters.wasted.Add(float64(p.size))
 			delete(m.fetched, o)
+		case guessed:
+			depth += p.size
 		case !known || !at.before(p.needed):
 			delete(m.fetched, o)
 		default:
@@ -268,7 +274,9 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 	maps.DeleteFunc(m.full, func(_ string, until time.Time) bool { return now.After(until) })
 	used, spent := map[string]int64{}, map[string]bool{}
 	for o, p := range m.fetched {
-		used[o.bucket] += p.size
+		if p.track != nil { // guesses have a budget of their own
+			used[o.bucket] += p.size
+		}
 	}
 	for _, w := range wants {
 		_, failed := m.failed[w.object]
@@ -284,10 +292,15 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 			spent[w.bucket] = true // smaller ones that are needed later wait for their turn
 			continue
 		}
-		used[w.bucket] += w.size
+		if !w.spare {
+			used[w.bucket] += w.size
+		}
 		p := &parcel{size: w.size, track: w.track, needed: w.needed}
 		m.fetched[w.object] = p
 		m.flying[w.bucket]++
+		if w.spare {
+			m.expected[w.bucket].begun(w.object)
+		}
 		m.fetches.Go(func() { m.fetch(ctx, w, p) })
 	}
 }
@@ -309,8 +322,10 @@ func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
 	if m.fetched[w.object] == p {
 		delete(m.fetched, w.object)
 	}
-	if w.spare && err != nil {
-		delete(m.expected, w.bucket) // the stream finds out what is wrong, if it comes
+	if w.spare {
+		if g := m.expected[w.bucket]; g != nil {
+			g.fail()
+		}
 		return
 	}
 	if errors.Is(err, ErrNoRoom) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"strings"
 	"time"
 )
@@ -56,19 +57,6 @@ const (
 // object of a bucket with a backend that lacks it is the cluster's own, and nowhere else. Users can't set it.
 const OriginTag = "shardstream-origin"
 
-// Secret is PUT /v1/secrets/{name}: fields as the backends document them. They are never shown again.
-type Secret struct {
-	Name    string            `json:"name"`
-	Created time.Time         `json:"created"`
-	Data    map[string]string `json:"data,omitempty"`   // of a PUT only
-	Fields  []string          `json:"fields,omitempty"` // names of what it has
-}
-
-// SecretList is GET /v1/secrets, sorted by name.
-type SecretList struct {
-	Secrets []Secret `json:"secrets"`
-}
-
 // Cached says how much of a bucket with a backend is in the cluster: GET /v1/buckets/{bucket}/cache.
 type Cached struct {
 	Objects int64 `json:"objects"` // whole
@@ -91,6 +79,11 @@ func (c *Cached) Add(o *Cached) {
 	c.Own += o.Own
 	c.Pinned += o.Pinned
 	c.Fetches += o.Fetches
+}
+
+// Cached says how much of a bucket with a backend is in the cluster.
+func (c *Client) Cached(ctx context.Context, bucket string) (Cached, error) {
+	return fetch[Cached](ctx, c, bucketPath(bucket)+"/cache", nil)
 }
 
 // CachePart asks a target, on behalf of a gateway, to fetch objects of a bucket from its backend, or to let them go. It

@@ -186,6 +186,13 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, out any
 	return c.retry(ctx, func() error { return c.callFor(ctx, limit, http.MethodGet, path, query, nil, out) })
 }
 
+// fetch gets a document from the gateway.
+func fetch[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	var document T
+	err := c.get(ctx, path, query, &document)
+	return document, err
+}
+
 // call makes one request for a document to the gateway.
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	return c.callFor(ctx, c.options.Timeout, method, path, query, in, out)
@@ -324,49 +331,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func drain(r *http.Response) {
 	_, _ = io.CopyN(io.Discard, r.Body, 64<<10)
 	_ = r.Body.Close()
-}
-
-// ErrorOf is the error document of an answer, or what can be said of one without.
-func ErrorOf(r *http.Response) error {
-	document, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-	var body ErrorBody
-	if json.Unmarshal(document, &body) == nil && body.Error != nil && body.Error.Code != "" {
-		body.Error.Status = r.StatusCode
-		return body.Error
-	}
-	code := codeOf(r)
-	if r.Header.Get(HeaderError) != "" { // to HEAD: no body
-		if message, err := url.PathUnescape(r.Header.Get(HeaderErrorMessage)); err == nil && message != "" {
-			return &Error{Status: r.StatusCode, Code: code, Message: message}
-		}
-		return &Error{Status: r.StatusCode, Code: code, Message: strings.ReplaceAll(code, "_", " ")}
-	}
-	return &Error{Status: r.StatusCode, Code: code, Message: fmt.Sprintf("%s answered %s", r.Request.URL.Host, r.Status)}
-}
-
-// codeOf is the code for an answer that has no document: to HEAD, or of a server that is not ours.
-func codeOf(r *http.Response) string {
-	if code := r.Header.Get(HeaderError); code != "" {
-		return code
-	}
-	switch r.StatusCode {
-	case http.StatusNotModified:
-		return CodeNotModified
-	case http.StatusNotFound:
-		return CodeNotFound
-	case http.StatusPreconditionFailed:
-		return CodePrecondition
-	case http.StatusRequestedRangeNotSatisfiable:
-		return CodeRange
-	case http.StatusTooManyRequests:
-		return CodeBusy
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return CodeUnavailable
-	case http.StatusInsufficientStorage:
-		return CodeNoSpace
-	}
-	if r.StatusCode < 500 {
-		return CodeBadRequest
-	}
-	return CodeInternal
 }

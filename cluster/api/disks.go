@@ -7,6 +7,59 @@ import (
 	"time"
 )
 
+// States of a disk beside StateOK. One that is failed or disabled is out of use: objects of one copy that only it has
+// can't be read, nor told from those that never were, until it is back or removed.
+const (
+	DiskFull     = "full"     // objects can be read and deleted, but not put there
+	DiskReadOnly = "readonly" // its file system can't be written
+	DiskLeaving  = "leaving"  // its objects are being moved to the target's other disks
+	DiskFailed   = "failed"   // after an error
+	DiskDisabled = "disabled" // by hand
+)
+
+// Disk is one disk of a target.
+type Disk struct {
+	ID       string    `json:"id"`
+	Path     string    `json:"path"`
+	State    string    `json:"state"`
+	Reason   string    `json:"reason,omitempty"`   // for a state other than ok
+	Used     int64     `json:"used"`               // bytes, of the file system; as last known of one out of use
+	Capacity int64     `json:"capacity"`           // bytes, of the file system
+	Reserved int64     `json:"reserved,omitempty"` // bytes that are kept for the cluster's own work
+	Move     *DiskMove `json:"move,omitempty"`     // of a disk that is leaving
+}
+
+// Out says whether the disk is out of use.
+func (d *Disk) Out() bool { return d.State == DiskFailed || d.State == DiskDisabled }
+
+// DiskMove says how far the objects of a disk that is leaving are moved.
+type DiskMove struct {
+	Total  int64  `json:"total"` // objects to be moved
+	Moved  int64  `json:"moved"`
+	Bytes  int64  `json:"bytes"` // of those moved
+	Failed int64  `json:"failed,omitempty"`
+	Detail string `json:"detail,omitempty"` // why the move stopped, or of its last failure
+}
+
+// DiskList is GET /v1/cluster/nodes/{id}/disks.
+type DiskList struct {
+	Disks []Disk `json:"disks"`
+}
+
+// NewDisk is POST /v1/cluster/nodes/{id}/disks: a directory of the target's machine, empty or one of the target's
+// earlier disks.
+type NewDisk struct {
+	Path string `json:"path"`
+	ID   string `json:"id,omitempty"` // "": the directory's name
+}
+
+// DiskChange is PATCH /v1/cluster/nodes/{id}/disks/{disk}.
+type DiskChange struct {
+	State string `json:"state"` // DiskDisabled, or StateOK to use it (again)
+	// Anew begins a disk that is empty, as it was replaced or wiped: what only it had is given up.
+	Anew bool `json:"anew,omitempty"`
+}
+
 // diskTimeout is for what has to read a whole disk's metadata, or to rebuild them.
 const diskTimeout = 10 * time.Minute
 

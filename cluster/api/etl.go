@@ -1,132 +1,108 @@
 package api
 
-import "time"
-
-// States of a transformation on a target; of the whole it is the one that comes last here.
-const (
-	ETLReady       = "ready"
-	ETLNew         = "new" // not asked for anything yet
-	ETLStarting    = "starting"
-	ETLBuilding    = "building"    // its environment or image is being made
-	ETLUnreachable = "unreachable" // the target does not answer
-	ETLFailed      = "failed"
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"time"
 )
 
-// ETLStatus is how a transformation is on the targets: GET /v1/etls/{name}/status. A list has no Targets.
-type ETLStatus struct {
-	State   string      `json:"state"`   // the worst of all targets
-	Ready   int         `json:"ready"`   // targets on which it is ready
-	Wanted  int         `json:"wanted"`  // targets that are up
-	Stats   ETLStats    `json:"stats"`   // of all targets together
-	Targets []ETLTarget `json:"targets"` // sorted by id
+// Limits of work that takes its time; longer than the gateway's own.
+const (
+	deployTimeout  = 16 * time.Minute
+	restartTimeout = 4 * time.Minute
+)
+
+// ETL levels.
+const (
+	LevelSample = "sample" // dict -> dict, one sample at a time
+	LevelBatch  = "batch"  // list of dicts -> dict of columns
+	LevelObject = "object" // bytes -> bytes
+)
+
+// ETL is a deployed transformation. What is left out gets a default, by kind; package etl documents the fields.
+type ETL struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`    // "function" by default, "container", "server", "command"
+	Level   string    `json:"level"`   // of functions LevelSample by default, else LevelObject
+	Version int64     `json:"version"` // rises with each PUT
+	Created time.Time `json:"created"`
+
+	Source       string   `json:"source,omitempty"` // Python source
+	Entry        string   `json:"entry,omitempty"`  // function name, "transform" by default
+	Pickle       []byte   `json:"pickle,omitempty"` // base64 of a cloudpickle, in place of source
+	Requirements []string `json:"requirements,omitempty"`
+	Python       string   `json:"python,omitempty"` // version, as in "3.11"
+
+	Image     string            `json:"image,omitempty"`
+	Command   []string          `json:"command,omitempty"`
+	Env       map[string]string `json:"env,omitempty"`
+	Port      int               `json:"port,omitempty"`
+	URL       string            `json:"url,omitempty"`
+	Transport string            `json:"transport,omitempty"` // push, redirect, proxy, stdio
+	Fields    []string          `json:"fields,omitempty"`
+
+	Args      json.RawMessage `json:"args,omitempty"`       // defaults of the arguments that requests may give
+	Workers   int             `json:"workers,omitempty"`    // per target; 0: one per CPU
+	TimeoutS  float64         `json:"timeout_s,omitempty"`  // for one sample or object; default 30
+	Memory    int64           `json:"memory,omitempty"`     // bytes of one worker or of a container; default 2 GiB
+	CPUs      float64         `json:"cpus,omitempty"`       // of one worker or of a container; 0: no limit
+	MaxOutput int64           `json:"max_output,omitempty"` // bytes of one answer; default 256 MiB
+	Isolation string          `json:"isolation,omitempty"`  // the least that will do: strict, landlock, none
+	Network   string          `json:"network,omitempty"`    // none by default, host, bridge
+
+	// Status is how it goes on the targets. It is no part of the definition: a PUT leaves it out, or is answered as if.
+	Status *ETLStatus `json:"status,omitempty"`
 }
 
-// ETLTarget is how a transformation is on one target.
-type ETLTarget struct {
-	ID      string    `json:"id"`
-	Version int64     `json:"version,omitempty"` // that it runs; 0: none yet
-	Health  ETLHealth `json:"health"`
-	Stats   ETLStats  `json:"stats"` // since this version was taken over or the target started
-	// Candidate is how far a version is that is being tried before it is deployed.
-	Candidate *ETLHealth `json:"candidate,omitempty"`
+// ETLList is GET /v1/etls, sorted by name.
+type ETLList struct {
+	ETLs []ETL `json:"etls"`
 }
 
-// ETLHealth is a state and what is to say about it.
-type ETLHealth struct {
-	State     string    `json:"state"`
-	Detail    string    `json:"detail,omitempty"` // one line: what is being built, why it failed
-	Since     time.Time `json:"since"`
-	Isolation string    `json:"isolation,omitempty"` // the level in force
-	Confined  []string  `json:"confined,omitempty"`  // what confines it
-	Python    string    `json:"python,omitempty"`    // version that a function runs under
+// ETLs are the deployed transformations, sorted by name.
+func (c *Client) ETLs(ctx context.Context) ([]ETL, error) {
+	list, err := fetch[ETLList](ctx, c, "/v1/etls", nil)
+	return list.ETLs, err
 }
 
-// ETLStats are counts of a transformation.
-type ETLStats struct {
-	Workers  int        `json:"workers"` // processes wanted, or requests at once
-	Running  int        `json:"running"`
-	Requests int64      `json:"requests"`
-	Samples  int64      `json:"samples"`
-	Errors   int64      `json:"errors"`
-	Restarts int64      `json:"restarts"` // processes that died or were killed
-	Timeouts int64      `json:"timeouts"`
-	BytesIn  int64      `json:"bytes_in"`
-	BytesOut int64      `json:"bytes_out"`
-	Waiting  int64      `json:"waiting"` // samples that are not answered yet
-	BusyS    float64    `json:"busy_s"`  // summed over workers
-	Latency  ETLLatency `json:"latency"`
+// ETL finds a transformation; CodeNoETL if there is none.
+func (c *Client) ETL(ctx context.Context, name string) (ETL, error) {
+	return fetch[ETL](ctx, c, etlPath(name), nil)
 }
 
-// ETLLatency is how long calls took. Percentiles are upper bounds of the buckets that they fall into, the last finite
-// one where there is none.
-type ETLLatency struct {
-	BoundsS []float64 `json:"bounds_s,omitempty"` // of the buckets but the last, which has none
-	Counts  []int64   `json:"counts,omitempty"`   // by bucket
-	SumS    float64   `json:"sum_s"`
-	MeanS   float64   `json:"mean_s"`
-	P50S    float64   `json:"p50_s"`
-	P99S    float64   `json:"p99_s"`
+// PutETL deploys a transformation, new or in place of the one of that name, once all targets have made it ready, which
+// may take minutes: ETLStatus tells meanwhile how far that is. When the context ends before, nothing was deployed.
+func (c *Client) PutETL(ctx context.Context, e ETL) (ETL, error) {
+	var out ETL
+	err := c.callFor(ctx, deployTimeout, http.MethodPut, etlPath(e.Name), nil, e, &out)
+	return out, err
 }
 
-// Add adds the counts of another target.
-func (s *ETLStats) Add(o *ETLStats) {
-	s.Workers += o.Workers
-	s.Running += o.Running
-	s.Requests += o.Requests
-	s.Samples += o.Samples
-	s.Errors += o.Errors
-	s.Restarts += o.Restarts
-	s.Timeouts += o.Timeouts
-	s.BytesIn += o.BytesIn
-	s.BytesOut += o.BytesOut
-	s.Waiting += o.Waiting
-	s.BusyS += o.BusyS
-	s.Latency.add(&o.Latency)
+// StoreETL deploys a transformation untried; its status tells whether it works.
+func (c *Client) StoreETL(ctx context.Context, e ETL) (ETL, error) {
+	var out ETL
+	err := c.call(ctx, http.MethodPut, etlPath(e.Name), url.Values{"wait": {"false"}}, e, &out)
+	return out, err
 }
 
-func (l *ETLLatency) add(o *ETLLatency) {
-	if len(l.Counts) == 0 {
-		l.BoundsS, l.Counts = o.BoundsS, make([]int64, len(o.Counts))
-	}
-	if len(l.Counts) == len(o.Counts) { // else a target of another release
-		for i, n := range o.Counts {
-			l.Counts[i] += n
-		}
-		l.SumS += o.SumS
-	}
-	l.Summarize()
+// ETLStatus is how a transformation is on the targets, also while it is tried for the first time; CodeNoETL if there is
+// neither.
+func (c *Client) ETLStatus(ctx context.Context, name string) (ETLStatus, error) {
+	return fetch[ETLStatus](ctx, c, etlPath(name)+"/status", nil)
 }
 
-// Summarize computes mean and percentiles from the buckets.
-func (l *ETLLatency) Summarize() {
-	var all int64
-	for _, n := range l.Counts {
-		all += n
-	}
-	l.MeanS, l.P50S, l.P99S = 0, 0, 0
-	if all == 0 {
-		return
-	}
-	l.MeanS, l.P50S, l.P99S = l.SumS/float64(all), l.percentile(all, 50), l.percentile(all, 99)
+// RestartETL replaces a transformation's workers by new ones and returns once these are up.
+func (c *Client) RestartETL(ctx context.Context, name string) (ETLStatus, error) {
+	var out ETLStatus
+	err := c.callFor(ctx, restartTimeout, http.MethodPost, etlPath(name)+"/restart", nil, nil, &out)
+	return out, err
 }
 
-func (l *ETLLatency) percentile(all, percent int64) float64 {
-	var seen int64
-	for i, n := range l.Counts {
-		if seen += n; seen*100 >= all*percent && i < len(l.BoundsS) {
-			return l.BoundsS[i]
-		}
-	}
-	if len(l.BoundsS) == 0 {
-		return 0
-	}
-	return l.BoundsS[len(l.BoundsS)-1]
+// DeleteETL removes a transformation.
+func (c *Client) DeleteETL(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodDelete, etlPath(name), nil, nil, nil)
 }
 
-// ETLAttempt is a target's word on a definition that it tries before it is deployed. Between nodes.
-type ETLAttempt struct {
-	Done   bool      `json:"done"`
-	Health ETLHealth `json:"health"`
-	Error  *Error    `json:"error,omitempty"`  // why it can't be made ready
-	Status int       `json:"status,omitempty"` // of the error
-}
+func etlPath(name string) string { return "/v1/etls/" + url.PathEscape(name) }

@@ -2,153 +2,78 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+)
 
-	"github.com/zeebo/xxh3"
+// Object is an object's entry in a listing and the answer to a PUT.
+type Object struct {
+	Bucket      string            `json:"bucket"`
+	Name        string            `json:"name"`
+	Size        int64             `json:"size"`
+	Version     uint64            `json:"version"`
+	XXH3        string            `json:"xxh3"`
+	CRC32       string            `json:"crc32"`
+	ETag        string            `json:"etag"`
+	Created     time.Time         `json:"created"`
+	ContentType string            `json:"content_type,omitempty"`
+	Archive     string            `json:"archive,omitempty"` // "tar" where members are indexed
+	Members     int64             `json:"members,omitempty"`
+	Samples     int64             `json:"samples,omitempty"`
+	MaxSample   int64             `json:"max_sample,omitempty"` // bytes of its largest sample
+	Meta        map[string]string `json:"meta,omitempty"`
+	// Cached says, in a bucket with a backend, whether the bytes are in the cluster.
+	Cached *bool `json:"cached,omitempty"`
+}
+
+// ObjectList is one page of a listing, sorted by name.
+type ObjectList struct {
+	Objects  []Object `json:"objects"`
+	Prefixes []string `json:"prefixes,omitempty"` // with a delimiter
+	Next     string   `json:"next,omitempty"`     // pass as start_after; empty on the last page
+}
+
+// Names asks a target, on behalf of a gateway, which of the objects of a bucket it has; the answer is an
+// ObjectList.
+type Names struct {
+	Names []string `json:"names"`
+}
+
+// Location is the answer to GET ?op=locate and `object locate --json`.
+type Location struct {
+	Object  string `json:"object"` // ss://bucket/key
+	Version uint64 `json:"version"`
+	URL     string `json:"url"` // of the owner, whether or not the object exists (version 0)
+	Copies  []Copy `json:"copies"`
+}
+
+// Copy is one stored copy of an object.
+type Copy struct {
+	Node  string   `json:"node"`
+	Disk  string   `json:"disk"`
+	Kind  string   `json:"kind"`            // KindWhole, KindSlice or KindStub
+	Slice int      `json:"slice,omitempty"` // which one, of a slice
+	Files []string `json:"files"`
+	// Version is the copy's; one that is lower than the object's is on its way out.
+	Version uint64 `json:"version,omitempty"`
+}
+
+// Kinds of copies.
+const (
+	KindWhole = "whole"
+	KindSlice = "slice" // of an erasure-coded object
+	KindStub  = "stub"  // all but the bytes, which are in slices or at a backend
+	KindCache = "cache" // a whole copy that may be dropped, as slices or a backend have the bytes, too
 )
 
 // maxHops bounds the redirects of one request.
 const maxHops = 5
-
-// PutOptions describe an object that is put.
-type PutOptions struct {
-	ContentType string
-	Meta        map[string]string
-	Checksums   Checksums // where the caller knows them; the target refuses other bytes
-	Opaque      bool      // store an archive unindexed
-	IfMatch     string    // ETag that the present object must have, or "*"
-	IfNoneMatch string    // "*": put only where there is none
-}
-
-// PutObject stores size bytes of body (-1: as many as there are) and returns once they are durable.
-// The answer's checksum is compared with that of the bytes that were sent. Where body is an io.Seeker,
-// it is sent again after a failure that passes; elsewhere a failure is final.
-func (c *Client) PutObject(ctx context.Context, bucket, key string, body io.Reader, size int64, o PutOptions) (Object, error) {
-	var object Object
-	seeker, start, ok := seekable(body)
-	if !ok {
-		// The body can be sent but once: make sure of the map first.
-		_, err := c.RefreshMap(ctx)
-		if err == nil {
-			object, err = c.putOnce(ctx, bucket, key, body, size, o)
-		}
-		return object, err
-	}
-	err := c.retry(ctx, func() (err error) {
-		if _, err := seeker.Seek(start, io.SeekStart); err != nil {
-			return fmt.Errorf("send %s again: %w", Address(bucket, key), err)
-		}
-		lent := &lentReader{source: body}
-		defer lent.takeBack()
-		object, err = c.putOnce(ctx, bucket, key, lent, size, o)
-		return err
-	})
-	return object, err
-}
-
-// lentReader lends a source to one request. A transport may go on reading a body after it has given up the request; the
-// next attempt must have the source to itself.
-type lentReader struct {
-	mu     sync.Mutex
-	source io.Reader // nil once it was taken back
-}
-
-func (l *lentReader) Read(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.source == nil {
-		return 0, errTakenBack
-	}
-	return l.source.Read(p)
-}
-
-// takeBack returns when nobody reads the source any more, nor will.
-func (l *lentReader) takeBack() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.source = nil
-}
-
-var errTakenBack = errors.New("the request that this body was for has ended")
-
-// seekable tells whether a body can be read twice, and from where. Standard input is an io.Seeker
-// that can't seek where it is a pipe.
-func seekable(body io.Reader) (io.Seeker, int64, bool) {
-	seeker, ok := body.(io.Seeker)
-	if !ok {
-		return nil, 0, false
-	}
-	start, err := seeker.Seek(0, io.SeekCurrent)
-	return seeker, start, err == nil
-}
-
-func (c *Client) putOnce(ctx context.Context, bucket, key string, body io.Reader, size int64, o PutOptions) (Object, error) {
-	owner, err := c.owner(ctx, bucket, key)
-	if err != nil {
-		return Object{}, err
-	}
-	ctx, guard := newGuard(ctx, c.options.Timeout)
-	defer guard.stop()
-	sum := xxh3.New()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+owner.Addr+ObjectPath(bucket, key), http.NoBody)
-	if err != nil {
-		return Object{}, fmt.Errorf("put %s: %w", Address(bucket, key), err)
-	}
-	request.ContentLength = size
-	if size != 0 {
-		request.Body = io.NopCloser(guard.writing(io.TeeReader(body, sum)))
-	}
-	setPutHeader(request.Header, o)
-	response, err := c.do(request, owner, false)
-	if err != nil {
-		return Object{}, err
-	}
-	defer drain(response)
-	switch {
-	case response.StatusCode >= 400:
-		return Object{}, ErrorOf(response)
-	case response.StatusCode >= 300: // this node is not the owner by a newer map
-		c.forgetMap()
-		return Object{}, Errorf(http.StatusServiceUnavailable, CodeUnavailable,
-			"%s has moved to another target while it was sent; send it again", Address(bucket, key))
-	}
-	var object Object
-	if err := json.NewDecoder(io.LimitReader(response.Body, 1<<20)).Decode(&object); err != nil {
-		return Object{}, fmt.Errorf("put %s: the answer does not parse: %w", Address(bucket, key), err)
-	}
-	if sent := FormatXXH3(sum.Sum64()); object.XXH3 != sent {
-		return object, Errorf(http.StatusBadRequest, CodeBadChecksum,
-			"%s was stored as other bytes than were sent (xxh3 %s, sent %s); send it again", Address(bucket, key), object.XXH3, sent)
-	}
-	return object, nil
-}
-
-func setPutHeader(h http.Header, o PutOptions) {
-	for name, value := range map[string]string{
-		"Content-Type": o.ContentType, HeaderChecksum: o.Checksums.String(),
-		"If-Match": o.IfMatch, "If-None-Match": o.IfNoneMatch,
-	} {
-		if value != "" {
-			h.Set(name, value)
-		}
-	}
-	if o.Opaque {
-		h.Set(HeaderArchive, "none")
-	}
-	for name, value := range o.Meta {
-		h.Set(HeaderMetaPrefix+name, value)
-	}
-}
 
 // StatObject describes an object without its bytes.
 func (c *Client) StatObject(ctx context.Context, bucket, key string) (Object, error) {

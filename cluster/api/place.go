@@ -10,27 +10,6 @@ import (
 	"github.com/shardstream/shardstream/cluster/placement"
 )
 
-// Targets are the members of the map that hold objects, live or not.
-func (m *Map) Targets() []Node {
-	var targets []Node
-	for _, n := range m.Nodes {
-		if n.Role == RoleTarget {
-			targets = append(targets, n)
-		}
-	}
-	return targets
-}
-
-// Node finds a member by its id.
-func (m *Map) Node(id string) (Node, bool) {
-	for _, n := range m.Nodes {
-		if n.ID == id {
-			return n, true
-		}
-	}
-	return Node{}, false
-}
-
 // Placer answers where objects belong under one version of the map. It is immutable.
 type Placer struct {
 	Map    Map

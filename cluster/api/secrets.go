@@ -4,18 +4,20 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 )
 
-// CreateBucketUntried is CreateBucketWith for a bucket whose backend need not answer yet.
-func (c *Client) CreateBucketUntried(ctx context.Context, name string, properties BucketChange) (Bucket, error) {
-	var b Bucket
-	err := c.call(ctx, http.MethodPut, bucketPath(name), url.Values{"check": {"false"}}, properties, &b)
-	return b, err
+// Secret is PUT /v1/secrets/{name}: fields as the backends document them. They are never shown again.
+type Secret struct {
+	Name    string            `json:"name"`
+	Created time.Time         `json:"created"`
+	Data    map[string]string `json:"data,omitempty"`   // of a PUT only
+	Fields  []string          `json:"fields,omitempty"` // names of what it has
 }
 
-// Cached says how much of a bucket with a backend is in the cluster.
-func (c *Client) Cached(ctx context.Context, bucket string) (Cached, error) {
-	return fetch[Cached](ctx, c, bucketPath(bucket)+"/cache", nil)
+// SecretList is GET /v1/secrets, sorted by name.
+type SecretList struct {
+	Secrets []Secret `json:"secrets"`
 }
 
 // PutSecret stores a secret, new or in place of the one of that name, and describes it.

@@ -25,19 +25,19 @@ func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.E
 	infos := make([]store.Info, len(entries))
 	var plain []int
 	group, ctx := errgroup.WithContext(ctx)
-	turns := newTurns()
+	ramp := newRamp()
 	for i := range entries {
 		if entries[i].Size >= 0 && archive.FormatOf(entries[i].Name) == archive.None {
 			plain = append(plain, i)
 			continue
 		}
-		if err := turns.take(ctx); err != nil {
+		if err := ramp.take(ctx); err != nil {
 			group.Go(func() error { return err })
 			break
 		}
 		group.Go(func() (err error) {
-			defer turns.give()
-			if infos[i], err = c.describe(ctx, b, entries[i]); err == nil && each != nil {
+			defer ramp.give()
+			if infos[i], err = c.describe(ctx, b, entries[i]); err == nil && each != nil && infos[i].Archive != archive.None {
 				each(&infos[i])
 			}
 			return err
@@ -51,25 +51,25 @@ func (c *Cache) Describe(ctx context.Context, b *api.Bucket, entries []backend.E
 	return infos, group.Wait()
 }
 
-// turns let more and more archives be described at a time, up to maxDescribes: the first are known soon, so that their fetch
+// ramp lets more and more archives be described at a time, up to maxDescribes: the first are known soon, so that their fetch
 // can begin, and later none waits for the latency of the others.
-type turns struct {
+type ramp struct {
 	free chan struct{}
 	more atomic.Int32 // turns that may be added
 }
 
-func newTurns() *turns {
-	t := &turns{free: make(chan struct{}, maxDescribes)}
+func newRamp() *ramp {
+	r := &ramp{free: make(chan struct{}, maxDescribes)}
 	for range firstDescribes {
-		t.free <- struct{}{}
+		r.free <- struct{}{}
 	}
-	t.more.Store(maxDescribes - firstDescribes)
-	return t
+	r.more.Store(maxDescribes - firstDescribes)
+	return r
 }
 
-func (t *turns) take(ctx context.Context) error {
+func (r *ramp) take(ctx context.Context) error {
 	select {
-	case <-t.free:
+	case <-r.free:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -77,10 +77,10 @@ func (t *turns) take(ctx context.Context) error {
 }
 
 // give gives a turn back, and another with it as long as there may be more.
-func (t *turns) give() {
-	t.free <- struct{}{}
-	if t.more.Add(-1) >= 0 {
-		t.free <- struct{}{}
+func (r *ramp) give() {
+	r.free <- struct{}{}
+	if r.more.Add(-1) >= 0 {
+		r.free <- struct{}{}
 	}
 }
 

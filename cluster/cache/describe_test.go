@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -128,4 +129,34 @@ func TestDescribingAgainWhatAListingTellsLittleOf(t *testing.T) {
 		assert.EqualValues(t, mebi, again[i].Size)
 		assert.Equal(t, first[i].ETag(), again[i].ETag())
 	}
+}
+
+// However many archives there are, each is told of once, and one that fails ends all.
+func TestDescribeTellsOfEachArchive(t *testing.T) {
+	b := newBed(t, nil)
+	var entries []backend.Entry
+	for i := range 100 {
+		entries = append(entries, b.remote.Set(fmt.Sprintf("%03d.tar", i), tarball(t, 1, 10)))
+	}
+	var mu sync.Mutex
+	told := map[string]uint64{}
+	each := func(info *store.Info) {
+		mu.Lock()
+		defer mu.Unlock()
+		assert.NotContains(t, told, info.Name)
+		told[info.Name] = info.Version
+	}
+	infos, err := b.cache.Describe(t.Context(), b.bucket, append(entries, b.remote.Set("plain", []byte("x"))), each)
+	require.NoError(t, err)
+	require.Len(t, infos, 101)
+	assert.Len(t, told, 100)
+	for i := range entries {
+		assert.Equal(t, infos[i].Version, told[entries[i].Name])
+	}
+	bad := b.remote.Set("bad.tar", []byte("no archive, but long enough to be taken for a header of one"))
+	for i := range entries {
+		entries[i] = b.remote.Set(entries[i].Name, tarball(t, 2, 10))
+	}
+	_, err = b.cache.Describe(t.Context(), b.bucket, append([]backend.Entry{bad}, entries...), nil)
+	require.Error(t, err)
 }

@@ -45,6 +45,9 @@ func (c *Cache) room(ctx context.Context, b *api.Bucket, n need) (done func(), e
 	if err != nil {
 		return nil, err
 	}
+	if n.spare && c.diskFillsUp() {
+		return nil, ErrNoRoom
+	}
 	if quota := c.quota(b); quota > 0 {
 		over := c.usage.taken(h, n.key) + n.size - quota
 		if n.size > quota || over > 0 && n.spare {
@@ -206,11 +209,20 @@ func (c *Cache) makeRoom(ctx context.Context, bytes int64, disk, why string, may
 	return c.free(ctx, all, bytes, why)
 }
 
+// diskFillsUp says whether anything is evicted from a disk, or is about to be.
+func (c *Cache) diskFillsUp() bool {
+	return slices.ContainsFunc(c.Store.Disks(), c.fillsUp)
+}
+
+func (c *Cache) fillsUp(d store.DiskUsage) bool {
+	return d.Capacity > 0 && float64(d.Used) >= c.High*float64(d.Capacity)
+}
+
 // watchDisks evicts from disks that fill up. What was used a moment ago stays: where other things than the cache fill a
 // disk, evicting all of it would not help.
 func (c *Cache) watchDisks(ctx context.Context) {
 	for _, d := range c.Store.Disks() {
-		if d.Capacity == 0 || float64(d.Used) < c.High*float64(d.Capacity) {
+		if !c.fillsUp(d) {
 			continue
 		}
 		now := time.Now()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -197,4 +198,55 @@ func TestObjectReplacesItsFormerVersionWithinTheQuota(t *testing.T) {
 		assert.True(t, hit)
 		assert.True(t, bytes.Equal(backendtest.Bytes(seed, 2*mebi), data))
 	}
+}
+
+// Nothing gives way to what is fetched into spare room; once somebody waits for it, it does.
+func TestSpareRoomIsAllThatAGuessTakes(t *testing.T) {
+	b := newBed(t, withQuota(2*mebi))
+	b.put("a", "b", "c")
+	b.mustRead("a")
+	described := func(key string) uint64 {
+		infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.entry(key)}, nil)
+		require.NoError(t, err)
+		return infos[0].Version
+	}
+	require.NoError(t, b.cache.PrefetchSpare(t.Context(), "b", "b", described("b")))
+	require.ErrorIs(t, b.cache.PrefetchSpare(t.Context(), "b", "c", described("c")), cache.ErrNoRoom)
+	assert.Equal(t, []string{"a", "b"}, b.whole("a", "b", "c"))
+	assert.Zero(t, b.remote.Calls("open", "c"), "nothing is read for which there is no room")
+	object, err := b.cache.OpenVersion(t.Context(), "b", "c", described("c"))
+	require.NoError(t, err)
+	require.NoError(t, object.Close())
+	assert.Equal(t, []string{"b", "c"}, b.whole("a", "b", "c"))
+}
+
+// Whoever waits for an object that is being fetched into spare room follows that fetch.
+func TestReaderFollowsAFetchIntoSpareRoom(t *testing.T) {
+	b := newBed(t, withQuota(2*mebi))
+	b.put("a")
+	infos, err := b.cache.Describe(t.Context(), b.bucket, []backend.Entry{b.entry("a")}, nil)
+	require.NoError(t, err)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	b.remote.Fault = func(op, _ string, off int64) error {
+		if op == "open" && off == 0 {
+			close(began)
+			<-goOn
+		}
+		return nil
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() { assert.NoError(t, b.cache.PrefetchSpare(t.Context(), "b", "a", infos[0].Version)) })
+	<-began
+	wait.Go(func() {
+		object, err := b.cache.OpenVersion(t.Context(), "b", "a", infos[0].Version)
+		if assert.NoError(t, err) {
+			data, err := io.ReadAll(io.NewSectionReader(object, 0, mebi))
+			assert.NoError(t, err)
+			assert.True(t, bytes.Equal(b.remote.Data("a"), data))
+			assert.NoError(t, object.Close())
+		}
+	})
+	close(goOn)
+	wait.Wait()
+	assert.Equal(t, 1, b.remote.Calls("open", "a"))
 }

@@ -33,6 +33,7 @@ type flight struct {
 
 	room    func() // gives back what is reserved; nil: nothing is
 	roomFor int64
+	sought  need // what room was looked for at last; run's alone until done
 
 	opened chan struct{} // closed once info and growing are there, or it has failed
 	done   chan struct{} // closed once it is committed, or has failed
@@ -136,6 +137,9 @@ func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (s
 	case <-f.done:
 		if f.pinned && !w.pinned && changes(f.err) {
 			return f.info, errAgain // it was of what is described, and this is of what the backend has now
+		}
+		if errors.Is(f.err, ErrNoRoom) && (w.urgent && !f.sought.urgent || !w.spare && f.sought.spare) {
+			return f.info, errAgain // others may have to give way to this
 		}
 		return f.info, f.err
 	case <-ctx.Done():
@@ -384,7 +388,8 @@ func (f *flight) takeRoom(ctx context.Context, size int64) error {
 		return nil
 	}
 	f.giveRoom()
-	done, err := f.c.room(ctx, f.bucket, need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots), spare: f.isSpare()})
+	f.sought = need{key: f.key, size: size, urgent: f.ticket.wanted(&f.c.slots), spare: f.isSpare()}
+	done, err := f.c.room(ctx, f.bucket, f.sought)
 	if err == nil {
 		f.room, f.roomFor = done, size
 	}

@@ -131,7 +131,7 @@ type describing struct {
 	g      *Gateway
 	bucket *api.Bucket
 	list   *list
-	asks   chan struct{} // under way, of a listing
+	asks   chan struct{} // under way, of a listing; nil where objects are named
 }
 
 // listed lists the bucket and has what is new in it described, batch by batch.
@@ -187,11 +187,14 @@ func (d *describing) describe(ctx context.Context, batch *batchOf) error {
 		select {
 		case d.asks <- struct{}{}:
 		case <-ctx.Done():
-			return errors.Join(group.Wait(), context.Cause(ctx))
+			if err := group.Wait(); err != nil {
+				return err
+			}
+			return context.Cause(ctx)
 		}
 		group.Go(func() error {
 			defer func() { <-d.asks }()
-			if err := d.some(ctx, batch, some); err != nil {
+			if err := d.ask(ctx, batch, some); err != nil {
 				return err
 			}
 			d.list.progress.described(len(some))
@@ -201,11 +204,11 @@ func (d *describing) describe(ctx context.Context, batch *batchOf) error {
 	return group.Wait()
 }
 
-// some has the targets describe some of the entries of a batch; again, where the map changes or a target is away for a
+// ask has the targets describe some of the entries of a batch; again, where the map changes or a target is away for a
 // moment: what was described is known then.
-func (d *describing) some(ctx context.Context, batch *batchOf, numbers []int) error {
+func (d *describing) ask(ctx context.Context, batch *batchOf, numbers []int) error {
 	for try := 1; ; try++ {
-		err := d.once(ctx, batch, numbers)
+		err := d.askOnce(ctx, batch, numbers)
 		var refused *api.Error
 		if err == nil || try == describeTries || ctx.Err() != nil || !errors.As(err, &refused) || refused.Code != api.CodeUnavailable {
 			return err
@@ -218,8 +221,8 @@ func (d *describing) some(ctx context.Context, batch *batchOf, numbers []int) er
 	}
 }
 
-// once has each target describe those of which it is the primary.
-func (d *describing) once(ctx context.Context, batch *batchOf, numbers []int) error {
+// askOnce has each target describe those of which it is the primary.
+func (d *describing) askOnce(ctx context.Context, batch *batchOf, numbers []int) error {
 	version := d.g.members.View().Map().Version
 	targets, byTarget := map[string]api.Node{}, map[string][]int{}
 	for _, i := range numbers {
@@ -232,13 +235,13 @@ func (d *describing) once(ctx context.Context, batch *batchOf, numbers []int) er
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for id, some := range byTarget {
-		group.Go(func() error { return d.at(ctx, version, targets[id], batch, some) })
+		group.Go(func() error { return d.askTarget(ctx, version, targets[id], batch, some) })
 	}
 	return group.Wait()
 }
 
-// at has a target describe some of the entries.
-func (d *describing) at(ctx context.Context, version int64, target api.Node, batch *batchOf, some []int) error {
+// askTarget has a target describe some of the entries.
+func (d *describing) askTarget(ctx context.Context, version int64, target api.Node, batch *batchOf, some []int) error {
 	ask := struct {
 		Entries []backend.Entry `json:"entries"`
 		Fetch   bool            `json:"fetch"`
@@ -291,7 +294,7 @@ func (g *Gateway) lookUpCold(ctx context.Context, b *api.Bucket, sources []sourc
 			}
 		}
 		l.progress.found(len(places))
-		if err := d.some(ctx, batch, batch.byNeed(nil)); err != nil {
+		if err := d.ask(ctx, batch, batch.byNeed(nil)); err != nil {
 			return err
 		}
 		for i, n := range places {

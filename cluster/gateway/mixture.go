@@ -119,6 +119,13 @@ type mixture struct {
 	blend sampler.Blend
 }
 
+// drawsAll says that every sample of every source comes in an epoch, before anything is known of them.
+func drawsAll(m *api.Mixture) bool {
+	return m.Samples == 0 && !slices.ContainsFunc(m.Sources, func(s api.MixtureSource) bool {
+		return s.Weight != nil || s.Samples != nil || s.Repeat != nil && *s.Repeat < 1
+	})
+}
+
 // resolveMixture lists the shards of all sources, one source after the other, and works out how many
 // samples an epoch takes from each.
 func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest, p *progress) (*mixture, error) {
@@ -131,7 +138,7 @@ func (g *Gateway) resolveMixture(ctx context.Context, req *api.StreamRequest, p 
 		s := &chosen.Sources[i]
 		before, samples, bytes := shards.NumShards(), shards.Samples(), info.Bytes
 		cold, err := g.list(ctx, s.Sources, &list{
-			plain: req.Samples == api.SamplesObjects, shards: &shards, info: info, progress: p, ahead: req.Ahead,
+			plain: req.Samples == api.SamplesObjects, shards: &shards, info: info, progress: p, ahead: req.Ahead && drawsAll(req.Mixture),
 		})
 		if err != nil {
 			return nil, err

@@ -7,6 +7,10 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
+// Condition restricts a Put or Delete, as If-Match and If-None-Match do in HTTP: an ETag, a
+// comma-separated list of them, or "*". It is evaluated in one step with the commit.
+type Condition struct{ IfMatch, IfNoneMatch string }
+
 // ETag is the object's entity tag, quoted as in HTTP. It differs between any two versions. Of an object that has an
 // origin it is the same before and after its bytes are known.
 func (i Info) ETag() string {

@@ -137,16 +137,6 @@ func (g *Staged) Discard() error {
 	return err
 }
 
-// see makes sure that versions given out later are higher than one that was.
-func (s *Store) see(version uint64) {
-	for {
-		last := s.last.Load()
-		if version <= last || s.last.CompareAndSwap(last, version) {
-			return
-		}
-	}
-}
-
 // State is the newest that the store knows of an object, a tombstone included; false where it knows nothing.
 func (s *Store) State(bucket, name string) (Info, bool, error) {
 	if err := checkNames(bucket, name); err != nil {

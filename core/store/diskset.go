@@ -136,6 +136,17 @@ func (s *Store) diskOut(k *disk) {
 	}
 }
 
+// DiskUsage is the state of one disk. Used and Capacity are those of its file system, in bytes; of a disk that is out of
+// use they are as last known.
+type DiskUsage struct {
+	ID, Path       string
+	State          string // see DiskOK
+	Reason         string // for a state other than DiskOK
+	Since          time.Time
+	Used, Capacity int64
+	Reserved       int64 // bytes that users' objects can't have
+}
+
 // Disks says how the disks are.
 func (s *Store) Disks() []DiskUsage {
 	if s.enter() != nil {

@@ -14,6 +14,22 @@ import (
 	"github.com/shardstream/shardstream/core/archive"
 )
 
+// Finding is one fault that Fsck found.
+type Finding struct {
+	Disk, Bucket, Name string
+	File               string // path of the data file
+	Block              int64  // of the payload; -1 where no one block is at fault
+	Detail             string
+}
+
+// Report is what Fsck found.
+type Report struct {
+	Objects                 int64 // Stubs of them are without their bytes
+	Stubs                   int64
+	Tombstones, Slices      int64 // which are no objects
+	Corrupt, Missing, Stray []Finding
+}
+
 // Fsck reads and verifies everything and changes nothing. It may run beside other calls: what they change
 // meanwhile is not a fault. Its error says that it could not do its work, not that it found something.
 func (s *Store) Fsck(ctx context.Context) (Report, error) {

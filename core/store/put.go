@@ -10,11 +10,43 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/zeebo/xxh3"
 
 	"github.com/shardstream/shardstream/core/archive"
 )
+
+// PutOptions describe an object that is put.
+type PutOptions struct {
+	Size        int64 // of the body; -1 if not known
+	ContentType string
+	Meta        map[string]string
+	XXH3        *uint64 // expected checksums of the body
+	CRC32       *uint32
+	Archive     archive.Format
+	Condition   Condition
+
+	// Version and Created are those of the write that the copy is of; 0: it is a write of its own.
+	Version uint64
+	Created time.Time
+	// Data and Parity mark the copy as a whole one, or a slice, of an erasure-coded object.
+	Data, Parity int
+
+	// Admit is asked when the body is here and before the object is committed, by Put alone; leave is called after.
+	// nil: every object is admitted.
+	Admit func() (leave func(), err error)
+
+	// Follow is given the payload before the first byte of it is written, for others to read while it grows; nil: nobody
+	// does.
+	Follow func(*Growing)
+	// Lenient puts keep an archive that can't be indexed as opaque bytes, and say why in Meta[UnindexedMark].
+	Lenient bool
+
+	// Internal puts may take room that is kept from users' objects: for copies that are made to heal or move data, and
+	// outputs of transformations.
+	Internal bool
+}
 
 // Put stores the body as a new version of the object. When it returns without an error, the object is on disk
 // and is what the next reader sees; otherwise nothing has changed and nothing is left behind. It reads

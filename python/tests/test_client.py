@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import pytest
 import shardstream as ss
 from clusters import Cluster, payload, shard, tar_of, wait_for
-from shardstream._client import _Body
+from shardstream._body import Body
 
 
 @pytest.fixture
@@ -228,10 +228,10 @@ def test_put_goes_straight_to_the_owner(bucket: ss.Bucket, monkeypatch: pytest.M
 def test_bytes_that_change_on_their_way_are_refused(
     bucket: ss.Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(body: _Body) -> Any:
+    def damaged(body: Body) -> Any:
         yield b"others"
 
-    monkeypatch.setattr(_Body, "chunks", damaged)
+    monkeypatch.setattr(Body, "chunks", damaged)
     with pytest.raises(ss.IntegrityError):
         bucket.put("k", b"theirs")
     assert list(bucket.list()) == []

@@ -63,7 +63,7 @@ func TestExplainSaysWhatTheStreamYields(t *testing.T) {
 				for _, i := range []int{0, len(got) / 2, len(got) - 1} { // the last may be short, or padding
 					e := explain(t, c, api.ExplainRequest{
 						StreamRequest: api.StreamRequest{BatchSize: size, Shuffle: mode, Seed: 7, WorldSize: test.world, Rank: rank, Epoch: 5},
-						Start: test.start, Batch: int64(i),
+						Start:         test.start, Batch: int64(i),
 					})
 					agree(t, c, e, got[i])
 				}

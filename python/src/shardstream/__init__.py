@@ -16,8 +16,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._backends import BackendInfo, CacheInfo, SecretInfo, Secrets
-from ._client import Bucket, Client
-from ._etl_models import ETLHealth, ETLInfo, ETLStats, ETLStatus, ETLTarget
+from ._bucket import Bucket
+from ._client import Client
+from ._etl_models import (
+    ETLField,
+    ETLHealth,
+    ETLInfo,
+    ETLStats,
+    ETLStatus,
+    ETLTarget,
+    ETLTrial,
+)
 from ._etls import ETLs
 from ._exceptions import (
     BackendBusyError,
@@ -52,8 +61,6 @@ from ._jobs import Job, Jobs
 from ._models import (
     BucketInfo,
     Copy,
-    ETLField,
-    ETLTrial,
     Explanation,
     JobFailure,
     JobStatus,

@@ -255,3 +255,86 @@ class ETLInfo:
             network=document.get("network", ""),
             status=None if status is None else ETLStatus.from_json(status),
         )
+
+
+@dataclass(frozen=True)
+class ETLField:
+    """A field of a sample that a transformation gave.
+
+    Attributes:
+        name: its name.
+        dtype: "bytes", "text", or the type of a number or of an array's elements.
+        shape: of an array; empty for all else.
+        size: bytes.
+        text: a number, or the beginning of a text.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ETLTrial:
+    """What came of a transformation that was tried; `client.etl.test`.
+
+    Attributes:
+        etl: its name.
+        version: the one that was tried; 0 if it is not deployed.
+        level: "sample", "batch" or "object".
+        target: the node that has the object.
+        key: of the sample that was taken, or the object's name.
+        prepare: seconds until it could begin.
+        took: seconds from then on.
+        fields: of a sample.
+        size: bytes that came out.
+        content_type: of an object.
+        data: the bytes, where they were asked for.
+        error: why it failed, with the traceback; empty if it did not.
+        log: what it printed.
+    """
+
+    etl: str
+    version: int
+    level: str
+    target: str
+    key: str
+    prepare: float
+    took: float
+    fields: tuple[ETLField, ...]
+    size: int
+    content_type: str
+    data: bytes | None
+    error: str
+    log: str
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> ETLTrial:
+        """From the answer to a POST of the test."""
+        data = document.get("data")
+        return cls(
+            etl=document["etl"],
+            version=int(document.get("version") or 0),
+            level=document["level"],
+            target=document["target"],
+            key=document["key"],
+            prepare=float(document["prepare_s"]),
+            took=float(document["took_s"]),
+            fields=tuple(
+                ETLField(
+                    name=field["name"],
+                    dtype=field["dtype"],
+                    shape=tuple(field.get("shape") or ()),
+                    size=int(field["size"]),
+                    text=field.get("text", ""),
+                )
+                for field in document.get("fields") or ()
+            ),
+            size=int(document["size"]),
+            content_type=document.get("content_type", ""),
+            data=None if data is None else base64.b64decode(data),
+            error=(document.get("error") or {}).get("message", ""),
+            log=document.get("log", ""),
+        )

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ._arguments import amount, choice, flag, integer, json_object, names, seconds, strings, text
-from ._etl_models import ETLInfo, ETLStatus
+from ._etl_models import ETLInfo, ETLStatus, ETLTrial
 from ._http import Transport
 from ._jobs import Job, Jobs, transform_spec
-from ._models import ETLTrial
 from ._source import pickle_of, source_of
 
 #: Arguments of one transformation, or of each in a chain of several.
