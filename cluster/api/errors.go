@@ -46,6 +46,7 @@ const (
 	CodeNoSecret     = "no_such_secret"     // 404
 	CodeBackend      = "backend_failed"     // 502: names the backend and what it said
 	CodeDenied       = "backend_denied"     // 502: the backend refuses the credentials
+	CodeLoop         = "backend_loop"       // 508: buckets of several clusters are backends of each other, in a circle
 	CodeBackendBusy  = "backend_busy"       // 503: it asks to be left alone, or does not answer; with Retry-After
 	CodeMethod       = "method_not_allowed" // 405
 	CodeNotModified  = "not_modified"       // 304: If-None-Match names what is there

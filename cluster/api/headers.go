@@ -29,6 +29,9 @@ const (
 	// HeaderArchive, on a PUT, is "none" to store an archive as opaque bytes, unindexed. An answer
 	// has the format of an indexed archive.
 	HeaderArchive = "X-Shardstream-Archive"
+	// HeaderVia has the buckets that a request came through, comma separated, each as CLUSTER/BUCKET: those in front of
+	// other clusters ask on in its name, and one that is named is not asked again.
+	HeaderVia = "X-Shardstream-Via"
 	// HeaderRequestID follows a request across nodes.
 	HeaderRequestID = "X-Request-Id"
 	// HeaderMetaPrefix begins the names of user metadata headers.

@@ -206,6 +206,9 @@ func (c *Cache) known(ctx context.Context, b *api.Bucket, key string) (store.Inf
 
 // compare asks the backend for an object, once for all who ask at a time.
 func (c *Cache) compare(ctx context.Context, b *api.Bucket, key string) (sight, error) {
+	if err := c.ahead(ctx, b); err != nil {
+		return sight{}, err
+	}
 	about := objectKey{b.Name, key}
 	one, err := c.stats.do(ctx, c.ctx, about, func(ctx context.Context) (sight, error) {
 		remote, err := c.Backends.Get(ctx, b)

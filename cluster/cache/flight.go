@@ -113,8 +113,21 @@ func (c *Cache) current(bucket, key string) *flight {
 	return c.flights[objectKey{bucket, key}]
 }
 
+// ahead says by an error that whoever asked for an object came here through a bucket that waits for this one already. It is
+// asked for before anything that others may wait for too, be it a fetch or a lock: that may wait for the asker.
+func (c *Cache) ahead(ctx context.Context, b *api.Bucket) error {
+	if len(backend.Via(ctx)) == 0 {
+		return nil
+	}
+	_, err := c.Backends.Get(ctx, b)
+	return err
+}
+
 // fetch fetches an object, or waits for the fetch that is under way, and describes what is here then.
 func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (store.Info, error) {
+	if err := c.ahead(ctx, b); err != nil {
+		return store.Info{}, err
+	}
 	f, err := c.join(b, key, w) //nolint:contextcheck // it outlives who asked first
 	if err != nil {
 		return store.Info{}, err

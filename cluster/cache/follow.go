@@ -51,6 +51,9 @@ func (c *Cache) Get(ctx context.Context, b *api.Bucket, key string) (object *sto
 
 // follow reads an object while it is fetched.
 func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.Object, *Reading, error) {
+	if err := c.ahead(ctx, b); err != nil {
+		return nil, nil, err
+	}
 	f, err := c.join(b, key, want{urgent: true}) //nolint:contextcheck // it outlives who asked first
 	if err != nil {
 		return nil, nil, err

@@ -49,6 +49,9 @@ type Meets func(entered bool) error
 
 // Put stores an object at the backend, and here as what is cached of it: what is acknowledged is in both.
 func (c *Cache) Put(ctx context.Context, b *api.Bucket, key string, body io.Reader, o store.PutOptions, meets Meets) (store.Info, error) {
+	if err := c.ahead(ctx, b); err != nil {
+		return store.Info{}, err
+	}
 	var growing *store.Growing
 	o.Follow = func(g *store.Growing) { growing = g }
 	done, err := c.room(ctx, b, need{key: key, size: max(o.Size, 0), urgent: true})

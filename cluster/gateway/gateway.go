@@ -23,6 +23,7 @@ import (
 	"github.com/shardstream/shardstream/cluster/heal"
 	"github.com/shardstream/shardstream/cluster/membership"
 	"github.com/shardstream/shardstream/cluster/telemetry"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 // Bounds of what one client can take.
@@ -183,6 +184,9 @@ func unclean(p string) bool {
 // answer makes an http.HandlerFunc of a Handler.
 func (g *Gateway) answer(h Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if via := api.ParseVia(r.Header.Get(api.HeaderVia)); len(via) > 0 {
+			r = r.WithContext(backend.WithVia(r.Context(), via))
+		}
 		if err := h(w, r); err != nil {
 			e := AsError(err)
 			if e.Code == api.CodeInternal {

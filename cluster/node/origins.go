@@ -24,7 +24,10 @@ func (c *Config) origins(members *membership.Membership, metrics *telemetry.Metr
 		set = schemes.All()
 		set[backend.Remote] = remote.Open
 	}
-	pool := origin.New(origin.Config{Schemes: set, Secrets: secrets.Of(members), Allow: allow, Policy: patience(c.Role)})
+	pool := origin.New(origin.Config{
+		Schemes: set, Secrets: secrets.Of(members), Allow: allow, Policy: patience(c.Role),
+		Cluster: func() string { return members.View().Map().Cluster },
+	})
 	return pool, metrics.Register(pool)
 }
 

@@ -30,6 +30,8 @@ func Answer(bucket string, err error) error {
 		return answered(http.StatusBadGateway, api.CodeBackend, "; it was there when the bucket was made: bring it back, or delete the bucket")
 	case backend.Denied:
 		return answered(http.StatusBadGateway, api.CodeDenied, "; renew the credentials with `shardstream secret set`, or those of the nodes' environment")
+	case backend.Loop:
+		return answered(http.StatusLoopDetected, api.CodeLoop, "; delete one of these buckets, or make it with another backend")
 	case backend.Changed:
 		return answered(http.StatusConflict, api.CodeChanged, "; read it again")
 	case backend.Range:

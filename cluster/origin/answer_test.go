@@ -31,6 +31,7 @@ func TestAnswersNameBucketAndBackend(t *testing.T) {
 		{backend.Passing, 503, api.CodeBackendBusy},
 		{backend.Unsupported, 502, api.CodeBackend},
 		{backend.Forbidden, 502, api.CodeBackend},
+		{backend.Loop, 508, api.CodeLoop},
 	} {
 		said := &backend.Error{Backend: "s3://photos", Op: "stat", Name: "a.tar", Kind: c.kind, Err: errors.New("as it happens")}
 		var answer *api.Error

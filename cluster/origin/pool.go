@@ -32,6 +32,7 @@ type Secrets interface {
 type Config struct {
 	Schemes backend.Set
 	Secrets Secrets
+	Cluster func() string  // the id of the cluster that the buckets are of
 	Allow   []netip.Prefix // networks that backends may be in besides those of the internet
 	Policy  backend.Policy // without Backend and Observer
 }
@@ -100,6 +101,9 @@ func (p *Pool) Get(ctx context.Context, b *api.Bucket) (backend.Backend, error) 
 	if b.Backend == nil {
 		return nil, fmt.Errorf("bucket %s has no backend", b.Name)
 	}
+	if err := p.circle(ctx, b); err != nil {
+		return nil, err
+	}
 	secret, err := p.secret(ctx, b.Backend.Secret, secretFor)
 	if err != nil {
 		return nil, err
@@ -135,7 +139,7 @@ func (p *Pool) shared(b *api.Bucket, renewed time.Time) (*shared, error) {
 			delete(p.buckets, name)
 		}
 	}
-	session, patient, err := p.session(b.Backend, p.config.Policy)
+	session, patient, err := p.session(b.Backend, p.config.Policy, p.via(b))
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +157,7 @@ func (kept) Close() error { return nil }
 func (p *Pool) Open(ctx context.Context, b *api.Backend) (backend.Backend, error) {
 	policy := p.config.Policy
 	policy.Attempts, policy.Patience, policy.Timeout = 3, 10*time.Second, 15*time.Second
-	session, patient, err := p.session(b, policy)
+	session, patient, err := p.session(b, policy, "")
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +167,8 @@ func (p *Pool) Open(ctx context.Context, b *api.Backend) (backend.Backend, error
 	return patient, nil
 }
 
-// session makes a backend that is not opened yet.
-func (p *Pool) session(b *api.Backend, policy backend.Policy) (*session, backend.Backend, error) {
+// session makes a backend that is not opened yet, for the bucket of that name among clusters.
+func (p *Pool) session(b *api.Backend, policy backend.Policy, via string) (*session, backend.Backend, error) {
 	address, err := p.check(b)
 	if err != nil {
 		return nil, nil, err
@@ -180,7 +184,7 @@ func (p *Pool) session(b *api.Backend, policy backend.Policy) (*session, backend
 		}
 		return p.config.Schemes.Open(ctx, backend.Config{
 			Address: address, Endpoint: b.Endpoint, Region: b.Region, Credentials: secret.Data,
-			CA: []byte(b.CA), Insecure: b.Insecure, Dial: p.guard.DialContext,
+			CA: []byte(b.CA), Insecure: b.Insecure, Dial: p.guard.DialContext, Via: via,
 		})
 	})
 	policy.Backend, policy.Observer = address.String(), p.metrics.of(address.Scheme)

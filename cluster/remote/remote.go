@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,7 +42,8 @@ func Open(_ context.Context, c backend.Config) (backend.Backend, error) {
 	}
 	token := c.Credentials["token"]
 	client, err := api.NewClient(api.Options{
-		Endpoint: "http://" + c.Host, Token: token, NoToken: token == "", Timeout: c.Timeout, RetryFor: -1, Transport: transport,
+		Endpoint: "http://" + c.Host, Token: token, NoToken: token == "", Timeout: c.Timeout, RetryFor: -1,
+		Transport: &passing{transport, c.Via},
 	})
 	if err != nil {
 		return nil, &backend.Error{Backend: c.Address.String(), Op: "connect", Kind: backend.Unsupported, Err: err}
@@ -49,6 +51,25 @@ func Open(_ context.Context, c backend.Config) (backend.Backend, error) {
 	return &Cluster{
 		address: c.Address, bucket: bucket, prefix: backend.Address{Path: path}.Prefix(), client: client, transport: transport,
 	}, nil
+}
+
+// passing tells the other cluster which buckets a request came through.
+type passing struct {
+	*http.Transport
+	via string // the bucket that asks; "": none
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	via := slices.Clone(backend.Via(r.Context()))
+	if p.via != "" {
+		via = append(via, p.via)
+	}
+	if len(via) > 0 {
+		r = r.Clone(r.Context())
+		r.Header.Set(api.HeaderVia, api.FormatVia(via))
+	}
+	return p.Transport.RoundTrip(r)
 }
 
 // fail makes an *Error of what the client says.
@@ -81,6 +102,8 @@ func kindOf(e *api.Error) backend.Kind {
 		return backend.Busy
 	case api.CodeUnavailable, api.CodeTooFew:
 		return backend.Passing
+	case api.CodeLoop:
+		return backend.Loop
 	case api.CodeReadOnly:
 		return backend.Unsupported
 	case api.CodeCorrupt, api.CodeDenied, api.CodeBackend, api.CodeNoSpace: // another attempt meets the same

@@ -28,7 +28,7 @@ func (t *Target) newCache(c Config) *cache.Cache {
 		origins = noOrigins{}
 	}
 	return cache.New(cache.Config{
-		Store: t.store, Backends: origins, Logger: t.log, High: c.CacheHigh, Low: c.CacheLow,
+		Store: t.store, Backends: &traced{Backends: origins}, Logger: t.log, High: c.CacheHigh, Low: c.CacheLow,
 		Enter: t.enterCached, Lock: t.lockCached, Learn: t.learn, Share: t.share,
 		Bucket: func(name string) (*api.Bucket, bool) {
 			b, ok := t.members.View().Bucket(name)

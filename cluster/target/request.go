@@ -36,9 +36,9 @@ type body interface {
 	whenDone(f func(out int64, err error))
 }
 
-// Context is the target's, with the request's id. It may be kept.
+// Context is the target's, with the request's id and the buckets that it came through. It may be kept.
 func (r *Request) Context() context.Context {
-	return telemetry.WithRequestID(r.Target.ctx, r.RequestID)
+	return backend.WithVia(telemetry.WithRequestID(r.Target.ctx, r.RequestID), api.ParseVia(r.Header(api.HeaderVia)))
 }
 
 // Param is a parameter of the route's pattern, decoded.

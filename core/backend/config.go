@@ -19,6 +19,8 @@ type Config struct {
 	Credentials map[string]string
 	CA          []byte // PEM of the certificates that are trusted besides the system's
 	Insecure    bool   // certificates are not checked
+	// Via names the bucket that the backend is opened for to other clusters, see WithVia; "": none.
+	Via string
 	// Dial opens connections, and refuses addresses that must not be reached; nil: any.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// EnvProxy says that proxies of the environment (HTTPS_PROXY, ...) are used. Dial then sees the proxy's address alone.

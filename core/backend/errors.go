@@ -33,12 +33,14 @@ const (
 	Unsupported
 	// Forbidden says that the address is one that this node must not reach.
 	Forbidden
+	// Loop says that the backend would ask, in the end, the bucket that asks it.
+	Loop
 )
 
 var kinds = [...]string{
 	Failed: "failed", NotFound: "not found", NoBucket: "no such bucket", Denied: "access denied", Changed: "changed",
 	Range: "outside of the object", Corrupt: "corrupt", Busy: "busy", Passing: "interrupted", Unsupported: "not supported",
-	Forbidden: "forbidden address",
+	Forbidden: "forbidden address", Loop: "a loop of buckets",
 }
 
 func (k Kind) String() string {

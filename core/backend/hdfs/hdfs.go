@@ -35,6 +35,7 @@ type Files struct {
 	mu      sync.Mutex
 	current *client // nil: to be connected
 	closed  bool
+	swept   map[string]time.Time // directories, and when what puts had left there was looked for
 }
 
 // client is a connection to a namenode. The library leaves it unusable after some errors, so it is replaced after all

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	client "github.com/colinmarc/hdfs/v2"
 	"github.com/jcmturner/gokrb5/v8/keytab"
 	"github.com/stretchr/testify/require"
 
@@ -116,6 +117,60 @@ func TestAPutThatFailsLeavesNothing(t *testing.T) {
 	require.Equal(t, "as it was", string(data))
 	require.NoError(t, got.Close())
 	require.Equal(t, []string{"kept"}, list(t, b, "", ""))
+}
+
+// direct is a client of the server's own, past the backend and the proxy, and the folder of a prefix there.
+func direct(t *testing.T, server *serverstest.Server, config backend.Config) (*client.Client, string) {
+	t.Helper()
+	c, err := client.NewClient(client.ClientOptions{Addresses: []string{server.Addr}, User: "test"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c, "/" + config.Prefix()
+}
+
+func filesIn(t *testing.T, c *client.Client, folder string) (names []string) {
+	t.Helper()
+	infos, err := c.ReadDir(folder)
+	require.NoError(t, err)
+	for _, info := range infos {
+		names = append(names, info.Name())
+	}
+	return names
+}
+
+func TestWhatDeadPutsHaveLeftIsSwept(t *testing.T) {
+	server := serverstest.Get(t, backend.HDFS)
+	config := server.Config(t, server.Bucket(t).Name, "swept")
+	c, folder := direct(t, server, config)
+	require.NoError(t, c.MkdirAll(folder, 0o777))
+	require.NoError(t, c.Chmod(folder, 0o777))
+	for name, age := range map[string]time.Duration{
+		".shardstream-put-old": 25 * time.Hour, ".shardstream-put-new": 0, "old": 25 * time.Hour,
+	} {
+		require.NoError(t, c.CreateEmptyFile(folder+name))
+		require.NoError(t, c.Chtimes(folder+name, time.Now(), time.Now().Add(-age)))
+	}
+	b := open(t, config)
+	require.Equal(t, []string{"old"}, list(t, b, "", ""))
+	require.Contains(t, filesIn(t, c, folder), ".shardstream-put-old", "who only reads changes nothing")
+	put(t, b, "a", []byte("a"))
+	require.Eventually(t, func() bool { return !slices.Contains(filesIn(t, c, folder), ".shardstream-put-old") }, 20*time.Second, 10*time.Millisecond)
+	require.ElementsMatch(t, []string{".shardstream-put-new", "a", "old"}, filesIn(t, c, folder), "another node may be putting")
+	require.NoError(t, b.Close())
+}
+
+// A put whose connections break leaves nothing, as long as the name node can be reached.
+func TestABrokenPutIsDiscarded(t *testing.T) {
+	server := serverstest.Get(t, backend.HDFS)
+	config := server.Config(t, server.Bucket(t).Name, "broken")
+	c, folder := direct(t, server, config)
+	b := open(t, config)
+	put(t, b, "a", []byte("a"))
+	body := &ending{ReadSeeker: bytes.NewReader(make([]byte, 8<<20)), after: 1 << 20, end: func() { server.TCP.CutAll(); server.Data.CutAll() }}
+	_, err := b.Put(t.Context(), "b", body, 8<<20, backend.PutOptions{})
+	require.Error(t, err)
+	require.NoError(t, b.Close())
+	require.Equal(t, []string{"a"}, filesIn(t, c, folder))
 }
 
 // ending ends a context when some of it was read.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"sync"
 	"time"
@@ -48,8 +47,8 @@ func (f *Files) Put(ctx context.Context, name string, body io.ReadSeeker, size i
 			err = c.Rename(away, at)
 		}
 		if err != nil {
-			if gone := c.Remove(away); gone != nil && !errors.Is(gone, os.ErrNotExist) {
-				err = fmt.Errorf("%w (and %s is left: %w)", err, away, gone)
+			if gone := f.discard(c, away); gone != nil {
+				err = fmt.Errorf("%w (and %s is left for a day: %w)", err, away, gone)
 			}
 			return err
 		}
@@ -62,6 +61,7 @@ func (f *Files) Put(ctx context.Context, name string, body io.ReadSeeker, size i
 	if err != nil {
 		return e, err
 	}
+	f.sweep(path.Dir(at))
 	return <-put, nil
 }
 

@@ -3,7 +3,9 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"net/http"
 
 	"github.com/shardstream/shardstream/core/backend"
 )
@@ -29,8 +31,10 @@ func (w *Web) List(ctx context.Context, prefix, after string) iter.Seq2[backend.
 			switch {
 			case d.err == nil:
 				return yield(d.entry, nil)
+			case !d.sure && isWithheld(d.err):
+				return yield(backend.Entry{Name: d.name, Size: -1}, nil)
 			case backend.KindOf(d.err) != backend.NotFound:
-				yield(backend.Entry{}, d.err)
+				yield(backend.Entry{}, undescribed(d.name, d.err))
 				return false
 			case d.sure:
 				e := w.fail("list", d.name, backend.Failed, errors.New("it is named, but not there"))
@@ -57,6 +61,33 @@ func (w *Web) List(ctx context.Context, prefix, after string) iter.Seq2[backend.
 		for len(queue) > 0 && deliver() {
 		}
 	}
+}
+
+// isWithheld says that the server refuses this very file for good: an index page lists what its reader may not read, too.
+// Such a file is in the listing, undescribed: all others can be used, and whoever uses this one hears why it can't be.
+func isWithheld(err error) bool {
+	var failed *backend.Error
+	if !errors.As(err, &failed) || failed.Kind != backend.Denied && failed.Kind != backend.Failed {
+		return false
+	}
+	ours := failed.Status == http.StatusUnauthorized || failed.Status == http.StatusProxyAuthRequired // about the credentials
+	return failed.Status/100 == 4 && !ours
+}
+
+// undescribed says what to do about a file that keeps a listing from being complete.
+func undescribed(name string, err error) error {
+	var failed *backend.Error
+	if !errors.As(err, &failed) || failed.Status == 0 { // the server said nothing about it
+		return err
+	}
+	told := *failed
+	told.Op, told.Name = "list", name
+	why := errors.New("the listing is not complete without this file; have the server answer for it, or name the files that are wanted by a manifest or a template")
+	if told.Err != nil {
+		why = fmt.Errorf("%w; %w", told.Err, why)
+	}
+	told.Err = why
+	return &told
 }
 
 // described is a file with what the server says of it.

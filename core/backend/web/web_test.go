@@ -91,6 +91,49 @@ func TestIndexOfApache(t *testing.T) {
 	}
 }
 
+// A file of an index page that the server keeps to itself spoils nothing for the others; but the listing has it, so that
+// nothing that reads all of a folder is shorter than the page says.
+func TestAnIndexWithFilesThatCantBeRead(t *testing.T) {
+	status, manifest := http.StatusForbidden, "a.tar\nb.tar\n"
+	serves := files(map[string]string{
+		"/d/": `<a href="a.tar">a</a><a href="b.tar">b</a><a href="c.tar">c</a>`, "/d/a.tar": "a", "/d/c.tar": "c", "/d/list.txt": manifest,
+	})
+	at := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/d/b.tar" {
+			w.WriteHeader(status)
+			return
+		}
+		serves(w, r)
+	})
+	b := open(t, at+"/d/", nil)
+	for _, status = range []int{http.StatusForbidden, http.StatusUnavailableForLegalReasons} {
+		require.Equal(t, []string{"a.tar", "b.tar", "c.tar"}, list(t, b, "", ""))
+		for e, err := range b.List(t.Context(), "b", "") {
+			require.NoError(t, err)
+			require.Equal(t, backend.Entry{Name: "b.tar", Size: -1}, e)
+		}
+		_, err := b.Stat(t.Context(), "b.tar")
+		require.ErrorContains(t, err, "b.tar")
+	}
+	fails := func(b backend.Backend, kind backend.Kind) {
+		t.Helper()
+		var last error
+		for _, err := range b.List(t.Context(), "", "") {
+			last = err
+		}
+		require.Equal(t, kind, backend.KindOf(last), "%v", last)
+		require.ErrorContains(t, last, "b.tar")
+	}
+	for wanted, kind := range map[int]backend.Kind{
+		http.StatusInternalServerError: backend.Passing, http.StatusServiceUnavailable: backend.Busy, http.StatusUnauthorized: backend.Denied,
+	} {
+		status = wanted // what may pass, or is about all files
+		fails(b, kind)
+	}
+	status = http.StatusForbidden
+	fails(open(t, at+"/d/list.txt", nil), backend.Denied) // it was named by somebody
+}
+
 func TestAnIndexWithoutEnd(t *testing.T) {
 	at := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `<a href="again/">x</a>`) })
 	var last error

@@ -235,6 +235,7 @@ _BY_CODE: dict[str, type[ShardstreamError]] = {
     "unavailable": UnavailableError,
     "backend_failed": BackendError,
     "backend_denied": BackendError,
+    "backend_loop": BackendError,
     "backend_busy": BackendBusyError,
     "no_space": NoSpaceError,
     "timeout": DeadlineError,
