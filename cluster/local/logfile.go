@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 )
 
 // maxLog is the size at which a log is rotated; one older file is kept, so a node's logs take at
@@ -62,6 +63,20 @@ func (l *logFile) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.file.Close()
+}
+
+// lastWords is the end of the log of a node that has ended: what it said last may still be on its way through the pipe.
+func lastWords(path string, lines int) string {
+	const still, steps = 5, 50
+	last, same := tailOf(path, lines), 0
+	for i := 0; i < steps && same < still; i++ {
+		time.Sleep(drainTime / steps)
+		now := tailOf(path, lines)
+		if same++; now != last || now == "" {
+			last, same = now, 0
+		}
+	}
+	return last
 }
 
 // tailOf is the end of a log, for the message that says why a node did not start.

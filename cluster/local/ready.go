@@ -27,7 +27,7 @@ func (s *supervisor) awaitReady(ctx context.Context, children []*child) error {
 					continue
 				}
 				return fmt.Errorf("%s did not start (%s); the end of its log, %s:\n%s",
-					c.spec.ID, ending(err), s.layout.log(c.spec.ID), tailOf(s.layout.log(c.spec.ID), 12))
+					c.spec.ID, ending(err), s.layout.log(c.spec.ID), lastWords(s.layout.log(c.spec.ID), 12))
 			default:
 			}
 		}
