@@ -45,7 +45,7 @@ func (m *Manager) Expect(bucket, key string, version uint64, size int64) {
 		return
 	}
 	g.spent += size
-	g.wants = append(g.wants, want{object: object{bucket, key}, version: version, size: size, due: math.Inf(1), spare: true})
+	g.wants = append(g.wants, want{object: object{bucket, key}, version: version, size: size, due: math.Inf(1), guess: g})
 	m.nudge()
 }
 

@@ -34,8 +34,8 @@ type want struct {
 	size    int64
 	track   *track
 	needed  place
-	due     float64 // in seconds
-	spare   bool    // a guess, for which nothing has to give way
+	due     float64  // in seconds
+	guess   *guesses // of an opening, for which nothing has to give way; nil: it is planned
 }
 
 // step looks at where the streams are, says what is needed when, and begins the fetches that there is room for.
@@ -284,7 +284,7 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 		if failed || full || spent[w.bucket] || m.fetched[w.object] != nil || m.flying[w.bucket] >= m.options.AtOnce {
 			continue
 		}
-		if w.spare && m.flying[w.bucket] >= max(1, m.options.AtOnce/2) { // what the stream needs first should not have to wait long
+		if w.guess != nil && m.flying[w.bucket] >= max(1, m.options.AtOnce/2) { // what the stream needs first should not have to wait long
 			continue
 		}
 		budget, _ := m.options.Budget(w.bucket)
@@ -292,14 +292,14 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 			spent[w.bucket] = true // smaller ones that are needed later wait for their turn
 			continue
 		}
-		if !w.spare {
+		if w.guess == nil {
 			used[w.bucket] += w.size
 		}
 		p := &parcel{size: w.size, track: w.track, needed: w.needed}
 		m.fetched[w.object] = p
 		m.flying[w.bucket]++
-		if w.spare {
-			m.expected[w.bucket].begun(w.object)
+		if w.guess != nil {
+			w.guess.begun(w.object)
 		}
 		m.fetches.Go(func() { m.fetch(ctx, w, p) })
 	}
@@ -307,7 +307,7 @@ func (m *Manager) start(ctx context.Context, wants []want, now time.Time) {
 
 // fetch brings a shard here.
 func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
-	err := m.options.Fetch(ctx, w.bucket, w.key, w.version, w.spare)
+	err := m.options.Fetch(ctx, w.bucket, w.key, w.version, w.guess != nil)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.nudge()
@@ -322,10 +322,8 @@ func (m *Manager) fetch(ctx context.Context, w want, p *parcel) {
 	if m.fetched[w.object] == p {
 		delete(m.fetched, w.object)
 	}
-	if w.spare {
-		if g := m.expected[w.bucket]; g != nil {
-			g.fail()
-		}
+	if w.guess != nil {
+		w.guess.fail()
 		return
 	}
 	if errors.Is(err, ErrNoRoom) {

@@ -138,13 +138,19 @@ func (c *Cache) fetch(ctx context.Context, b *api.Bucket, key string, w want) (s
 		if f.pinned && !w.pinned && changes(f.err) {
 			return f.info, errAgain // it was of what is described, and this is of what the backend has now
 		}
-		if errors.Is(f.err, ErrNoRoom) && (w.urgent && !f.sought.urgent || !w.spare && f.sought.spare) {
-			return f.info, errAgain // others may have to give way to this
+		if f.foundLess(w) {
+			return f.info, errAgain
 		}
 		return f.info, f.err
 	case <-ctx.Done():
 		return store.Info{}, context.Cause(ctx)
 	}
+}
+
+// foundLess says of a fetch that has ended that there was no room for it, but may be for who wants it more: others may have to
+// give way then.
+func (f *flight) foundLess(w want) bool {
+	return errors.Is(f.err, ErrNoRoom) && (w.urgent && !f.sought.urgent || !w.spare && f.sought.spare)
 }
 
 // run fetches the object and ends.

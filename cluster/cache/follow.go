@@ -92,6 +92,8 @@ func (c *Cache) follow(ctx context.Context, b *api.Bucket, key string) (*store.O
 	case f.err == nil:
 		object, err := c.open(b.Name, key, f.info.Version)
 		return object, nil, err
+	case f.foundLess(want{urgent: true}):
+		return nil, nil, errAgain
 	case errors.Is(f.err, ErrNoRoom):
 		reading, err := c.through(ctx, b, key)
 		return nil, reading, err

@@ -163,10 +163,10 @@ func (c *Cache) invalidate(bucket, key string) {
 	c.seen.drop(objectKey{bucket, key})
 }
 
-// Delete deletes an object as the bucket's policy says: what is cached of it, or the backend's too. own deletes one of
-// the cluster's own.
+// Delete deletes an object as the bucket's policy says: what is cached of it, or the backend's too. own: it is one of the
+// cluster's own, which the caller is to delete where it is.
 func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Meets) (own bool, err error) {
-	here, err := c.here(b.Name, key)
+	here, err := c.known(ctx, b, key)
 	if err != nil {
 		return false, err
 	}
@@ -207,15 +207,7 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Mee
 	}
 	err = remote.Delete(ctx, key)
 	c.invalidate(b.Name, key)
-	if err != nil || !isOwn(&here) {
-		return false, err
-	}
-	leave, err := enter()
-	if err != nil {
-		return false, err
-	}
-	defer leave()
-	return false, c.Store.Drop(ctx, b.Name, key, here.Version) // the lock is ours: it is what it was, or replaced by nobody
+	return err == nil && isOwn(&here), err
 }
 
 // Dropped notes that a bucket was deleted: another may have its name next.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/shardstream/shardstream/cluster/api"
 )
@@ -51,6 +52,14 @@ func mergeBackend(b *api.Backend, patch map[string]json.RawMessage) (*api.Backen
 	if err := json.Unmarshal(document, &members); err != nil {
 		return nil, err
 	}
+	maps.DeleteFunc(members, func(had string, _ json.RawMessage) bool { // names are told apart as JSON is read: by their letters alone
+		for name := range patch {
+			if strings.EqualFold(had, name) {
+				return true
+			}
+		}
+		return false
+	})
 	maps.Copy(members, patch)
 	if document, err = json.Marshal(members); err != nil {
 		return nil, err

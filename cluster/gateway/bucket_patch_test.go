@@ -48,6 +48,11 @@ func TestMergePatchOfABackend(t *testing.T) {
 	assert.Equal(t, api.Backend{
 		URL: "s3://memory", Region: "eu", Quota: 7, Check: api.CheckNever, Write: api.WriteReadOnly, Delete: api.DeleteRefused,
 	}, *b.Backend, "null is a default")
+	b, err = patch("b", map[string]any{"Quota": 8})
+	require.NoError(t, err)
+	assert.EqualValues(t, 8, b.Backend.Quota, "names are read as JSON reads them")
+	_, err = patch("b", map[string]any{"quota": 7})
+	require.NoError(t, err)
 	createBucket(t, cluster, "plain")
 	for says, c := range map[string]struct {
 		bucket  string

@@ -59,7 +59,7 @@ func (g *Gateway) planContent(ctx context.Context, content *jobs.Content) (api.J
 		}
 		for _, item := range page {
 			plan.Objects++
-			plan.Bytes += item.size
+			plan.Bytes += max(item.size, 0)
 			if len(plan.First) < plannedSteps {
 				plan.First = append(plan.First, api.JobStep{Source: api.Address(content.Bucket, item.name), Size: item.size})
 			}

@@ -171,7 +171,7 @@ func (g *Gateway) planTransform(ctx context.Context, t *jobs.Transform, plan *ap
 			outputs[h] = o.Name
 		}
 		plan.Objects++
-		plan.Bytes += o.Size
+		plan.Bytes += max(o.Size, 0) // a backend may not say
 		if len(plan.First) < plannedSteps {
 			plan.First = append(plan.First, api.JobStep{
 				Source: api.Address(t.Pattern.Bucket, o.Name), Destination: api.Address(t.Bucket, out), Size: o.Size,

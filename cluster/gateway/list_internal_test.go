@@ -5,12 +5,14 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
 	"github.com/shardstream/shardstream/cluster/api"
 	"github.com/shardstream/shardstream/cluster/copies"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 // Pages of several targets, cut at other names each, merge to what one target that had the newest of everything would
@@ -53,4 +55,12 @@ func TestPagesMerge(t *testing.T) {
 		}
 		require.Equal(t, want, got)
 	})
+}
+
+// An entry that says nothing is none that is known: what is here may have been replaced.
+func TestEntriesThatSayNothing(t *testing.T) {
+	origin, at := `"tag"`, time.Now()
+	line := &copies.Listed{Object: api.Object{Size: 5, Created: at}, Origin: &origin}
+	require.True(t, sameAsAt(line, &backend.Entry{Size: 5, Modified: at.Add(-time.Hour)}))
+	require.False(t, sameAsAt(line, &backend.Entry{Size: -1}))
 }

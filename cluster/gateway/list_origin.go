@@ -187,6 +187,8 @@ func sameAsAt(line *copies.Listed, e *backend.Entry) bool {
 		return false
 	case e.Tag != "":
 		return *line.Origin == e.Tag
+	case e.Size < 0 && e.Modified.IsZero(): // it says nothing
+		return false
 	}
 	return (e.Size < 0 || e.Size == line.Size) && !e.Modified.After(line.Created)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/shardstream/shardstream/cluster/api"
+	"github.com/shardstream/shardstream/core/backend"
 )
 
 const (
@@ -104,7 +105,7 @@ func (o *opens) join(ctx context.Context, key string, work openWork) *opening {
 	run := o.waiting[key]
 	if run == nil {
 		run = &opening{done: make(chan struct{})}
-		run.ctx, run.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		run.ctx, run.cancel = context.WithCancel(backend.WithVia(context.WithoutCancel(ctx), nil)) // it is for others, too
 		o.waiting[key] = run
 		if !o.active[key] {
 			o.active[key] = true

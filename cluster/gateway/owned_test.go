@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -53,8 +54,21 @@ func TestOwnObjectsOutliveAnotherPolicy(t *testing.T) {
 		assert.NotZero(t, asked, "keys that moved")
 	}
 	holder.Start()
+	through := api.WriteThrough
+	_, err := cluster.Client.ChangeBucket(t.Context(), through, api.BucketChange{Backend: &api.Backend{Write: through, Delete: api.DeleteThrough}})
+	require.NoError(t, err)
+	i := slices.IndexFunc(moved[through], func(key string) bool { return cluster.Owner(through, key) == other })
+	require.GreaterOrEqual(t, i, 0)
+	deleted := moved[through][i] // of which the new primary knows nothing yet
+	require.NoError(t, cluster.Client.DeleteObject(t.Context(), through, deleted))
+	_, err = cluster.Client.GetObject(t.Context(), through, deleted, api.GetOptions{})
+	require.ErrorContains(t, err, deleted)
+	require.Nil(t, memory.Data(deleted))
 	for _, policy := range policies {
 		for _, key := range keys {
+			if policy == through && key == deleted {
+				continue
+			}
 			assert.Equal(t, "the cluster's own", read(t, cluster, policy, key), "%s %s", policy, key)
 		}
 	}

@@ -133,10 +133,15 @@ func (c *Cluster) List(ctx context.Context, prefix, after string) iter.Seq2[back
 		}
 		for object, err := range c.client.Objects(ctx, c.bucket, o) {
 			if err == nil && object.ETag == "" { // of a bucket that has a backend itself: it knows by asking that
-				object, err = c.client.StatObject(ctx, c.bucket, object.Name)
+				listed := object
+				object, err = c.client.StatObject(ctx, c.bucket, listed.Name)
 				var answer *api.Error
-				if errors.As(err, &answer) && answer.Code == api.CodeNotFound {
+				switch errors.As(err, &answer); {
+				case answer == nil:
+				case answer.Code == api.CodeNotFound:
 					continue // removed meanwhile
+				case listed.Size < 0 && (answer.Code == api.CodeDenied || answer.Code == api.CodeBackend):
+					object, err = listed, nil // its own backend refuses it, and nothing else
 				}
 			}
 			if err != nil {

@@ -7,9 +7,6 @@ type viaKey struct{}
 // WithVia notes the buckets that a request came through, each of which asks the next for what it lacks. A backend that is
 // another cluster passes them on, so that a bucket which is among them can say that it would ask itself.
 func WithVia(ctx context.Context, buckets []string) context.Context {
-	if len(buckets) == 0 {
-		return ctx
-	}
 	return context.WithValue(ctx, viaKey{}, buckets)
 }
 
