@@ -77,11 +77,10 @@ func (p *puller) commit(ctx context.Context, t *taking, req *wire.ReadRequest) {
 	index := t.frame.Index
 	if b := t.batch; b != nil {
 		t.batch = nil
-		complete := b.commit(&t.frame, t.dst, t.damaged)
-		p.it.count(func(c *counters) {
+		p.it.count(func(c *counters) { // before another target's frame can complete the batch, so that what was delivered is counted
 			c.target(p.node, func(t *TargetStats) { t.Samples += samples; t.Bytes += payload })
 		})
-		if complete {
+		if b.commit(&t.frame, t.dst, t.damaged) {
 			p.it.completed(index, p.node)
 		}
 	}
