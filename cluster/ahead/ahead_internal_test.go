@@ -27,6 +27,28 @@ func (w *world) bare(budget int64, fetch func(key string) error) *Manager {
 	})
 }
 
+// planned are the shards that the target fetches, in the order in which the first epoch comes to them.
+func (w *world) planned(t *testing.T) (keys []string) {
+	t.Helper()
+	order, err := w.plan.Of(0)
+	require.NoError(t, err)
+	for v := range sampler.Visits(order, 0) {
+		if key := w.object(v.Shard).key; !strings.HasSuffix(key, "7.tar") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// look goes on until nothing more is fetched.
+func (m *Manager) look(t *testing.T, now time.Time, fetched *[]string) {
+	t.Helper()
+	for before := -1; before != len(*fetched); m.fetches.Wait() {
+		before = len(*fetched)
+		m.step(t.Context(), now)
+	}
+}
+
 // The next use of every shard is what walking the order from where the streams are says, in this epoch and the next.
 func TestNextUseEqualsAWalk(t *testing.T) {
 	for _, shuffle := range []sampler.Shuffle{
@@ -81,20 +103,8 @@ func TestFetchesFollowThePlanWithinTheBudget(t *testing.T) {
 		return nil
 	})
 	one, two := m.Open(w.plan, 0, 0), m.Open(w.plan, 0, 0)
-	look := func() {
-		for before := -1; before != len(fetched); m.fetches.Wait() {
-			before = len(fetched)
-			m.step(t.Context(), time.Now())
-		}
-	}
-	order, err := w.plan.Of(0)
-	require.NoError(t, err)
-	var planned []string
-	for v := range sampler.Visits(order, 0) {
-		if key := w.object(v.Shard).key; !strings.HasSuffix(key, "7.tar") {
-			planned = append(planned, key)
-		}
-	}
+	look := func() { m.look(t, time.Now(), &fetched) }
+	planned := w.planned(t)
 	look()
 	require.Equal(t, planned[:len(fetched)], fetched)
 	require.LessOrEqual(t, len(fetched), 5, "what is needed now, and the budget")

@@ -3,7 +3,6 @@ package ahead
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -24,12 +23,7 @@ func expecting(t *testing.T, budget int64, fetch func(key string) error) (m *Man
 		w.cached[object{"cold", key}] = true
 		return nil
 	})
-	return m, w, func(now time.Time) {
-		for before := -1; before != len(*fetched); m.fetches.Wait() {
-			before = len(*fetched)
-			m.step(t.Context(), now)
-		}
-	}, fetched
+	return m, w, func(now time.Time) { m.look(t, now, fetched) }, fetched
 }
 
 func granted(string) error { return nil }
@@ -70,14 +64,7 @@ func TestExpectedObjectsGiveWay(t *testing.T) {
 		}
 		return nil
 	})
-	order, err := w.plan.Of(0)
-	require.NoError(t, err)
-	var planned []string
-	for v := range sampler.Visits(order, 0) {
-		if key := w.object(v.Shard).key; !strings.HasSuffix(key, "7.tar") {
-			planned = append(planned, key)
-		}
-	}
+	planned := w.planned(t)
 	m.Expect("cold", planned[9], 1, 1)
 	look(time.Now())
 	require.Empty(t, *fetched)
@@ -133,17 +120,7 @@ func TestGuessesAndTheBudgetOfStreams(t *testing.T) {
 	}{"planned": {true, 5}, "of others": {false, 9}} {
 		t.Run(name, func(t *testing.T) {
 			m, w, look, fetched := expecting(t, 4, granted)
-			order, err := w.plan.Of(0)
-			require.NoError(t, err)
-			n := 0
-			for v := range sampler.Visits(order, 0) {
-				key := w.object(v.Shard).key
-				if strings.HasSuffix(key, "7.tar") {
-					continue
-				}
-				if n++; n > 4 {
-					break
-				}
+			for _, key := range w.planned(t)[:4] {
 				if !c.come {
 					key = "other-" + key
 				}

@@ -166,16 +166,13 @@ func (c *Cache) invalidate(bucket, key string) {
 // Delete deletes an object as the bucket's policy says: what is cached of it, or the backend's too. own: it is one of the
 // cluster's own, which the caller is to delete where it is.
 func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Meets) (own bool, err error) {
-	here, err := c.known(ctx, b, key)
-	if err != nil {
-		return false, err
-	}
-	if isOwn(&here) && b.Backend.Delete == api.DeleteCached {
-		return true, nil
-	}
 	info, err := c.look(ctx, b, key, b.Backend.Delete == api.DeleteThrough)
 	if err != nil {
 		return false, err
+	}
+	own = isOwn(&info)
+	if own && b.Backend.Delete == api.DeleteCached {
+		return true, nil
 	}
 	if b.Backend.Delete == api.DeleteCached {
 		if err := meets(false); err != nil {
@@ -207,7 +204,7 @@ func (c *Cache) Delete(ctx context.Context, b *api.Bucket, key string, meets Mee
 	}
 	err = remote.Delete(ctx, key)
 	c.invalidate(b.Name, key)
-	return err == nil && isOwn(&here), err
+	return own && err == nil, err
 }
 
 // Dropped notes that a bucket was deleted: another may have its name next.
